@@ -1,0 +1,205 @@
+"""NumPy's own files, .npz and .npy, read without pickle and without trusting what they declare."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubackprop.data.dataset import Dataset
+from gpubackprop.data.files import check_inflation, regular_file
+from gpubackprop.data.targets import read_targets
+from gpubackprop.errors import DataError
+
+Array = NDArray[np.generic]
+_BLOCK = 1 << 24
+_FEATURE_PRECISION = 1e-4
+
+
+def features(x: Array, where: str) -> Array:
+    """x: (n, d, ...) as finite (n, d') in C order and native byte order; uint8 stays, the rest becomes float32.
+
+    Columns whose rounding to float32 (2**-24 of the largest value) exceeds 1e-4 of their range, as with timestamps,
+    would lose what tells their rows apart: then x becomes float64, for a Standardizer to bring back into range.
+
+    Raises DataError for a dtype that holds no real numbers, a rank below 2, no rows or columns, NaN, infinity, and
+    values beyond float32.
+    """
+    if x.dtype.kind not in "biuf":
+        raise DataError(f"{where}: has dtype {x.dtype}; expected bool, integers or floating-point numbers")
+    if x.ndim < 2:
+        raise DataError(
+            f"{where}: has shape {x.shape}, expected (n, d): rows are samples; for one feature reshape it to (n, 1)"
+        )
+    if not x.size:
+        raise DataError(f"{where}: has shape {x.shape}: there are no rows or no columns")
+    x = x.reshape(len(x), -1)
+    if x.dtype == np.uint8:
+        return np.ascontiguousarray(x)
+    largest, smallest = x.max(axis=0).astype(np.float64), x.min(axis=0).astype(np.float64)
+    magnitude = np.maximum(np.abs(largest), np.abs(smallest))
+    # a NaN anywhere makes max NaN, an infinity stays infinite: no second pass over the data
+    if not (magnitude <= np.finfo(np.float32).max).all():
+        column = int(np.argmin(magnitude <= np.finfo(np.float32).max))
+        row = int(np.argmin(np.abs(x[:, column]) <= np.finfo(np.float32).max))
+        raise DataError(
+            f"{where}: row {row}, column {column} holds {x[row, column]}; expected finite numbers that float32 can hold"
+        )
+    spread = largest - smallest
+    coarse = (spread > 0) & (magnitude * 2.0**-24 > _FEATURE_PRECISION * spread)
+    return np.ascontiguousarray(x, dtype=np.float64 if x.dtype.itemsize > 4 and coarse.any() else np.float32)
+
+
+def load_npz(path: str | os.PathLike[str], task: str) -> Dataset:
+    """The data set in an .npz archive: x and y (or x_train and y_train), optionally x_test and y_test, in either case.
+
+    Other arrays are not read. Raises DataError for an archive that is damaged, is of another kind, declares sizes out
+    of proportion, or lacks an array.
+    """
+    path, size = regular_file(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = _members(archive, path, size)
+            x_name, y_name = (_member(members, name, path) for name in ("x", "y"))
+            if ("x_test" in members) != ("y_test" in members):
+                raise DataError(f"{path}: holds only one of x_test and y_test; save both or neither")
+            names = [x_name, y_name] + (["x_test", "y_test"] if "x_test" in members else [])
+            read = []
+            for name in names:
+                with archive.open(members[name]) as stream:
+                    read.append(_read_npy(cast(BinaryIO, stream), members[name].file_size, f"{path}: array {name}"))
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        struct.error,
+        NotImplementedError,
+        RuntimeError,
+        OSError,
+    ) as error:
+        raise DataError(
+            f"{path}: not a whole .npz archive ({error}); write it again with numpy.savez(path, x=x, y=y)"
+        ) from error
+    return assemble(path, dict(zip(("x", "y", "x_test", "y_test"), read, strict=False)), task)
+
+
+def load_npy(source: str, task: str) -> Dataset:
+    """The data set in two .npy files: "X.npy,Y.npy", or one whose stem is x or ends in _x, -x or .x, with y beside it.
+
+    So `x.npy` goes with `y.npy` and `train_X.npy` with `train_Y.npy` or `train_y.npy`. Raises DataError for a file that
+    is missing, damaged or of another kind, and for a name that does not say where y is.
+    """
+    if "," in source and not os.path.exists(source):
+        parts = [part.strip() for part in source.split(",")]
+        if len(parts) != 2 or not all(part.lower().endswith(".npy") for part in parts):
+            raise DataError(f"{source}: expected two files, x first: x.npy,y.npy")
+        x_path, y_path = map(Path, parts)
+    else:
+        x_path = Path(source)
+        y_path = _beside(x_path)
+    arrays = {}
+    for name, path in (("x", x_path), ("y", y_path)):
+        path, size = regular_file(path)
+        with path.open("rb") as stream:
+            arrays[name] = _read_npy(stream, size, str(path))
+    return assemble(x_path, arrays, task)
+
+
+def assemble(path: Path, arrays: dict[str, Array], task: str) -> Dataset:
+    """The data set of arrays x and y, optionally x_test and y_test, once their numbers of rows and columns agree."""
+    parts: dict[str, Array] = {}
+    for name in ("x", "x_test"):
+        if name in arrays:
+            x, y = arrays[name], arrays[name.replace("x", "y", 1)]
+            parts[name] = features(x, f"{path}: {name}")
+            if y.ndim not in (1, 2) or len(y) != len(x) or not y.size:
+                raise DataError(
+                    f"{path}: y has shape {y.shape} and x {x.shape}, expected y: ({len(x)},) or ({len(x)}, m)"
+                )
+            if y.dtype.kind not in "biuf":
+                raise DataError(f"{path}: y has dtype {y.dtype}; expected bool, integers or floating-point numbers")
+    targets = read_targets(arrays["y"], task, f"{path}: y")
+    x_test, y_test = parts.get("x_test"), None
+    if x_test is not None:
+        if x_test.shape[1] != parts["x"].shape[1]:
+            raise DataError(f"{path}: x_test has {x_test.shape[1]} columns, x has {parts['x'].shape[1]}")
+        y_test = targets.encode(arrays["y_test"], f"{path}: y_test")
+    columns = 1 if targets.task == "classification" else targets.values.shape[1]
+    names = ("y",) if columns == 1 else tuple(f"y{i}" for i in range(columns))
+    return Dataset(path.stem, parts["x"], targets.values, targets.task, targets.classes, (), x_test, y_test, names)
+
+
+def _beside(x_path: Path) -> Path:
+    stem = x_path.stem
+    if stem[-1:] not in ("x", "X") or (len(stem) > 1 and stem[-2] not in "_-."):
+        raise DataError(f"{x_path}: its name does not say where y is; give both files, x first: x.npy,y.npy")
+    choices = [
+        x_path.with_name(f"{stem[:-1]}{letter}{x_path.suffix}") for letter in ("yY" if stem[-1] == "x" else "Yy")
+    ]
+    found = next((path for path in choices if path.exists()), None)
+    if found is None:
+        raise DataError(f"{x_path}: no {choices[0].name} beside it; give both files, x first: x.npy,y.npy")
+    return found
+
+
+def _members(archive: zipfile.ZipFile, path: Path, size: int) -> dict[str, zipfile.ZipInfo]:
+    """The archive's arrays by lower-case name, after a look at what they would inflate to."""
+    infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+    check_inflation(path, size, sum(info.file_size for info in infos))
+    members = {info.filename[:-4].lower(): info for info in infos}
+    if len(members) < len(infos):
+        names = ", ".join(info.filename[:-4] for info in infos)
+        raise DataError(f"{path}: the array names {names} are not unique when case is ignored; keep one x and one y")
+    return members
+
+
+def _member(members: dict[str, zipfile.ZipInfo], name: str, path: Path) -> str:
+    found = [choice for choice in (name, f"{name}_train") if choice in members]
+    if len(found) != 1:
+        held = ", ".join(sorted(members)) or "no arrays"
+        raise DataError(
+            f"{path}: holds {held}; expected {name} or {name}_train, one of the two: numpy.savez(path, x=x, y=y)"
+        )
+    return found[0]
+
+
+def _read_npy(stream: BinaryIO, size: int, where: str) -> Array:
+    """The array in `stream`, `size` bytes long: the header must account for every byte before one is allocated."""
+    remedy = "write it again with numpy.save"
+    head = io.BytesIO(stream.read(min(size, 1 << 16)))
+    try:
+        version = np.lib.format.read_magic(head)
+        if version not in ((1, 0), (2, 0)):
+            raise DataError(f"{where}: .npy version {version}, which only structured arrays need; save plain numbers")
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(head)
+    except ValueError as error:
+        raise DataError(f"{where}: not a .npy array ({str(error).splitlines()[0]}); {remedy}") from error
+    if dtype.kind not in "biuf":
+        raise DataError(f"{where}: has dtype {dtype}; expected bool, integers or floating-point numbers")
+    expected, held = math.prod(shape) * dtype.itemsize, size - head.tell()
+    if held != expected:
+        what = "truncated" if held < expected else "damaged"
+        raise DataError(
+            f"{where}: {what}: {held:,} bytes of values, but its header {shape} {dtype} says {expected:,}; {remedy}"
+        )
+    content = bytearray(expected)
+    view = memoryview(content)
+    filled = len(rest := head.read())
+    view[:filled] = rest
+    while filled < expected:
+        block = stream.read(min(_BLOCK, expected - filled))
+        if not block:
+            raise DataError(f"{where}: truncated after {filled:,} of {expected:,} bytes of values; {remedy}")
+        view[filled : filled + len(block)] = block
+        filled += len(block)
+    array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+    return array.astype(dtype.newbyteorder("="), copy=False)

@@ -1,0 +1,58 @@
+"""Checks that every reader makes before it opens a file or inflates one."""
+
+from __future__ import annotations
+
+import os
+import stat
+from difflib import get_close_matches
+from pathlib import Path
+
+from gpubackprop.errors import DataError
+
+INFLATION_FLOOR = 256 << 20
+"""Compressed files that inflate to at most this many bytes are read whatever their ratio is."""
+
+INFLATION_RATIO = 100
+"""Beyond `INFLATION_FLOOR`, a file may inflate to at most this many times its size (deflate can reach 1032)."""
+
+
+def regular_file(path: str | os.PathLike[str]) -> tuple[Path, int]:
+    """The path and its size in bytes (> 0).
+
+    Raises DataError when nothing is there (naming near misses beside it), for a folder, a device, a pipe, an
+    empty file, and a file that may not be read.
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path}: no such file{_near_misses(path)}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise DataError(f"{path}: is a folder; name a file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path}: is not a regular file; copy its content to a file first")
+    if status.st_size == 0:
+        raise DataError(f"{path}: the file is empty; write or download it again")
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{path}: permission denied; make the file readable")
+    return path, status.st_size
+
+
+def check_inflation(path: Path, stored: int, inflated: int) -> None:
+    """Refuse a file of `stored` bytes that would inflate to far more bytes than honest data does (DataError)."""
+    if inflated > max(INFLATION_FLOOR, INFLATION_RATIO * stored):
+        raise DataError(
+            f"{path}: {stored:,} bytes would inflate to {inflated:,} or more, over {INFLATION_RATIO} times as much: "
+            "refused as damaged or hostile; if it is neither, save the data uncompressed, as .npy"
+        )
+
+
+def _near_misses(path: Path) -> str:
+    try:
+        names = sorted(entry.name for entry in os.scandir(path.parent))
+    except OSError:
+        return f"; the folder {path.parent} cannot be listed either: check the path"
+    near = get_close_matches(path.name, names, n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else "; check the path"
