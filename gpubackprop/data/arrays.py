@@ -20,21 +20,20 @@ from gpubackprop.data.targets import read_targets
 from gpubackprop.errors import DataError
 
 Array = NDArray[np.generic]
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 _BLOCK = 1 << 24
 _FEATURE_PRECISION = 1e-4
 
 
 def features(x: Array, where: str) -> Array:
-    """x: (n, d, ...) as finite (n, d') in C order and native byte order; uint8 stays, the rest becomes float32.
+    """x: (n, d, ...), bool, integer or floating, as finite (n, d') in C order and native byte order.
 
-    Columns whose rounding to float32 (2**-24 of the largest value) exceeds 1e-4 of their range, as with timestamps,
-    would lose what tells their rows apart: then x becomes float64, for a Standardizer to bring back into range.
+    uint8 stays, the rest becomes float32. Columns whose rounding to float32 (2**-24 of the largest value) exceeds 1e-4
+    of their range, as with timestamps, would lose what tells their rows apart: then x becomes float64, for a
+    Standardizer to bring back into range.
 
-    Raises DataError for a dtype that holds no real numbers, a rank below 2, no rows or columns, NaN, infinity, and
-    values beyond float32.
+    Raises DataError for a rank below 2, no rows or columns, NaN, infinity, and values beyond float32.
     """
-    if x.dtype.kind not in "biuf":
-        raise DataError(f"{where}: has dtype {x.dtype}; expected bool, integers or floating-point numbers")
     if x.ndim < 2:
         raise DataError(
             f"{where}: has shape {x.shape}, expected (n, d): rows are samples; for one feature reshape it to (n, 1)"
@@ -47,9 +46,9 @@ def features(x: Array, where: str) -> Array:
     largest, smallest = x.max(axis=0).astype(np.float64), x.min(axis=0).astype(np.float64)
     magnitude = np.maximum(np.abs(largest), np.abs(smallest))
     # a NaN anywhere makes max NaN, an infinity stays infinite: no second pass over the data
-    if not (magnitude <= np.finfo(np.float32).max).all():
-        column = int(np.argmin(magnitude <= np.finfo(np.float32).max))
-        row = int(np.argmin(np.abs(x[:, column]) <= np.finfo(np.float32).max))
+    if not (magnitude <= FLOAT32_MAX).all():
+        column = int(np.argmin(magnitude <= FLOAT32_MAX))
+        row = int(np.argmin(np.abs(x[:, column].astype(np.float64)) <= FLOAT32_MAX))
         raise DataError(
             f"{where}: row {row}, column {column} holds {x[row, column]}; expected finite numbers that float32 can hold"
         )
@@ -124,8 +123,6 @@ def assemble(path: Path, arrays: dict[str, Array], task: str) -> Dataset:
                 raise DataError(
                     f"{path}: y has shape {y.shape} and x {x.shape}, expected y: ({len(x)},) or ({len(x)}, m)"
                 )
-            if y.dtype.kind not in "biuf":
-                raise DataError(f"{path}: y has dtype {y.dtype}; expected bool, integers or floating-point numbers")
     targets = read_targets(arrays["y"], task, f"{path}: y")
     x_test, y_test = parts.get("x_test"), None
     if x_test is not None:

@@ -30,8 +30,8 @@ def load(
     """The data set called `source`, or the one in the file at that path.
 
     source: a name in NAMES (`./digits` is a path), or a file: .npz (`load_npz`), .npy (`load_npy`: a pair), .csv or
-    .csv.gz (`load_csv`), .parquet (`load_parquet`). target: for tables, the column to predict, or several with commas between.
-    task: "classification" or "regression"; "auto" decides by `gpubackprop.data.targets.read_targets`. folder: for
+    .csv.gz (`load_csv`), .parquet (`load_parquet`). target: for tables, the column to predict, or several with commas
+    between. task: "classification" or "regression"; "auto" decides by `gpubackprop.data.targets.read_targets`. folder: for
     mnist and fashion-mnist, where the four IDX files are; without it the cache, Debian's folder and, if `download`,
     the web are tried, with the content checked by SHA-256.
 
@@ -40,7 +40,7 @@ def load(
     """
     if not isinstance(source, str | os.PathLike):
         raise ArgumentTypeError(
-            f"source is a {type(source).__name__}, expected a name or a path; known: {', '.join(NAMES)}"
+            f"source is a {type(source).__name__}, expected a name or path; names: {', '.join(NAMES)}"
         )
     check_task(task)
     name = os.fspath(source)

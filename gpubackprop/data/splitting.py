@@ -57,11 +57,12 @@ def _stratified(order: NDArray[np.int64], held: int, share: float, labels: NDArr
     for k in np.argsort(take - quota, kind="stable"):
         if take.sum() >= held:
             break
-        take[k] += spare[k] > 0
+        take[k] += spare[k] > 0 and quota[k] > take[k]
     if take.sum() == 0:
         raise ArgumentError(f"a share of {share} holds out no row: every class has too few; choose a larger share")
-    shuffled = classes[order]
-    return np.concatenate([order[np.flatnonzero(shuffled == k)[: take[k]]] for k in range(counts.size)])
+    by_class = order[np.argsort(classes[order], kind="stable")]
+    place_in_class = np.arange(order.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    return by_class[place_in_class < np.repeat(take, counts)]
 
 
 def _integer(name: str, value: object) -> int:

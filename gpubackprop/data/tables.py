@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpubackprop.data.arrays import features
+from gpubackprop.data.arrays import FLOAT32_MAX, features
 from gpubackprop.data.dataset import Dataset
 from gpubackprop.data.files import INFLATION_FLOOR, INFLATION_RATIO, check_inflation, regular_file
 from gpubackprop.data.targets import read_targets
@@ -203,14 +203,14 @@ def _numbers(
     try:
         x = np.array([[float(row[i]) for i in inputs] for row in block])
         # float() reads 1_000, which is more likely an identifier
-        if np.isfinite(x).all() and not any("_" in "".join(row) for row in block):
+        if (np.abs(x) <= FLOAT32_MAX).all() and not any("_" in "".join(row) for row in block):
             return x
     except ValueError:
         x = np.empty((len(block), len(inputs)))
     for r, row in enumerate(block):
         for k, i in enumerate(inputs):
             value = _number(row[i])
-            if value is None or not math.isfinite(value):
+            if value is None or not abs(value) <= FLOAT32_MAX:
                 what = "is empty" if not row[i].strip() else f"holds {row[i].strip()[:40]!r}"
                 raise DataError(
                     f"{path}: row {start + r}, column {header[i]} {what}; expected a finite number: fill it in, encode "
@@ -235,12 +235,10 @@ def _target_column(path: Path, name: str, cells: list[str], task: str) -> Array:
         if not cell:
             raise DataError(f"{path}: row {row}, column {name} is empty: a target cannot be missing; remove the row")
         if value is not None and not math.isfinite(value):
-            raise DataError(
-                f"{path}: row {row}, column {name} holds {cell!r}: a target cannot be missing; remove the row"
-            )
+            raise DataError(f"{path}: row {row}, column {name} holds {cell!r}: no target to learn; remove the row")
         if value is None and numeric and task != "classification":
             raise DataError(
-                f"{path}: row {row}, column {name} holds {cell[:40]!r} among numbers; mend or remove the row, or ask for "
+                f"{path}: row {row}, column {name} holds {cell[:40]!r} among numbers; mend or remove it, or ask for "
                 "classification to take every value as a class"
             )
     return np.array(values) if len(numeric) == len(cells) else np.array(cells)
@@ -267,7 +265,8 @@ def _parquet_column(path: Path, name: str, column: Any, *, text: bool) -> Array:
     if pyarrow.types.is_decimal(kind):
         column = column.cast(pyarrow.float64())
     values: Array = column.to_numpy()
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        row = int(np.argmin(np.isfinite(values)))
+    usable = np.abs(values.astype(np.float64, copy=False)) <= FLOAT32_MAX
+    if not usable.all():
+        row = int(np.argmin(usable))
         raise DataError(f"{path}: row {row + 1}, column {name} holds {values[row]}; expected a finite number")
     return values

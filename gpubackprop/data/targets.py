@@ -77,10 +77,8 @@ def read_targets(raw: NDArray[np.generic], task: str, where: str) -> Targets:
     if raw.ndim == 2:
         raw = _column(raw, where)
     if raw.dtype.kind == "f" and not _whole(raw):
-        row = int(np.flatnonzero(raw != np.rint(raw))[0])
-        raise DataError(
-            f"{where}: row {row} holds {raw[row]}, which is no class: classification takes text or whole numbers"
-        )
+        value = raw[raw != np.rint(raw)][0]
+        raise DataError(f"{where}: holds {value}, which is no class: classification takes text or whole numbers")
     levels, labels = np.unique(raw, return_inverse=True)
     if levels.size < 2:
         raise DataError(
