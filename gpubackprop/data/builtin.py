@@ -40,7 +40,9 @@ def load_scikit_learn(name: str) -> Dataset:
 def xor() -> Dataset:
     """Exclusive or: the four rows that no linear network separates (Minsky and Papert, "Perceptrons", 1969)."""
     x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=np.float32)
-    return Dataset("xor", x, np.array([0, 1, 1, 0]), "classification", ("0", "1"), ("a", "b"), targets=("a xor b",))
+    return Dataset(
+        "xor", x, np.array([0, 1, 1, 0], dtype=np.int64), "classification", ("0", "1"), ("a", "b"), targets=("a xor b",)
+    )
 
 
 def spirals(rows: int = 1000, *, arms: int = 2, noise: float = 0.02, seed: int = 0) -> Dataset:
@@ -51,15 +53,17 @@ def spirals(rows: int = 1000, *, arms: int = 2, noise: float = 0.02, seed: int =
     Row i belongs to arm i mod `arms`. On each arm, radii are evenly spaced from 0.05 to 1 and the angle grows by 3.5 pi
     in proportion; Gaussian noise of standard deviation `noise` is added to both coordinates, drawn from `seed`.
 
-    Raises ArgumentError for fewer than two arms, fewer than two rows an arm, or noise that is negative or not finite.
+    Raises ArgumentError for fewer than two arms, fewer than two rows an arm, a negative seed, or noise that is negative or not finite.
     """
     if arms < 2 or rows < 2 * arms:
         raise ArgumentError(
             f"arms is {arms} and rows is {rows}; expected two arms or more and two rows or more for each"
         )
+    if seed < 0:
+        raise ArgumentError(f"seed is {seed}, expected an integer >= 0")
     if not 0 <= noise < np.inf:
         raise ArgumentError(f"noise is {noise}; expected a finite standard deviation >= 0")
-    labels = np.arange(rows) % arms
+    labels = np.arange(rows, dtype=np.int64) % arms
     step = np.arange(rows) // arms / ((rows - 1) // arms)
     radius = 0.05 + 0.95 * step
     angle = 3.5 * np.pi * step + 2 * np.pi * labels / arms

@@ -31,9 +31,9 @@ def load(
 
     source: a name in NAMES (`./digits` is a path), or a file: .npz (`load_npz`), .npy (`load_npy`: a pair), .csv or
     .csv.gz (`load_csv`), .parquet (`load_parquet`). target: for tables, the column to predict, or several with commas
-    between. task: "classification" or "regression"; "auto" decides by `gpubackprop.data.targets.read_targets`. folder: for
-    mnist and fashion-mnist, where the four IDX files are; without it the cache, Debian's folder and, if `download`,
-    the web are tried, with the content checked by SHA-256.
+    between. task: "classification" or "regression"; "auto" decides by `gpubackprop.data.targets.read_targets`.
+    folder: for mnist and fashion-mnist, where the four IDX files are; without it the cache, Debian's folder and, if
+    `download`, the web are tried, with the content checked by SHA-256.
 
     Raises ArgumentError for an unknown name or task and for an option that the source has no use for, DataError for a
     file that cannot be used, MissingExtraError where an optional dependency is missing.

@@ -62,7 +62,8 @@ def _stratified(order: NDArray[np.int64], held: int, share: float, labels: NDArr
         raise ArgumentError(f"a share of {share} holds out no row: every class has too few; choose a larger share")
     by_class = order[np.argsort(classes[order], kind="stable")]
     place_in_class = np.arange(order.size) - np.repeat(np.cumsum(counts) - counts, counts)
-    return by_class[place_in_class < np.repeat(take, counts)]
+    chosen: NDArray[np.int64] = by_class[place_in_class < np.repeat(take, counts)]
+    return chosen
 
 
 def _integer(name: str, value: object) -> int:

@@ -72,7 +72,7 @@ def test_spirals_are_drawn_from_the_seed() -> None:
     assert (spirals(seed=3).x != spirals(seed=4).x).any()
 
 
-@pytest.mark.parametrize("bad", [{"arms": 1}, {"rows": 3}, {"noise": -1.0}, {"noise": float("nan")}])
+@pytest.mark.parametrize("bad", [{"arms": 1}, {"rows": 3}, {"noise": -1.0}, {"seed": -1}, {"noise": float("nan")}])
 def test_bad_spirals(bad: dict[str, float]) -> None:
     with pytest.raises(ArgumentError, match="expected"):
         spirals(**bad)  # type: ignore[arg-type]
