@@ -53,7 +53,8 @@ def spirals(rows: int = 1000, *, arms: int = 2, noise: float = 0.02, seed: int =
     Row i belongs to arm i mod `arms`. On each arm, radii are evenly spaced from 0.05 to 1 and the angle grows by 3.5 pi
     in proportion; Gaussian noise of standard deviation `noise` is added to both coordinates, drawn from `seed`.
 
-    Raises ArgumentError for fewer than two arms, fewer than two rows an arm, a negative seed, or noise that is negative or not finite.
+    Raises ArgumentError for fewer than two arms, fewer than two rows an arm, a negative seed, or noise that is negative
+    or not finite.
     """
     if arms < 2 or rows < 2 * arms:
         raise ArgumentError(
