@@ -1,0 +1,136 @@
+"""kernels.cu compiled with NVRTC, NVIDIA's run-time compiler. It needs neither a GPU nor a driver nor a CUDA toolkit:
+the compiler's library alone, which the `cuda12` and `cuda13` extras bring."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from gpubackprop.errors import ArgumentError, DeviceError, MissingExtraError
+
+DIRECTORY = Path(__file__).parent
+# generic lambdas have no place for a __device__ mark, hence the default execution space
+OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "--ptxas-options=-v")
+_INCLUDE = re.compile(r'^#include "(.+)"$')
+
+
+def source(name: str = "kernels.cu") -> str:
+    """The CUDA C++ as one string: a quoted `#include` becomes the text of the file beside it, with `#line` marks so that
+    a compiler's message names the file and line to look at."""
+
+    def expand(file: str) -> str:
+        lines = [f'#line 1 "{file}"']
+        for number, line in enumerate((DIRECTORY / file).read_text(encoding="utf-8").splitlines(), 1):
+            include = _INCLUDE.match(line)
+            lines += [expand(include[1]), f'#line {number + 1} "{file}"'] if include else [line]
+        return "\n".join(lines)
+
+    return expand(name) + "\n"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What NVRTC made: the binary for one architecture, the name of each requested kernel in it, and the compiler's log,
+    which holds registers, stack and spills of each kernel."""
+
+    cubin: bytes
+    names: dict[str, str]
+    log: str
+
+
+@cache
+def _nvrtc() -> ctypes.CDLL:
+    try:
+        from cuda.pathfinder import DynamicLibNotFoundError, load_nvidia_dynamic_lib
+    except ImportError as error:
+        raise MissingExtraError("compiling CUDA kernels (cuda-pathfinder)", "cuda12") from error
+    try:
+        path = load_nvidia_dynamic_lib("nvrtc").abs_path
+    except DynamicLibNotFoundError as error:
+        raise MissingExtraError("compiling CUDA kernels (NVRTC)", "cuda12") from error
+    library = ctypes.CDLL(path)
+    library.nvrtcGetErrorString.restype = ctypes.c_char_p
+    return library
+
+
+def available() -> str | None:
+    """None where NVRTC can be loaded, otherwise why not."""
+    try:
+        _nvrtc()
+    except MissingExtraError as error:
+        return str(error)
+    return None
+
+
+def _call(name: str, *arguments: object) -> None:
+    code = getattr(_nvrtc(), name)(*arguments)
+    if code:
+        raise DeviceError(f"{name} failed: {_nvrtc().nvrtcGetErrorString(code).decode()}")
+
+
+def _read(program: ctypes.c_void_p, what: str) -> bytes:
+    size = ctypes.c_size_t()
+    _call(f"nvrtcGet{what}Size", program, ctypes.byref(size))
+    buffer = ctypes.create_string_buffer(size.value)
+    _call(f"nvrtcGet{what}", program, buffer)
+    return buffer.raw
+
+
+def compile_cubin(
+    text: str, arch: str, kernels: Sequence[str], options: Sequence[str] = OPTIONS, file: str = "kernels.cu"
+) -> Compiled:
+    """`text` compiled for one architecture.
+
+    arch: a real architecture such as "sm_90". kernels: the name expressions to instantiate, such as
+    "activation<float, Relu>"; what is not named is not compiled. Raises ArgumentError for an architecture that is not of
+    that form, DeviceError with the compiler's log where it refuses, MissingExtraError without NVRTC.
+    """
+    if not re.fullmatch(r"sm_\d+[af]?", arch):
+        raise ArgumentError(f'arch is {arch!r}: expected "sm_" and a compute capability, such as "sm_90"')
+    program = ctypes.c_void_p()
+    _call("nvrtcCreateProgram", ctypes.byref(program), text.encode(), file.encode(), 0, None, None)
+    try:
+        for kernel in kernels:
+            _call("nvrtcAddNameExpression", program, kernel.encode())
+        flags = [f"--gpu-architecture={arch}".encode(), *(option.encode() for option in options)]
+        failed = _nvrtc().nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flags))
+        log = _read(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
+        if failed:
+            raise DeviceError(f"NVRTC could not compile {file} for {arch}:\n{log}")
+        return Compiled(_read(program, "CUBIN"), {kernel: _lowered(program, kernel) for kernel in kernels}, log)
+    finally:
+        _call("nvrtcDestroyProgram", ctypes.byref(program))
+
+
+def _lowered(program: ctypes.c_void_p, kernel: str) -> str:
+    name = ctypes.c_char_p()
+    _call("nvrtcGetLoweredName", program, kernel.encode(), ctypes.byref(name))
+    assert name.value is not None  # NVRTC gives a name for every expression that it accepted
+    return name.value.decode()
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled kernel takes: registers a thread, shared memory in bytes a block, bytes spilled."""
+
+    registers: int
+    shared: int
+    spilled: int
+
+
+def resources(log: str) -> dict[str, Resources]:
+    """The log of a compilation with --ptxas-options=-v, by lowered name."""
+    number: Callable[[str, str], int] = lambda pattern, part: sum(map(int, re.findall(pattern, part)))  # noqa: E731
+    parts = re.split(r"Compiling entry function '(\w+)'", log)[1:]
+    return {
+        name: Resources(
+            registers=number(r"Used (\d+) registers", part),
+            shared=number(r"(\d+) bytes smem", part),
+            spilled=number(r"(\d+) bytes spill", part),
+        )
+        for name, part in zip(parts[::2], parts[1::2], strict=True)
+    }

@@ -1,0 +1,109 @@
+"""The GPU through plain CuPy calls: the vocabulary's array expressions, on the device."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.backend.array_backend import ArrayBackend
+from gpubackprop.backend.base import Array, DeviceInfo
+from gpubackprop.errors import DeviceError
+
+
+def problem(index: int) -> str | None:
+    """Why GPU number `index` cannot be used, or None: an allocation and a small product must give the right answer."""
+    try:
+        import cupy
+    except ImportError:
+        return 'CuPy is not installed (pip install "gpubackprop[cuda12]", or [cuda13] for a CUDA 13 driver)'
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+        if index >= count:
+            return f"there are {count} GPUs here, numbered from 0"
+        with cupy.cuda.Device(index):
+            ones = cupy.ones((8, 8), np.float32)
+            if float(cupy.dot(ones, ones).sum()) != 512.0:
+                return "a product of two 8 x 8 matrices came out wrong there"
+    except Exception as error:  # CuPy, the driver and its libraries fail in many types; each is a reason, none is hidden
+        first = str(error).strip().splitlines()
+        return f"CuPy is installed but does not work: {type(error).__name__}: {first[0] if first else ''}"
+    return None
+
+
+def describe_cuda() -> list[DeviceInfo]:
+    """Every GPU that CuPy sees."""
+    import cupy
+
+    found = []
+    for index in range(cupy.cuda.runtime.getDeviceCount()):
+        p = cupy.cuda.runtime.getDeviceProperties(index)
+        text = f"{p['name'].decode()}, compute capability {p['major']}.{p['minor']}, CuPy {cupy.__version__}"
+        why = problem(index)
+        found.append(DeviceInfo(f"cuda:{index}", text, int(p["totalGlobalMem"]), why is None, why or ""))
+    return found
+
+
+class CupyBackend(ArrayBackend):
+    """GPU number `index`. Arrays are `cupy.ndarray`s on that device; work is queued on CuPy's current stream."""
+
+    def __init__(self, index: int = 0, precision: str = "native") -> None:
+        super().__init__()
+        import cupy
+        import cupyx
+
+        if precision != "native":
+            raise DeviceError(f'precision="{precision}" is not available through plain CuPy products')
+        self.name = f"cuda:{index}"
+        self.index = index
+        self.cupy = cupy
+        self.xp: Any = cupy
+        self._erfc = cupyx.scipy.special.erfc if hasattr(cupyx, "scipy") else _erfc()
+        self._step = cupy.ElementwiseKernel("T a", "U out", "out = a > T(0) ? U(1) : U(0)", "gpubackprop_heaviside")
+        cupy.cuda.Device(index).use()
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        with self.cupy.cuda.Device(self.index):
+            return self.cupy.empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        with self.cupy.cuda.Device(self.index):
+            return self.cupy.zeros(shape, dtype)
+
+    def asarray(self, host: np.ndarray, dtype: Any = None) -> Array:
+        with self.cupy.cuda.Device(self.index):
+            return self.cupy.array(host, dtype=dtype, order="C", copy=not self.owns(host))
+
+    def to_host(self, array: Array) -> np.ndarray:
+        return np.asarray(self.cupy.asnumpy(array))
+
+    def copy_in(self, host: np.ndarray, out: Array) -> None:
+        if self.owns(host):
+            self.cupy.copyto(out, host, casting="unsafe")
+        else:
+            out.set(np.ascontiguousarray(host, out.dtype))
+
+    def fill(self, array: Array, value: float) -> None:
+        array.fill(value)
+
+    def owns(self, array: object) -> bool:
+        return isinstance(array, self.cupy.ndarray) and array.device.id == self.index
+
+    def synchronize(self) -> None:
+        self.cupy.cuda.Device(self.index).synchronize()
+
+    def heaviside(self, a: Array, out: Array) -> None:
+        self._step(a, out)
+
+    def normal_cdf(self, z: Array, out: Array) -> None:
+        xp = self.xp
+        xp.multiply(z, -1 / sqrt(2), out=out)
+        self._erfc(out, out)
+        xp.multiply(out, 0.5, out=out)
+
+
+def _erfc() -> Any:
+    from cupyx.scipy.special import erfc
+
+    return erfc

@@ -1,0 +1,290 @@
+"""What the host needs to know to launch a kernel of kernels.cu: its name expression, the types of its arguments, the
+instantiations that make sense, and the launch geometry.
+
+Signatures are read from the source itself, so that there is no second list to keep in step. Types are C names: float,
+double, f16, bf16, unsigned char, int, long long (`C_TYPE` gives them for a dtype's name).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+
+from gpubackprop.backend.cuda.compile import source
+from gpubackprop.errors import ArgumentError, unknown_name
+
+C_TYPE = {
+    "float32": "float",
+    "float64": "double",
+    "float16": "f16",
+    "bfloat16": "bf16",
+    "uint8": "unsigned char",
+    "int32": "int",
+    "int64": "long long",
+}
+"""The C name of a dtype that arrays have."""
+
+SIZE = {"float": 4, "double": 8, "f16": 2, "bf16": 2, "unsigned char": 1, "int": 4, "long long": 8}
+"""Bytes of an element."""
+
+SCALAR = {
+    "index_t": "int64",
+    "int": "int32",
+    "unsigned": "uint32",
+    "unsigned long long": "uint64",
+    "float": "float32",
+    "double": "float64",
+}
+"""The dtype in which an argument that is no pointer is handed over."""
+
+ACTIVATION = {
+    "identity": "Identity",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "relu": "Relu",
+    "leaky_relu": "LeakyRelu",
+    "elu": "Elu",
+    "selu": "Selu",
+    "gelu": "Gelu",
+    "gelu_tanh": "GeluTanh",
+    "softplus": "Softplus",
+    "silu": "Silu",
+}
+LOSS = {
+    "half_squared_error": "HalfSquaredError",
+    "mean_squared_error": "MeanSquaredError",
+    "mean_absolute_error": "MeanAbsoluteError",
+    "binary_cross_entropy": "BinaryCrossEntropy",
+}
+RULES = (
+    "Sgd",
+    "Momentum",
+    "Rmsprop",
+    "RmspropMomentum",
+    "RmspropCentered",
+    "RmspropCenteredMomentum",
+    "Adagrad",
+    "Adadelta",
+    "Adam",
+    "Adamax",
+    "Nadam",
+    "Radam",
+)
+"""The `Rule` of optimizer_step; LARS and LAMB have kernels of their own (layerwise.cu)."""
+
+STORAGE = ("float", "double", "f16", "bf16")
+GROUPS = (8, 32, 256)
+"""Threads that share a row, in the kernels with a GROUP."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument of an instantiation. `type` is the C type without const and star."""
+
+    name: str
+    type: str
+    pointer: bool
+    const: bool
+
+    @property
+    def declaration(self) -> str:
+        return ("const " if self.const else "") + self.type + ("*" if self.pointer else "")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel as the source declares it: the names of its template's parameters, and its parameters in their terms."""
+
+    name: str
+    template: tuple[str, ...]
+    declared: tuple[Parameter, ...]
+
+    def expression(self, *arguments: str | int) -> str:
+        """The name expression of an instantiation, for NVRTC: `kernel("dropout").expression("float")`."""
+        if len(arguments) != len(self.template):
+            raise ArgumentError(
+                f"kernel {self.name} takes {len(self.template)} template arguments ({', '.join(self.template)}); "
+                f"got {arguments!r}"
+            )
+        return f"{self.name}<{', '.join(map(str, arguments))}>" if arguments else self.name
+
+    def parameters(self, *arguments: str | int) -> tuple[Parameter, ...]:
+        """The parameters of that instantiation, with plain types."""
+        bound = dict(zip(self.template, map(str, arguments), strict=True))
+
+        def resolve(text: str) -> str:
+            wrapped = re.fullmatch(r"acc_t<(\w+)>", text)
+            if wrapped:
+                return "double" if bound[wrapped[1]] == "double" else "float"
+            return bound.get(text, {"step_t": "unsigned long long"}.get(text, text))
+
+        return tuple(Parameter(p.name, resolve(p.type), p.pointer, p.const) for p in self.declared)
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in re.split(r",(?![^<]*>)", text) if part.strip()]
+
+
+def _parameter(text: str) -> Parameter:
+    kind, name = re.fullmatch(r"(.*?)(\w+)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    bare = kind.replace("*", "").removeprefix("const ").strip()
+    return Parameter(name, bare, "*" in kind, kind.startswith("const "))
+
+
+@cache
+def kernels() -> dict[str, Kernel]:
+    """All kernels of kernels.cu, by name."""
+    declaration = re.compile(
+        r"^(?:template <((?:[^<>]|<[^<>]*>)*)>\s+)?__global__ void (\w+)\(([^)]*)\)", re.MULTILINE | re.DOTALL
+    )
+    found = {}
+    for header, name, parameters in declaration.findall(source()):
+        template = tuple(part.split()[-1] for part in _split(header))
+        found[name] = Kernel(name, template, tuple(_parameter(" ".join(p.split())) for p in _split(parameters)))
+    return found
+
+
+def kernel(name: str) -> Kernel:
+    """The kernel of that name. Raises ArgumentError for an unknown one."""
+    if name not in kernels():
+        raise unknown_name("kernel", name, kernels())
+    return kernels()[name]
+
+
+# -- the instantiations that make sense: (template arguments, ...) of each kernel -----------------------------------
+
+_ACCUMULATED = [(t, "double" if t == "double" else "float") for t in STORAGE]
+_GRADIENTS = (
+    ("float", "float", "float"),
+    ("double", "double", "double"),
+    ("float", "f16", "f16"),
+    ("float", "bf16", "bf16"),
+    ("float", "float", "f16"),
+    ("float", "float", "bf16"),
+)
+"""(P, G, H) of an optimizer: master parameters, gradients, copy of the parameters for products."""
+_LOGITS = ("float", "float"), ("double", "double"), ("f16", "f16"), ("bf16", "bf16"), ("float", "f16"), ("float", "bf16")
+"""(T, D) of a loss: network outputs, delta."""
+
+
+def _widths(*types: str) -> list[tuple[str, int]]:
+    return [(t, v) for t in types for v in (1, 16 // SIZE[t])]
+
+
+def variants() -> dict[str, list[tuple[str | int, ...]]]:
+    """Every instantiation that the host may ask for, by kernel."""
+    table: dict[str, list[tuple[str | int, ...]]] = {name: [()] for name, k in kernels().items() if not k.template}
+    functions = tuple(ACTIVATION.values())
+    for name in ("bias_activation", "activation", "activation_derivative"):
+        table[name] = list(product(STORAGE, functions))
+    table["derivative_column_sums"] = [(t, f, v) for t, v in _widths(*STORAGE) for f in functions]
+    table["finish_column_sums"] = [("float", g) for g in ("float", "f16", "bf16")] + [("double", "double")]
+    table["finish_sum"] = [("float",), ("double",)]
+    table["softmax"] = list(product(STORAGE, GROUPS))
+    targets = {t: ("int", "long long", a, *((t,) if t != a else ())) for t, a in _ACCUMULATED}
+    table["cross_entropy"] = [(t, y, d, g) for t, d in _LOGITS for y in targets[t] for g in GROUPS]
+    table["elementwise_loss"] = [(t, y, d, f) for t, d in _LOGITS for y in targets[t][2:] for f in LOSS.values()]
+    table["gather_rows"] = list(product(("unsigned char", "f16", "float", "double"), ("int", "long long"), STORAGE))
+    table["gather_labels"] = list(
+        product(("unsigned char", "int", "long long"), ("int", "long long"), ("int", "long long"))
+    )
+    table["philox_words"] = [("unsigned",)]
+    for name in ("dropout", "squared_norm", "find_nonfinite", "batch_norm_apply", "batch_norm_backward"):
+        table[name] = [(t,) for t in STORAGE]
+    table["optimizer_step"] = [(rule, *types) for rule in RULES for types in _GRADIENTS]
+    pairs = sorted({(p, g) for p, g, _ in _GRADIENTS})
+    table["segment_norms"] = table["lamb_moments"] = list(pairs)
+    table["segment_ratios"] = [("float",), ("double",)]
+    table["lars_step"] = list(_GRADIENTS)
+    table["lamb_step"] = [("float", "float"), ("double", "double"), ("float", "f16"), ("float", "bf16")]
+    table["column_spreads"] = [(t, min(v, 4)) for t, v in _widths(*STORAGE)]
+    table["finish_spreads"] = table["inverse_deviation"] = [("float",), ("double",)]
+    table["norm_gradient_sums"] = [(t, v, r) for t, v in _widths(*STORAGE) for r in (0, 1)]
+    table["layer_norm_forward"] = table["layer_norm_backward"] = list(product(STORAGE, GROUPS))
+    return table
+
+
+# -- launch geometry ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Blocks of a grid and threads of a block."""
+
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+
+    @property
+    def blocks(self) -> int:
+        return self.grid[0] * self.grid[1] * self.grid[2]
+
+
+THREADS = 256
+_BLOCKS_A_MULTIPROCESSOR = 8  # of 256 threads each: full occupancy
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def vector_width(c_type: str, cols: int, *addresses: int) -> int:
+    """V of a column kernel: elements in 16 bytes where they divide the columns and all addresses are so aligned, else 1."""
+    width = 16 // SIZE[c_type]
+    return width if cols % width == 0 and all(address % 16 == 0 for address in addresses) else 1
+
+
+def flat(n: int, width: int, multiprocessors: int) -> Launch:
+    """A pass over n elements, `width` of them a thread and turn (the narrowest array's 16 bytes, or 1)."""
+    blocks = min(_ceil(n, THREADS * width), _BLOCKS_A_MULTIPROCESSOR * multiprocessors)
+    return Launch((max(blocks, 1), 1, 1), (THREADS, 1, 1))
+
+
+def columns(rows: int, cols: int, width: int, multiprocessors: int) -> Launch:
+    """The first stage of a reduction over rows; grid[1] is the number of splits, the first axis of `partial`.
+
+    A thread gets 8 rows or more where there are that many; the order of the sums depends on nothing but the arguments.
+    """
+    across = min(32, 1 << (_ceil(cols, width) - 1).bit_length())
+    down = THREADS // across
+    blocks = _ceil(cols, across * width)
+    splits = min(_ceil(rows, 8 * down), max(_BLOCKS_A_MULTIPROCESSOR * multiprocessors // 2 // blocks, 1))
+    return Launch((blocks, max(splits, 1), 1), (across, down, 1))
+
+
+def finish_columns(cols: int, sums: int = 1) -> Launch:
+    """The second stage: finish_column_sums (`sums` arrays at once) and finish_spreads."""
+    return Launch((_ceil(cols, 32), sums, 1), (32, 8, 1))
+
+
+def group_of(cols: int) -> int:
+    """GROUP for rows of that many columns."""
+    return GROUPS[0] if cols <= 32 else GROUPS[1] if cols <= 2048 else GROUPS[2]
+
+
+def rows(n: int, group: int, multiprocessors: int) -> Launch:
+    """A kernel in which `group` threads share a row, for n rows."""
+    blocks = min(_ceil(n, THREADS // group), _BLOCKS_A_MULTIPROCESSOR * multiprocessors)
+    return Launch((max(blocks, 1), 1, 1), (THREADS, 1, 1))
+
+
+def gather(n: int, multiprocessors: int) -> Launch:
+    """gather_rows, for n rows: a warp a row."""
+    return Launch((max(min(_ceil(n, 8), _BLOCKS_A_MULTIPROCESSOR * multiprocessors), 1), 1, 1), (32, 8, 1))
+
+
+def segments(longest: int, count: int, multiprocessors: int) -> Launch:
+    """The kernels of layerwise.cu, for `count` tensors of which the largest has `longest` elements."""
+    blocks = min(_ceil(longest, 4 * THREADS), max(_BLOCKS_A_MULTIPROCESSOR * multiprocessors // count, 1))
+    return Launch((max(blocks, 1), count, 1), (THREADS, 1, 1))
+
+
+def segment_ratios(count: int) -> Launch:
+    """segment_ratios for `count` tensors."""
+    return Launch((count, 1, 1), (32, 1, 1))
+
+
+def one_block() -> Launch:
+    """The finishing kernels and the counters: finish_sum, finish_norm, advance, update_loss_scale."""
+    return Launch((1, 1, 1), (THREADS, 1, 1))

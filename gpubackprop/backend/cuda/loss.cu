@@ -1,0 +1,130 @@
+// Loss value and delta in one pass. The value's per-block sums go to partial[gridDim.x]; finish_sum makes one number of them
+// (scale 1: the divisor is in already). inverse_count is 1 / n or 1 / (n m), where n counts the samples of the whole batch, of
+// which this launch may see a part. loss_scale (null: 1) multiplies delta only, for float16 gradients.
+// delta: null where only the value is wanted.
+
+template <typename Y> struct IsLabel { static constexpr bool value = false; };
+template <> struct IsLabel<int> { static constexpr bool value = true; };
+template <> struct IsLabel<long long> { static constexpr bool value = true; };
+
+template <typename A> __device__ __forceinline__ A not_a_number() { return A(__uint_as_float(0x7fc00000u)); }
+template <typename A> __device__ __forceinline__ A infinite() { return A(__uint_as_float(0x7f800000u)); }
+
+// max and sum of exp(z - max) over one row, for the whole group.
+template <int GROUP, typename T, typename A>
+__device__ __forceinline__ void softmax_terms(const T* z, int lane, int count, A& largest, A& sum) {
+    largest = -infinite<A>();
+    for (int c = lane; c < count; c += GROUP) largest = Larger()(A(widen(z[c])), largest);
+    largest = group_reduce<GROUP>(largest, -infinite<A>(), Larger());
+    sum = 0;
+    for (int c = lane; c < count; c += GROUP) sum += exp(widen(z[c]) - largest);
+    sum = group_sum<GROUP>(sum);
+}
+
+// p = softmax(z) by rows; may be in place. Launch: rows(rows, GROUP).
+template <typename T, int GROUP> __global__ void softmax(const T* z, T* p, index_t rows, int classes) {
+    typedef acc_t<T> A;
+    for_each_row<GROUP>(rows, [&](index_t row, int lane, bool active) {
+        A largest, sum;
+        const int count = active ? classes : 0;
+        softmax_terms<GROUP>(z + row * classes, lane, count, largest, sum);
+        for (int c = lane; c < count; c += GROUP)
+            p[row * classes + c] = narrow<T>(exp(widen(z[row * classes + c]) - largest) / sum);
+    });
+}
+
+// Softmax + cross-entropy from logits z (rows, classes); delta (rows, classes) may be z.
+// Y integer: y (rows,) labels in [0, classes); one outside makes the loss and that row of delta NaN.
+// Y floating: y (rows, classes), C = sum_c y_c (log sum exp z - z_c), delta = softmax sum(y) - y.
+// Launch: rows(rows, GROUP); partial: one double a block.
+template <typename T, typename Y, typename D, int GROUP>
+__global__ void cross_entropy(const T* z, const Y* y, D* delta, double* partial, index_t rows, int classes,
+                              double inverse_count, const float* loss_scale) {
+    typedef acc_t<T> A;
+    const A scale = A(inverse_count * (loss_scale ? *loss_scale : 1.0f));
+    A loss = 0;
+    for_each_row<GROUP>(rows, [&](index_t row, int lane, bool active) {
+        const T* logits = z + row * classes;
+        const int count = active ? classes : 0;
+        A largest, sum, mass = 1, dot = 0;  // mass = sum of y, dot = sum of y (z - max)
+        softmax_terms<GROUP>(logits, lane, count, largest, sum);
+        index_t label = 0;
+        if constexpr (IsLabel<Y>::value) {
+            if (active) label = y[row];
+            if (label < 0 || label >= classes) mass = not_a_number<A>();
+            for (int c = lane; c < count; c += GROUP)
+                if (c == label) dot = widen(logits[c]) - largest;
+        } else {
+            mass = 0;
+            for (int c = lane; c < count; c += GROUP) {
+                const A target = A(widen(y[row * classes + c]));
+                mass += target;
+                dot += target * (widen(logits[c]) - largest);
+            }
+            mass = group_sum<GROUP>(mass);
+        }
+        dot = group_sum<GROUP>(dot);
+        for (int c = lane; delta && c < count; c += GROUP) {
+            A target;
+            if constexpr (IsLabel<Y>::value) target = c == label ? A(1) : A(0);
+            else target = A(widen(y[row * classes + c]));
+            delta[row * classes + c] = narrow<D>((exp(widen(logits[c]) - largest) / sum * mass - target) * scale);
+        }
+        if (active && lane == 0) loss += mass * log(sum) - dot;
+    });
+    loss = block_sum(loss);
+    if (threadIdx.x == 0) partial[blockIdx.x] = double(loss) * inverse_count;
+}
+
+// Losses that are a sum over elements: the term and its derivative by a (by the logit, for BinaryCrossEntropy).
+struct HalfSquaredError {
+    template <typename A> static __device__ A term(A a, A y, A& slope) {
+        slope = a - y;
+        return A(0.5) * slope * slope;
+    }
+};
+struct MeanSquaredError {
+    template <typename A> static __device__ A term(A a, A y, A& slope) {
+        const A d = a - y;
+        slope = A(2) * d;
+        return d * d;
+    }
+};
+struct MeanAbsoluteError {
+    template <typename A> static __device__ A term(A a, A y, A& slope) {
+        const A d = a - y;
+        slope = d > A(0) ? A(1) : d < A(0) ? A(-1) : d;  // 0 at 0, NaN at NaN
+        return fabs(d);
+    }
+};
+struct BinaryCrossEntropy {
+    template <typename A> static __device__ A term(A z, A y, A& slope) {
+        slope = stable_sigmoid(z) - y;
+        return (z > A(0) ? z : A(0)) - z * y + log1p(exp(-fabs(z)));
+    }
+};
+
+// a, y, delta: n elements; delta may be a. Launch: flat(n); partial: one double a block.
+template <typename T, typename Y, typename D, typename L>
+__global__ void elementwise_loss(const T* a, const Y* y, D* delta, double* partial, index_t n, double inverse_count,
+                                 const float* loss_scale) {
+    typedef acc_t<T> A;
+    constexpr int V = 4;
+    const A scale = A(inverse_count * (loss_scale ? *loss_scale : 1.0f));
+    A loss = 0;
+    grid_stride<V>(n, aligned<V>(a, y, delta), [&](index_t i, auto width) {
+        constexpr int W = decltype(width)::value;
+        const Pack<T, W> output = load<W>(a, i);
+        const Pack<Y, W> target = load<W>(y, i);
+        Pack<D, W> d;
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            A slope;
+            loss += L::term(A(widen(output.v[k])), A(widen(target.v[k])), slope);
+            d.v[k] = narrow<D>(slope * scale);
+        }
+        if (delta) store(delta, i, d);
+    });
+    loss = block_sum(loss);
+    if (threadIdx.x == 0) partial[blockIdx.x] = double(loss) * inverse_count;
+}

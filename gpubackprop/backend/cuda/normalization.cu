@@ -1,0 +1,219 @@
+// Batch normalisation (columns) and layer normalisation (rows), forward and backward. Parameters and statistics are of type
+// acc_t<T>; xhat = (x - mean) * rstd, y = xhat gamma + beta. Variances divide by the count (biased), as torch.nn does, but for
+// the running variance, which divides by the count less one. gamma, beta: null for 1 and 0. Where a backward kernel takes x and
+// mean, it takes xhat as well: x = xhat, mean = null.
+
+template <typename A> __device__ __forceinline__ A affine(A x, const A* gamma, const A* beta, index_t j) {
+    return x * (gamma ? gamma[j] : A(1)) + (beta ? beta[j] : A(0));
+}
+template <typename A> __device__ __forceinline__ A normalized(A x, const A* mean, const A* rstd, index_t j) {
+    return mean ? (x - mean[j]) * rstd[j] : x;
+}
+
+// Count, mean and sum of squared deviations, merged as by Chan, Golub and LeVeque 1983.
+template <typename A> struct Spread {
+    A count, mean, squares;
+    __device__ __forceinline__ void add(A x, A inverse) {  // inverse = 1 / the new count (Welford 1962)
+        const A d = x - mean;
+        mean += d * inverse;
+        squares += d * (x - mean);
+    }
+    __device__ __forceinline__ void merge(const Spread& other) {
+        const A total = count + other.count;
+        if (total == A(0)) return;
+        const A d = other.mean - mean, share = other.count / total;
+        mean += d * share;
+        squares += other.squares + d * d * count * share;
+        count = total;
+    }
+};
+// Merges a block's spreads along y, by a power of two; the result is in the threads with threadIdx.y == 0.
+template <int V, typename A> __device__ __forceinline__ void merge_along_y(Spread<A>* own) {
+    __shared__ A slots[3 * V * column_threads];
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x;
+    for (int half = blockDim.y / 2; half > 0; half /= 2) {
+        __syncthreads();
+        for (int v = 0; v < V; ++v) {
+            slots[(3 * v) * column_threads + thread] = own[v].count;
+            slots[(3 * v + 1) * column_threads + thread] = own[v].mean;
+            slots[(3 * v + 2) * column_threads + thread] = own[v].squares;
+        }
+        __syncthreads();
+        if (threadIdx.y < half)
+            for (int v = 0; v < V; ++v) {
+                const A* slot = slots + 3 * v * column_threads + thread + half * blockDim.x;
+                own[v].merge(Spread<A>{slot[0], slot[column_threads], slot[2 * column_threads]});
+            }
+    }
+}
+
+// First stage of the column statistics: partial (2, splits, cols) gets mean and squares of the rows
+// [s chunk, (s + 1) chunk) with chunk = ceil(rows / splits). Launch: columns(rows, cols, V), V dividing cols, V <= 4.
+template <typename T, int V> __global__ void column_spreads(const T* x, acc_t<T>* partial, index_t rows, int cols) {
+    typedef acc_t<T> A;
+    const int column = (blockIdx.x * blockDim.x + threadIdx.x) * V;
+    const index_t chunk = (rows + gridDim.y - 1) / gridDim.y, start = blockIdx.y * chunk;
+    const index_t end = start + chunk < rows ? start + chunk : rows;
+    Spread<A> own[V] = {};
+    if (column < cols) {
+        A count = 0;
+        for (index_t row = start + threadIdx.y; row < end; row += blockDim.y) {
+            const Pack<T, V> values = load<V>(x, row * cols + column);
+            const A inverse = A(1) / (count += A(1));
+#pragma unroll
+            for (int v = 0; v < V; ++v) own[v].add(A(widen(values.v[v])), inverse);
+        }
+        for (int v = 0; v < V; ++v) own[v].count = count;
+    }
+    merge_along_y<V>(own);
+    if (threadIdx.y == 0 && column < cols)
+        for (int v = 0; v < V; ++v) {
+            const index_t i = (index_t)blockIdx.y * cols + column + v;
+            partial[i] = own[v].mean;
+            partial[(index_t)gridDim.y * cols + i] = own[v].squares;
+        }
+}
+
+// Second stage: mean, variance (null where not wanted), rstd = 1 / sqrt(variance + eps), (cols,) each, and
+// running = (1 - momentum) running + momentum new; running_mean, running_var: (cols,), null where not kept.
+// Block (32, 8), grid (ceil(cols / 32)).
+template <typename A>
+__global__ void finish_spreads(const A* partial, int splits, index_t rows, int cols, double eps, double momentum, A* mean,
+                               A* variance, A* rstd, A* running_mean, A* running_var) {
+    const int column = blockIdx.x * 32 + threadIdx.x;
+    const index_t chunk = (rows + splits - 1) / splits;
+    Spread<A> own[1] = {};
+    if (column < cols)
+        for (int s = threadIdx.y; s < splits; s += 8) {
+            const index_t left = rows - s * chunk, i = (index_t)s * cols + column;
+            const A count = A(left < 0 ? 0 : left < chunk ? left : chunk);
+            own[0].merge(Spread<A>{count, partial[i], partial[(index_t)splits * cols + i]});
+        }
+    merge_along_y<1>(own);
+    if (threadIdx.y != 0 || column >= cols) return;
+    const A m = own[0].mean, squares = own[0].squares;
+    mean[column] = m;
+    if (variance) variance[column] = squares / A(rows);
+    rstd[column] = A(1) / sqrt(squares / A(rows) + A(eps));
+    if (running_mean) running_mean[column] += A(momentum) * (m - running_mean[column]);
+    if (running_var) {
+        const A unbiased = squares / A(rows > 1 ? rows - 1 : 1);
+        running_var[column] += A(momentum) * (unbiased - running_var[column]);
+    }
+}
+
+// rstd = 1 / sqrt(variance + eps), for evaluation with running statistics. Launch: flat(n).
+template <typename A> __global__ void inverse_deviation(const A* variance, A* rstd, index_t n, double eps) {
+    grid_stride<1>(n, false, [&](index_t i, auto) { rstd[i] = A(1) / sqrt(variance[i] + A(eps)); });
+}
+
+// y = (x - mean) rstd gamma + beta by columns; x, y: (rows, cols), may be the same; the others (cols,). Launch: flat(rows * cols).
+template <typename T>
+__global__ void batch_norm_apply(const T* x, const acc_t<T>* mean, const acc_t<T>* rstd, const acc_t<T>* gamma,
+                                 const acc_t<T>* beta, T* y, index_t rows, int cols) {
+    typedef acc_t<T> A;
+    constexpr int V = vector_width<T>;
+    column_stride<V>(rows, cols, aligned<V>(x, y), [&](index_t i, int column, auto width) {
+        constexpr int W = decltype(width)::value;
+        Pack<T, W> values = load<W>(x, i);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            const int j = column + k;
+            values.v[k] = narrow<T>(affine((widen(values.v[k]) - mean[j]) * rstd[j], gamma, beta, j));
+        }
+        store(y, i, values);
+    });
+}
+
+// First stage of d beta = sum dy and d gamma = sum dy xhat over rows: partial (2, splits, cols), finish_column_sums follows with
+// out0 = d beta, out1 = d gamma. BY_ROW 0: mean, rstd (cols,) (batch norm); 1: (rows,) (layer norm).
+// Launch: columns(rows, cols, V).
+template <typename T, int V, int BY_ROW>
+__global__ void norm_gradient_sums(const T* x, const T* dy, const acc_t<T>* mean, const acc_t<T>* rstd, acc_t<T>* partial,
+                                   index_t rows, int cols) {
+    typedef acc_t<T> A;
+    column_partial_sums<2, V>(rows, cols, partial, [&](index_t row, int column, A* sums) {
+        const index_t i = row * cols + column;
+        const Pack<T, V> values = load<V>(x, i), slopes = load<V>(dy, i);
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+            const index_t j = BY_ROW ? row : column + v;
+            const A slope = widen(slopes.v[v]);
+            sums[v] += slope;
+            sums[V + v] += slope * normalized(A(widen(values.v[v])), mean, rstd, j);
+        }
+    });
+}
+
+// dx = gamma rstd (dy - sum_dy / n - xhat sum_dy_xhat / n), n = rows: sums (2, cols) of finish_column_sums, of this very batch;
+// null in evaluation: dx = gamma rstd dy. dx may be dy. Launch: flat(rows * cols).
+template <typename T>
+__global__ void batch_norm_backward(const T* x, const T* dy, const acc_t<T>* mean, const acc_t<T>* rstd, const acc_t<T>* gamma,
+                                    const acc_t<T>* sums, T* dx, index_t rows, int cols) {
+    typedef acc_t<T> A;
+    constexpr int V = vector_width<T>;
+    const A inverse = A(1) / A(rows);
+    column_stride<V>(rows, cols, aligned<V>(x, dy, dx), [&](index_t i, int column, auto width) {
+        constexpr int W = decltype(width)::value;
+        const Pack<T, W> values = load<W>(x, i);
+        Pack<T, W> slopes = load<W>(dy, i);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            const int j = column + k;
+            A slope = widen(slopes.v[k]);
+            if (sums) slope -= (sums[j] + normalized(A(widen(values.v[k])), mean, rstd, j) * sums[cols + j]) * inverse;
+            slopes.v[k] = narrow<T>((gamma ? gamma[j] : A(1)) * rstd[j] * slope);
+        }
+        store(dx, i, slopes);
+    });
+}
+
+// Layer norm: x, y (rows, cols), may be the same; gamma, beta (cols,); mean, rstd (rows,) are kept for the backward pass,
+// variance (rows,) where it is wanted, else null.
+// The variance is a second pass over the row, which is in cache by then. Launch: rows(rows, GROUP).
+template <typename T, int GROUP>
+__global__ void layer_norm_forward(const T* x, const acc_t<T>* gamma, const acc_t<T>* beta, T* y, acc_t<T>* mean,
+                                   acc_t<T>* variance, acc_t<T>* rstd, index_t rows, int cols, double eps) {
+    typedef acc_t<T> A;
+    for_each_row<GROUP>(rows, [&](index_t row, int lane, bool active) {
+        const T* in = x + row * cols;
+        const int count = active ? cols : 0;
+        A sum = 0, squares = 0;
+        for (int c = lane; c < count; c += GROUP) sum += widen(in[c]);
+        const A m = group_sum<GROUP>(sum) / A(cols);
+        for (int c = lane; c < count; c += GROUP) squares += (widen(in[c]) - m) * (widen(in[c]) - m);
+        const A v = group_sum<GROUP>(squares) / A(cols), r = A(1) / sqrt(v + A(eps));
+        for (int c = lane; c < count; c += GROUP) 
+            y[row * cols + c] = narrow<T>(affine((widen(in[c]) - m) * r, gamma, beta, c));
+        if (active && lane == 0) {
+            mean[row] = m;
+            if (variance) variance[row] = v;
+            rstd[row] = r;
+        }
+    });
+}
+
+// dx = rstd (u - mean(u) - xhat mean(u xhat)), u = dy gamma, means over the row. x: the input of the forward pass; dx may be dy.
+// Launch: rows(rows, GROUP).
+template <typename T, int GROUP>
+__global__ void layer_norm_backward(const T* x, const T* dy, const acc_t<T>* mean, const acc_t<T>* rstd, const acc_t<T>* gamma,
+                                    T* dx, index_t rows, int cols) {
+    typedef acc_t<T> A;
+    const A* const none = nullptr;
+    for_each_row<GROUP>(rows, [&](index_t row, int lane, bool active) {
+        const T *in = x + row * cols, *slopes = dy + row * cols;
+        const int count = active ? cols : 0;
+        const A r = active ? rstd[row] : A(0);
+        A plain = 0, along = 0;
+        for (int c = lane; c < count; c += GROUP) {
+            const A u = affine(A(widen(slopes[c])), gamma, none, c);
+            plain += u;
+            along += u * normalized(A(widen(in[c])), mean, rstd, row);
+        }
+        plain = group_sum<GROUP>(plain) / A(cols);
+        along = group_sum<GROUP>(along) / A(cols);
+        for (int c = lane; c < count; c += GROUP)
+            dx[row * cols + c] = narrow<T>(r * (affine(A(widen(slopes[c])), gamma, none, c) - plain -
+                                                normalized(A(widen(in[c])), mean, rstd, row) * along));
+    });
+}

@@ -1,0 +1,169 @@
+// Optimizers over flat buffers: one kernel reads gradient, parameters and state once and writes them once.
+//
+// Definitions as in torch.optim. What changes from step to step is computed by the host in float64, one row of `table` a step,
+// so that the launch itself never changes: row r of the table (row null: row 0) is `Optimizer.scalars` and then the factor of
+// decoupled weight decay, 1 - lr wd, or 1. In the rules: t counts from 1, c1 = 1 - b1^t, c2 = 1 - b2^t, mu as in torch.optim.NAdam.
+
+template <int COUNT> __device__ __forceinline__ const double* scalars_of_step(const double* table, const unsigned* row) {
+    return table + (row ? (index_t)*row * (COUNT + 1) : 0);
+}
+
+// A rule: made from a row of scalars h and three constants; (p, g, s) updates p and the states s. Beside each rule:
+// its constants (unused ones are 0); its scalars; its states, which start at 0.
+
+template <typename A> struct Sgd {  // none; lr; none
+    static constexpr int states = 0, scalars = 1;
+    A lr;
+    __device__ Sgd(const double* h, double, double, double) : lr(A(h[0])) {}
+    __device__ __forceinline__ void operator()(A& p, A g, A*) const { p -= lr * g; }
+};
+template <typename A> struct Momentum {  // momentum, nesterov (0 or 1); lr; velocity
+    static constexpr int states = 1, scalars = 1;
+    A lr, momentum;
+    bool nesterov;
+    __device__ Momentum(const double* h, double c0, double c1, double) : lr(A(h[0])), momentum(A(c0)), nesterov(c1 != 0) {}
+    __device__ __forceinline__ void operator()(A& p, A g, A* s) const {
+        s[0] = momentum * s[0] + g;
+        p -= lr * (nesterov ? g + momentum * s[0] : s[0]);
+    }
+};
+template <typename A, bool HAS_MOMENTUM, bool CENTERED> struct RmspropRule {
+    static constexpr int states = 1 + HAS_MOMENTUM + CENTERED, scalars = 1;
+    A lr, alpha, rest, eps, momentum;
+    __device__ RmspropRule(const double* h, double c0, double c1, double c2)
+        : lr(A(h[0])), alpha(A(c0)), rest(A(1 - c0)), eps(A(c1)), momentum(A(c2)) {}
+    __device__ __forceinline__ void operator()(A& p, A g, A* s) const {
+        s[0] = alpha * s[0] + rest * g * g;
+        A spread = s[0];
+        if constexpr (CENTERED) {
+            A& mean = s[1 + HAS_MOMENTUM];
+            mean += rest * (g - mean);
+            spread -= mean * mean;
+            spread = spread < A(0) ? A(0) : spread;  // rounding may take a zero variance below zero
+        }
+        const A step = g / (sqrt(spread) + eps);
+        if constexpr (HAS_MOMENTUM) {
+            s[1] = momentum * s[1] + step;
+            p -= lr * s[1];
+        } else {
+            p -= lr * step;
+        }
+    }
+};
+// alpha, eps, momentum; lr; square_avg, [momentum_buffer], [grad_avg]
+template <typename A> using Rmsprop = RmspropRule<A, false, false>;
+template <typename A> using RmspropMomentum = RmspropRule<A, true, false>;
+template <typename A> using RmspropCentered = RmspropRule<A, false, true>;
+template <typename A> using RmspropCenteredMomentum = RmspropRule<A, true, true>;
+
+template <typename A> struct Adagrad {  // eps; lr / (1 + (t - 1) lr_decay); sum of squares
+    static constexpr int states = 1, scalars = 1;
+    A rate, eps;
+    __device__ Adagrad(const double* h, double c0, double, double) : rate(A(h[0])), eps(A(c0)) {}
+    __device__ __forceinline__ void operator()(A& p, A g, A* s) const {
+        s[0] += g * g;
+        p -= rate * g / (sqrt(s[0]) + eps);
+    }
+};
+template <typename A> struct Adadelta {  // rho, eps; lr; square_avg, acc_delta
+    static constexpr int states = 2, scalars = 1;
+    A lr, rho, rest, eps;
+    __device__ Adadelta(const double* h, double c0, double c1, double) : lr(A(h[0])), rho(A(c0)), rest(A(1 - c0)), eps(A(c1)) {}
+    __device__ __forceinline__ void operator()(A& p, A g, A* s) const {
+        s[0] = rho * s[0] + rest * g * g;
+        const A step = sqrt(s[1] + eps) / sqrt(s[0] + eps) * g;
+        s[1] = rho * s[1] + rest * step * step;
+        p -= lr * step;
+    }
+};
+template <typename A> struct Moments {  // b1, b2, eps of the Adam family
+    A b1, rest1, b2, rest2, eps;
+    __device__ Moments(double c0, double c1, double c2) : b1(A(c0)), rest1(A(1 - c0)), b2(A(c1)), rest2(A(1 - c1)), eps(A(c2)) {}
+    __device__ __forceinline__ void first(A& m, A g) const { m = b1 * m + rest1 * g; }
+    __device__ __forceinline__ void second(A& v, A g) const { v = b2 * v + rest2 * g * g; }
+};
+template <typename A> struct Adam : Moments<A> {  // b1, b2, eps; lr / c1, sqrt(c2); m, v
+    static constexpr int states = 2, scalars = 2;
+    A rate, root;
+    __device__ Adam(const double* h, double c0, double c1, double c2) : Moments<A>(c0, c1, c2), rate(A(h[0])), root(A(1 / h[1])) {}
+    __device__ __forceinline__ void operator()(A& p, A g, A* s) const {
+        this->first(s[0], g);
+        this->second(s[1], g);
+        p -= rate * s[0] / (sqrt(s[1]) * root + this->eps);
+    }
+};
+template <typename A> struct Adamax : Moments<A> {  // b1, b2, eps; lr / c1; m, u
+    static constexpr int states = 2, scalars = 1;
+    A rate;
+    __device__ Adamax(const double* h, double c0, double c1, double c2) : Moments<A>(c0, c1, c2), rate(A(h[0])) {}
+    __device__ __forceinline__ void operator()(A& p, A g, A* s) const {
+        this->first(s[0], g);
+        s[1] = Larger()(fabs(g) + this->eps, this->b2 * s[1]);
+        p -= rate * s[0] / s[1];
+    }
+};
+// b1, b2, eps; lr (1 - mu_t) / (1 - prod mu), lr mu_{t+1} / (1 - prod mu mu_{t+1}), sqrt(c2); m, v
+template <typename A> struct Nadam : Moments<A> {
+    static constexpr int states = 2, scalars = 3;
+    A gradient_rate, moment_rate, root;
+    __device__ Nadam(const double* h, double c0, double c1, double c2)
+        : Moments<A>(c0, c1, c2), gradient_rate(A(h[0])), moment_rate(A(h[1])), root(A(1 / h[2])) {}
+    __device__ __forceinline__ void operator()(A& p, A g, A* s) const {
+        this->first(s[0], g);
+        this->second(s[1], g);
+        p -= (gradient_rate * g + moment_rate * s[0]) / (sqrt(s[1]) * root + this->eps);
+    }
+};
+template <typename A> struct Radam : Moments<A> {  // b1, b2, eps; lr / c1 and 0, or 0 and lr r_t sqrt(c2) / c1; m, v
+    static constexpr int states = 2, scalars = 2;
+    A plain, adaptive;
+    __device__ Radam(const double* h, double c0, double c1, double c2)
+        : Moments<A>(c0, c1, c2), plain(A(h[0])), adaptive(A(h[1])) {}
+    __device__ __forceinline__ void operator()(A& p, A g, A* s) const {
+        this->first(s[0], g);
+        this->second(s[1], g);
+        p -= s[0] * (plain + adaptive / (sqrt(s[1]) + this->eps));
+    }
+};
+
+// One update of n parameters p (float or double) with gradients g (float, double, f16, bf16). s0, s1, s2: the rule's states,
+// same type as p, null where the rule has fewer. copy: (n,) of H, gets the new parameters for half-precision products; null for
+// none. skip: one int, null for none: where it is not 0 nothing is written. inverse_scale, limit, clip: as in Gradient.
+// weight_decay: the coupled one, g += weight_decay p; 0 where there is none or it is decoupled. Launch: flat(n).
+template <template <typename> class Rule, typename P, typename G, typename H>
+__global__ void optimizer_step(P* p, const G* g, P* s0, P* s1, P* s2, H* copy, index_t n, const double* table, const unsigned* row,
+                               const float* inverse_scale, double limit, const float* clip, const int* skip, double c0, double c1,
+                               double c2, double weight_decay) {
+    typedef Rule<P> R;
+    constexpr int V = vector_width<P>, states = R::states;
+    if (skip && *skip) return;
+    const double* scalars = scalars_of_step<R::scalars>(table, row);
+    const R rule(scalars, c0, c1, c2);
+    const Gradient<P> gradient(inverse_scale, limit, clip);
+    const P decay = P(weight_decay), kept = P(scalars[R::scalars]);
+    P* const buffers[3] = {s0, s1, s2};
+    grid_stride<V>(n, aligned<V>(p, s0, s1, s2) && aligned<V>(g) && aligned<V>(copy), [&](index_t i, auto width) {
+        constexpr int W = decltype(width)::value;
+        Pack<P, W> parameters = load<W>(p, i), state[states + 1];
+        const Pack<G, W> gradients = load<W>(g, i);
+        Pack<H, W> copies;
+#pragma unroll
+        for (int j = 0; j < states; ++j) state[j] = load<W>(buffers[j], i);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            P& w = parameters.v[k];
+            P s[states + 1], slope = gradient(gradients.v[k]) + decay * w;
+#pragma unroll
+            for (int j = 0; j < states; ++j) s[j] = state[j].v[k];
+            w *= kept;
+            rule(w, slope, s);
+#pragma unroll
+            for (int j = 0; j < states; ++j) state[j].v[k] = s[j];
+            copies.v[k] = narrow<H>(w);
+        }
+#pragma unroll
+        for (int j = 0; j < states; ++j) store(buffers[j], i, state[j]);
+        store(p, i, parameters);
+        if (copy) store(copy, i, copies);
+    });
+}

@@ -1,0 +1,70 @@
+// Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011) and dropout. Same words as gpubackprop/random.py:
+// element e of a layer's array in a step is word e % 4 of the block with
+// counter = (e / 4 low 32 bits, step low 32 bits, layer, e / 4 high 32 bits), key = (seed low, seed high).
+
+typedef unsigned long long step_t;  // the network's step counter, on the device
+
+struct Words {
+    unsigned w[4];
+};
+__device__ __forceinline__ Words philox4x32(unsigned c0, unsigned c1, unsigned c2, unsigned c3, unsigned k0, unsigned k1) {
+#pragma unroll
+    for (int round = 0; round < 10; ++round) {
+        const unsigned long long p0 = 0xD2511F53ull * c0, p1 = 0xCD9E8D57ull * c2;
+        c0 = (unsigned)(p1 >> 32) ^ c1 ^ k0;
+        c1 = (unsigned)p1;
+        c2 = (unsigned)(p0 >> 32) ^ c3 ^ k1;
+        c3 = (unsigned)p0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return Words{{c0, c1, c2, c3}};
+}
+__device__ __forceinline__ Words words_of(index_t quad, step_t step, unsigned layer, unsigned key0, unsigned key1) {
+    return philox4x32((unsigned)quad, (unsigned)step, layer, (unsigned)((unsigned long long)quad >> 32), key0, key1);
+}
+
+// The raw words, for checks: out (n,). first is a multiple of 4: out[i] is the word of element first + i.
+// Launch: flat(ceil(n / 4)).
+template <typename U>
+__global__ void philox_words(U* out, index_t n, index_t first, const step_t* step, unsigned layer, unsigned key0, unsigned key1) {
+    grid_stride<1>((n + 3) / 4, false, [&](index_t quad, auto) {
+        const Words words = words_of(first / 4 + quad, *step, layer, key0, key1);
+        for (int k = 0; k < 4 && 4 * quad + k < n; ++k) out[4 * quad + k] = words.w[k];
+    });
+}
+
+// out = x * scale where the element is kept (word < threshold), 0 elsewhere; threshold = keep probability * 2^32, up to 2^32.
+// The backward pass is the same launch on delta: nothing is stored. May be in place. Launch: flat(ceil(n / 4)).
+template <typename T>
+__global__ void dropout(const T* x, T* out, index_t n, double scale, unsigned long long threshold, const step_t* step,
+                        unsigned layer, unsigned key0, unsigned key1) {
+    typedef acc_t<T> A;
+    const bool vector = aligned<4>(x, out);
+    grid_stride<1>((n + 3) / 4, false, [&](index_t quad, auto) {
+        const Words words = words_of(quad, *step, layer, key0, key1);
+        const index_t i = 4 * quad;
+        const auto kept = [&](T value, int k) {
+            return words.w[k] < threshold ? narrow<T>(widen(value) * A(scale)) : narrow<T>(A(0));
+        };
+        if (vector && i + 4 <= n) {
+            Pack<T, 4> values = load<4>(x, i);
+#pragma unroll
+            for (int k = 0; k < 4; ++k) values.v[k] = kept(values.v[k], k);
+            store(out, i, values);
+        } else {
+#pragma unroll
+            for (int k = 0; k < 4; ++k)
+                if (i + k < n) out[i + k] = kept(x[i + k], k);
+        }
+    });
+}
+
+// The end of a step: *step += 1 always; *offset += rows (position in the permutation); *row += 1 (row of the optimizer's
+// table) unless *skip, since a skipped update must not count as a step of the optimizer. Each may be null. One thread block.
+__global__ void advance(step_t* step, unsigned* row, index_t* offset, index_t rows, const int* skip) {
+    if (threadIdx.x != 0) return;
+    if (step) *step += 1;
+    if (offset) *offset += rows;
+    if (row && !(skip && *skip)) *row += 1;
+}

@@ -1,0 +1,67 @@
+"""The kernels on the CPU. What the default run builds and checks is `is_core`; the rest of the variants is nightly."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from gpubackprop.backend.cuda import kernel_table as table
+from tests.cuda import harness
+
+MULTIPROCESSORS = 2
+"""Few, so that every thread takes several turns of its loop."""
+
+_ACTIVATIONS = {"bias_activation", "activation", "activation_derivative", "derivative_column_sums"}
+
+
+def is_core(name: str, template: tuple[Any, ...]) -> bool:
+    """Whether an instantiation belongs to the default run: every type and every function, but not every pair."""
+    if name in _ACTIVATIONS:
+        return template[0] == "float" or template[1] in ("LeakyRelu", "Gelu", "Identity")
+    if name == "optimizer_step":
+        return template[1:] in (("float",) * 3, ("double",) * 3) or template[0] in ("Momentum", "Adam")
+    if name == "cross_entropy":
+        t, y, d, group = template
+        return (t == d == "float" and y in ("int", "float")) or (group == 8 and y in ("long long", "float", "double"))
+    if name == "gather_rows":
+        return template[1] == "int" or template[0] == "float"
+    return True
+
+
+def core() -> dict[str, list[tuple[Any, ...]]]:
+    """The instantiations of the default run, by kernel."""
+    return {name: [t for t in templates if is_core(name, t)] for name, templates in table.variants().items()}
+
+
+def cases(name: str, where: Callable[..., bool] = lambda *_: True) -> list[Any]:
+    """The variants of a kernel as parameters of a test."""
+    return [
+        pytest.param(*t, marks=() if is_core(name, t) else pytest.mark.nightly, id="-".join(map(str, t)))
+        for t in table.variants()[name]
+        if where(*t)
+    ]
+
+
+class Kernels:
+    """run(name, template, launch, *arguments) on the CPU; the library is built when a test first needs it."""
+
+    def __init__(self, folder: Any) -> None:
+        self.folder = folder
+        self.runners: dict[bool, harness.Runner] = {}
+
+    def __call__(self, name: str, template: Iterable[Any], launch: table.Launch, *arguments: Any, offset: int = 0) -> None:
+        template = tuple(template)
+        wanted = is_core(name, template)
+        if wanted not in self.runners:
+            self.runners[wanted] = harness.all_kernels(self.folder, core() if wanted else table.variants())
+        self.runners[wanted](name, template, launch, *arguments, offset=offset)
+
+
+@pytest.fixture(scope="session")
+def run(pytestconfig: pytest.Config) -> Kernels:
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ here to run the kernels on the CPU")
+    return Kernels(pytestconfig.cache.mkdir("cuda_kernels"))

@@ -1,0 +1,235 @@
+// CUDA C++ on the CPU: enough of it to run kernels.cu under g++ and to notice what a GPU would do wrong silently.
+//
+// Each CUDA thread is a fiber. Blocks run one after another; a thread runs until it waits at __syncthreads or at a warp
+// shuffle. A launch fails, naming the reason, where
+//   * some threads of a block wait at a barrier and others have left or wait elsewhere (stricter than the hardware, which
+//     tolerates threads that have returned);
+//   * the lanes of a warp do not all meet at the same shuffle.
+// `reversed` runs the threads of a block from last to first: a result that depends on the order has a race.
+// Not modelled: weak memory order, concurrent blocks, dynamic shared memory, other shuffles than xor.
+#pragma once
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <functional>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+struct Dim3 {
+    unsigned x = 1, y = 1, z = 1;
+};
+static Dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __shared__ static
+
+static inline unsigned __float_as_uint(float value) {
+    unsigned bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+static inline float __uint_as_float(unsigned bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// IEEE binary16, rounded to nearest, ties to even: what cvt.rn.f16.f32 and cvt.f32.f16 do.
+static inline float half_bits_to_float(unsigned short bits) {
+    const unsigned sign = (bits & 0x8000u) << 16, exponent = (bits >> 10) & 31u, fraction = bits & 0x3ffu;
+    if (exponent == 31) return __uint_as_float(sign | 0x7f800000u | fraction << 13);
+    if (exponent == 0) return (sign ? -1.0f : 1.0f) * ldexpf(float(fraction), -24);
+    return __uint_as_float(sign | (exponent + 112) << 23 | fraction << 13);
+}
+static inline unsigned short float_to_half_bits(float value) {
+    const unsigned sign = __float_as_uint(value) >> 16 & 0x8000u;
+    const float magnitude = fabsf(value);
+    if (value != value) return sign | 0x7fffu;
+    if (magnitude >= 65520.0f) return sign | 0x7c00u;
+    if (magnitude < 6.103515625e-5f) return sign | (unsigned)nearbyintf(ldexpf(magnitude, 24));
+    const unsigned bits = __float_as_uint(magnitude) - (112u << 23);
+    return sign | (bits + 0xfffu + (bits >> 13 & 1u)) >> 13;
+}
+
+// ---- fibers ----
+#if !defined(__x86_64__)
+#include <ucontext.h>
+struct Context {
+    ucontext_t state;
+};
+static inline void switch_context(Context& from, Context& to) { swapcontext(&from.state, &to.state); }
+static void prepare(Context& c, char* stack, size_t size, void (*entry)()) {
+    getcontext(&c.state);
+    c.state.uc_stack.ss_sp = stack;
+    c.state.uc_stack.ss_size = size;
+    makecontext(&c.state, entry, 0);
+}
+#else
+// swapcontext asks the kernel for the signal mask each time, which would take nearly all of the run time.
+extern "C" void shim_switch(void** from, void* to);
+asm(R"(
+.text
+.hidden shim_switch
+.globl shim_switch
+.type shim_switch, @function
+shim_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+.size shim_switch, .-shim_switch
+)");
+struct Context {
+    void* top;
+};
+static inline void switch_context(Context& from, Context& to) { shim_switch(&from.top, to.top); }
+static void prepare(Context& c, char* stack, size_t size, void (*entry)()) {
+    void** top = reinterpret_cast<void**>(reinterpret_cast<uintptr_t>(stack + size) & ~uintptr_t(15));
+    *--top = nullptr;  // entry never returns; this keeps the stack aligned as after a call
+    *--top = reinterpret_cast<void*>(entry);
+    for (int saved = 0; saved < 6; ++saved) *--top = nullptr;
+    c.top = top;
+}
+#endif
+
+namespace shim {
+
+enum State { running, at_barrier, at_shuffle, finished };
+constexpr size_t stack_bytes = 32768, warp = 32;
+
+struct Fiber {
+    Context context;
+    std::vector<char> stack;
+    State state;
+    Dim3 index;
+    uint64_t value;  // what this lane offers in a shuffle
+    int offset;      // the shuffle's lane offset and size of its value
+};
+
+static std::vector<Fiber> fibers;
+static Context scheduler;
+static Fiber* current;
+static std::function<void()> body;
+static const char* failure;
+
+static void wait(State state) {
+    Fiber* self = current;
+    self->state = state;
+    switch_context(self->context, scheduler);
+}
+static void entry() {
+    body();
+    wait(finished);
+}
+
+// Lets the warps go on whose lanes have all arrived at the same shuffle; false where nothing moved.
+static bool release_shuffles(size_t threads) {
+    bool moved = false;
+    for (size_t first = 0; first < threads; first += warp) {
+        size_t arrived = 0;
+        for (size_t i = first; i < first + warp; ++i)
+            arrived += fibers[i].state == at_shuffle && fibers[i].offset == fibers[first].offset;
+        if (arrived != warp || fibers[first].state != at_shuffle) continue;
+        for (size_t i = first; i < first + warp; ++i) fibers[i].state = running;
+        moved = true;
+    }
+    return moved;
+}
+
+static void run_block(bool reversed) {
+    const size_t threads = (size_t)blockDim.x * blockDim.y * blockDim.z;
+    if (threads % warp || threads > 1024) {
+        failure = "a block must have a multiple of 32 threads, up to 1024";
+        return;
+    }
+    if (fibers.size() < threads) fibers.resize(threads);
+    for (size_t i = 0; i < threads; ++i) {
+        Fiber& fiber = fibers[i];
+        fiber.stack.resize(stack_bytes);
+        prepare(fiber.context, fiber.stack.data(), stack_bytes, entry);
+        fiber.state = running;
+        fiber.index = Dim3{unsigned(i % blockDim.x), unsigned(i / blockDim.x % blockDim.y), unsigned(i / blockDim.x / blockDim.y)};
+    }
+    for (;;) {
+        for (size_t k = 0; k < threads; ++k) {
+            Fiber& fiber = fibers[reversed ? threads - 1 - k : k];
+            if (fiber.state != running) continue;
+            current = &fiber;
+            threadIdx = fiber.index;
+            switch_context(scheduler, fiber.context);
+        }
+        if (release_shuffles(threads)) continue;
+        size_t waiting = 0, done = 0;
+        for (size_t i = 0; i < threads; ++i) {
+            waiting += fibers[i].state == at_barrier;
+            done += fibers[i].state == finished;
+        }
+        if (done == threads) return;
+        if (waiting != threads) {
+            failure = waiting ? "divergent barrier: not every thread of the block reaches __syncthreads"
+                              : "divergent shuffle: not every lane of a warp reaches the same shuffle";
+            return;
+        }
+        for (size_t i = 0; i < threads; ++i) fibers[i].state = running;
+    }
+}
+
+// Runs the grid; null, or the reason why the launch is invalid.
+static const char* launch(Dim3 grid, Dim3 block, bool reversed, std::function<void()> kernel) {
+    body = std::move(kernel);
+    gridDim = grid;
+    blockDim = block;
+    failure = nullptr;
+    for (unsigned z = 0; z < grid.z && !failure; ++z)
+        for (unsigned y = 0; y < grid.y && !failure; ++y)
+            for (unsigned x = 0; x < grid.x && !failure; ++x) {
+                blockIdx = Dim3{x, y, z};
+                run_block(reversed);
+            }
+    return failure;
+}
+
+// A kernel behind the interface of cuLaunchKernel: parameters[k] points to the value of argument k.
+template <typename... A, size_t... K>
+static const char* call(void (*kernel)(A...), Dim3 grid, Dim3 block, bool reversed, void** parameters, std::index_sequence<K...>) {
+    std::tuple<A...> arguments(*static_cast<A*>(parameters[K])...);
+    return launch(grid, block, reversed, [=] { std::apply(kernel, arguments); });
+}
+template <typename... A>
+static const char* call(void (*kernel)(A...), const unsigned* geometry, bool reversed, void** parameters) {
+    const Dim3 grid{geometry[0], geometry[1], geometry[2]}, block{geometry[3], geometry[4], geometry[5]};
+    return call(kernel, grid, block, reversed, parameters, std::index_sequence_for<A...>());
+}
+
+}  // namespace shim
+
+static inline void __syncthreads() { shim::wait(shim::at_barrier); }
+
+template <typename T> static inline T __shfl_xor_sync(unsigned mask, T value, int offset) {
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8, "a shuffle moves 4 or 8 bytes");
+    shim::Fiber* self = shim::current;
+    const size_t lane = self - shim::fibers.data();
+    if (mask != 0xffffffffu) shim::failure = "shuffle with a partial mask";
+    self->offset = offset * 16 + (int)sizeof(T);
+    memcpy(&self->value, &value, sizeof(T));
+    shim::wait(shim::at_shuffle);  // every lane has written
+    T result;
+    memcpy(&result, &shim::fibers[lane ^ (size_t)offset].value, sizeof(T));
+    shim::wait(shim::at_shuffle);  // every lane has read
+    return result;
+}

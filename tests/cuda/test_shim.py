@@ -1,0 +1,144 @@
+"""The shim itself: it must fail where a GPU would go wrong without a word."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from gpubackprop.backend.cuda.kernel_table import Launch, Parameter
+from tests.cuda.harness import Runner
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here to run kernels on the CPU")
+
+KERNELS = """
+__global__ void transpose_lanes(int* out) { out[threadIdx.x] = __shfl_xor_sync(0xffffffffu, (int)threadIdx.x, 1); }
+__global__ void early_leave(int* out) { if (threadIdx.x == 0) return; __syncthreads(); out[threadIdx.x] = 1; }
+__global__ void split_shuffle(int* out) {
+    if (threadIdx.x < 5) out[threadIdx.x] = __shfl_xor_sync(0xffffffffu, 1, 1);
+}
+__global__ void two_shuffles(int* out) {
+    out[threadIdx.x] = threadIdx.x < 16 ? __shfl_xor_sync(0xffffffffu, 1, 1) : __shfl_xor_sync(0xffffffffu, 1, 2);
+}
+__global__ void partial_mask(int* out) { out[threadIdx.x] = __shfl_xor_sync(0xffffu, 1, 1); }
+__global__ void race(int* out) {
+    __shared__ int slot[64];
+    slot[threadIdx.x] = threadIdx.x;
+    out[threadIdx.x] = slot[(threadIdx.x + 1) % blockDim.x];
+}
+__global__ void overrun(int* out) { out[blockDim.x] = 1; }
+__global__ void underrun(int* out) { out[-1] = 1; }
+__global__ void indices(int* out) {
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x, block = blockIdx.y * gridDim.x + blockIdx.x;
+    out[block * blockDim.x * blockDim.y + thread] = block * 1000 + threadIdx.x * 10 + threadIdx.y;
+}
+__global__ void writes_input(const int* in) { const_cast<int*>(in)[0] = 7; }
+"""
+OUT = (Parameter("out", "int", True, False),)
+IN = (Parameter("in", "int", True, True),)
+NAMES = ("transpose_lanes", "early_leave", "split_shuffle", "two_shuffles", "partial_mask", "race", "overrun", "underrun",
+         "indices")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def kernels(pytestconfig):
+    folder = pytestconfig.cache.mkdir("cuda_kernels")
+    return Runner(folder, KERNELS, [*((name, OUT) for name in NAMES), ("writes_input", IN)])
+
+
+def launch(kernels, name, threads=32):
+    out = np.zeros(threads, np.int32)
+    kernels(name, (), Launch((1, 1, 1), (threads, 1, 1)), out)
+    return out
+
+
+def test_shuffle_exchanges_lanes(kernels):
+    np.testing.assert_array_equal(launch(kernels, "transpose_lanes", 64), np.arange(64) ^ 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("early_leave", "divergent barrier"),
+        ("split_shuffle", "divergent shuffle"),
+        ("two_shuffles", "divergent shuffle"),
+        ("partial_mask", "partial mask"),
+    ],
+)
+def test_divergence_is_an_error(kernels, name, message):
+    with pytest.raises(RuntimeError, match=message):
+        launch(kernels, name)
+
+
+def test_block_must_be_whole_warps(kernels):
+    with pytest.raises(RuntimeError, match="multiple of 32"):
+        launch(kernels, "indices", 31)
+
+
+def test_missing_barrier_is_a_race(kernels):
+    with pytest.raises(AssertionError, match="race"):
+        launch(kernels, "race", 64)
+
+
+@pytest.mark.parametrize("name", ["overrun", "underrun"])
+def test_writes_outside_are_noticed(kernels, name):
+    with pytest.raises(AssertionError, match="outside"):
+        launch(kernels, name)
+
+
+def test_changed_input_is_noticed(kernels):
+    with pytest.raises(AssertionError, match="changed its input"):
+        kernels("writes_input", (), Launch((1, 1, 1), (32, 1, 1)), np.zeros(4, np.int32))
+
+
+def test_indices(kernels):
+    out = np.zeros(6 * 64, np.int32)
+    kernels("indices", (), Launch((3, 2, 1), (16, 4, 1)), out)
+    block, y, x = np.meshgrid(np.arange(6), np.arange(4), np.arange(16), indexing="ij")
+    np.testing.assert_array_equal(out, (block * 1000 + x * 10 + y).reshape(-1))
+
+
+def test_wrong_declaration_does_not_build(tmp_path):
+    with pytest.raises(RuntimeError, match="g\\+\\+ refused"):
+        Runner(tmp_path, "__global__ void f(float* x) {}", [("f", OUT)])
+
+
+class TestHalf:
+    """The shim's float16 conversions and the bf16 of numerics.cu, against NumPy."""
+
+    TEXT = """
+    __global__ void widen(const unsigned short* in, float* out) {
+        const int i = blockIdx.x * 256 + threadIdx.x;
+        out[i] = half_bits_to_float(in[i]);
+    }
+    __global__ void narrow(const float* in, unsigned short* out) {
+        const int i = blockIdx.x * 256 + threadIdx.x;
+        out[i] = float_to_half_bits(in[i]);
+    }"""
+
+    @pytest.fixture(scope="class")
+    def convert(self, pytestconfig):
+        wide = (Parameter("in", "f16", True, True), Parameter("out", "float", True, False))
+        thin = (Parameter("in", "float", True, True), Parameter("out", "f16", True, False))
+        text = "typedef unsigned short f16;" + self.TEXT
+        return Runner(pytestconfig.cache.mkdir("cuda_kernels"), text, [("widen", wide), ("narrow", thin)])
+
+    def test_every_half_widens_exactly(self, convert):
+        half = np.arange(65536, dtype=np.uint16).view(np.float16)
+        out = np.zeros(65536, np.float32)
+        convert("widen", (), Launch((256, 1, 1), (256, 1, 1)), half, out)
+        np.testing.assert_array_equal(out, half.astype(np.float32))
+
+    def test_floats_narrow_as_in_numpy(self, convert):
+        rng = np.random.default_rng(0)
+        bits = rng.integers(0, 2**32, 65536, dtype=np.uint64).astype(np.uint32)
+        values = bits.view(np.float32)
+        values[:30000] = np.ldexp(rng.uniform(-2, 2, 30000), rng.integers(-28, 17, 30000))
+        half = np.arange(31000, dtype=np.uint16).view(np.float16).astype(np.float32)
+        values[30000:61000] = np.float32(0.5) * (half + np.nextafter(half.astype(np.float16), np.float16(65504)).astype(np.float32))
+        out = np.zeros(65536, np.float16)
+        with np.errstate(over="ignore", invalid="ignore"):
+            want = values.astype(np.float16)
+        convert("narrow", (), Launch((256, 1, 1), (256, 1, 1)), values, out)
+        np.testing.assert_array_equal(out, want)
