@@ -26,7 +26,9 @@ def problem(index: int) -> str | None:
             ones = cupy.ones((8, 8), np.float32)
             if float(cupy.dot(ones, ones).sum()) != 512.0:
                 return "a product of two 8 x 8 matrices came out wrong there"
-    except Exception as error:  # CuPy, the driver and its libraries fail in many types; each is a reason, none is hidden
+    except (
+        Exception
+    ) as error:  # CuPy, the driver and its libraries fail in many types; each is a reason, none is hidden
         first = str(error).strip().splitlines()
         return f"CuPy is installed but does not work: {type(error).__name__}: {first[0] if first else ''}"
     return None

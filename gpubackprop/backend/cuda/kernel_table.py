@@ -165,7 +165,14 @@ _GRADIENTS = (
     ("float", "float", "bf16"),
 )
 """(P, G, H) of an optimizer: master parameters, gradients, copy of the parameters for products."""
-_LOGITS = ("float", "float"), ("double", "double"), ("f16", "f16"), ("bf16", "bf16"), ("float", "f16"), ("float", "bf16")
+_LOGITS = (
+    ("float", "float"),
+    ("double", "double"),
+    ("f16", "f16"),
+    ("bf16", "bf16"),
+    ("float", "f16"),
+    ("float", "bf16"),
+)
 """(T, D) of a loss: network outputs, delta."""
 
 

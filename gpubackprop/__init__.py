@@ -1,0 +1,41 @@
+"""Backpropagation derived by hand, on an NVIDIA GPU through CuPy or on any CPU through NumPy: the same layer code on both.
+
+import gpubackprop as gb
+
+net = gb.mlp([784, 512, 10], activation="relu", loss="cross_entropy", seed=0)
+gb.Trainer(net, gb.Adam(1e-3)).fit(x, y, epochs=5, batch_size=1024)
+net.predict(x_test)
+"""
+
+from gpubackprop.backend import devices, get_backend
+from gpubackprop.errors import GpuBackpropError
+from gpubackprop.layers import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm
+from gpubackprop.network import Network, mlp
+from gpubackprop.optimizers import LAMB, LARS, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
+
+__all__ = [
+    "LAMB",
+    "LARS",
+    "SGD",
+    "Activation",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "BatchNorm",
+    "Dense",
+    "Dropout",
+    "GpuBackpropError",
+    "Layer",
+    "LayerNorm",
+    "NAdam",
+    "Network",
+    "RAdam",
+    "RMSprop",
+    "devices",
+    "get_backend",
+    "mlp",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,156 @@
+"""What each operation computes, written in array expressions: the definition that every device is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.activations import Activation
+from gpubackprop.backend.base import Array, Backend
+from gpubackprop.losses import Loss
+from gpubackprop.random import MaskStream
+
+
+class ArrayBackend(Backend):
+    """The whole vocabulary over `self.xp`, a namespace with NumPy's functions.
+
+    A device that has such a namespace is complete with the few memory operations of `Backend`; it overrides
+    here what it can do faster.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[Any, Array] = {}
+
+    def scratch(self, like: Array, slot: int = 0) -> Array:
+        flat = self._leading(like.size, like.dtype, slot, self.empty)
+        return flat.reshape(like.shape)
+
+    def ones(self, n: int, dtype: Any) -> Array:
+        """A vector of n ones: a product with it is a column sum."""
+        return self._leading(n, dtype, "ones", self._new_ones)
+
+    def _new_ones(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        ones = self.empty(shape, dtype)
+        self.fill(ones, 1.0)
+        return ones
+
+    def arange(self, n: int) -> Array:
+        """The integers 0 .. n-1 as int64."""
+        return self._leading(n, np.int64, "arange", lambda shape, dtype: self.asarray(np.arange(shape[0], dtype=dtype)))
+
+    def _leading(self, size: int, dtype: Any, slot: Any, make: Callable[..., Array]) -> Array:
+        key = (slot, np.dtype(dtype))
+        if key not in self._memory or self._memory[key].size < size:
+            self._memory[key] = make((size,), dtype)
+        return self._memory[key][:size]
+
+    def _run(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        function(*arguments, **options)
+
+    # -- layers ---------------------------------------------------------------------------------------------------
+
+    def affine(self, x: Array, W: Array, b: Array | None, f: Activation, z: Array, out: Array) -> None:
+        self.dot(x, W, z)
+        if b is not None:
+            self.xp.add(z, b, out=z)
+        self.activate(f, z, out)
+
+    def propagate(self, delta: Array, W: Array, f: Activation, saved: Array, out: Array) -> None:
+        self.dot(delta, W.T, out)
+        self.times_derivative(f, saved, out)
+
+    def affine_gradients(self, x: Array, delta: Array, dW: Array, db: Array | None, beta: float) -> None:
+        ones = self.ones(len(x), x.dtype)
+        if beta:
+            # A part of a batch: its gradient is added to what the parts before it left.
+            part = self.scratch(dW)
+            self.dot(x.T, delta, part)
+            self.xp.add(dW, part, out=dW)
+            if db is not None:
+                part = self.scratch(db)
+                self.dot(ones, delta, part)
+                self.xp.add(db, part, out=db)
+            return
+        self.dot(x.T, delta, dW)
+        if db is not None:
+            self.dot(ones, delta, db)
+
+    def activate(self, f: Activation, z: Array, out: Array) -> None:
+        f.forward(self, z, out)
+
+    def times_derivative(self, f: Activation, saved: Array, delta: Array) -> None:
+        f.times_derivative(self, saved, delta)
+
+    def dropout(self, x: Array, stream: MaskStream, first: int, mask: Array, out: Array) -> None:
+        stream.fill_mask(self, mask, first)
+        self.xp.multiply(x, mask, out=out)
+
+    def normalize(self, x: Array, axis: int, eps: float, mean: Array, var: Array, rstd: Array, xhat: Array) -> None:
+        xp = self.xp
+        count = x.shape[axis]
+        xp.sum(x, axis=axis, out=mean, keepdims=True)
+        xp.multiply(mean, 1 / count, out=mean)
+        xp.subtract(x, mean, out=xhat)
+        # The squares go through xhat twice: the second pass is cheaper than a buffer of its own.
+        xp.multiply(xhat, xhat, out=xhat)
+        xp.sum(xhat, axis=axis, out=var, keepdims=True)
+        xp.multiply(var, 1 / count, out=var)
+        xp.add(var, eps, out=rstd)
+        xp.sqrt(rstd, out=rstd)
+        xp.divide(1.0, rstd, out=rstd)
+        xp.subtract(x, mean, out=xhat)
+        xp.multiply(xhat, rstd, out=xhat)
+
+    def normalize_backward(self, g: Array, axis: int, rstd: Array, xhat: Array, out: Array) -> None:
+        xp, t = self.xp, self.scratch(g)
+        mean, dot = self.scratch(rstd, 1), self.scratch(rstd, 2)
+        count = g.shape[axis]
+        xp.sum(g, axis=axis, out=mean, keepdims=True)
+        xp.multiply(mean, 1 / count, out=mean)
+        xp.multiply(g, xhat, out=t)
+        xp.sum(t, axis=axis, out=dot, keepdims=True)
+        xp.multiply(dot, 1 / count, out=dot)
+        xp.multiply(xhat, dot, out=t)
+        xp.subtract(g, mean, out=out)
+        xp.subtract(out, t, out=out)
+        xp.multiply(out, rstd, out=out)
+
+    # -- loss, gradients, parameters ------------------------------------------------------------------------------
+
+    def loss_and_delta(
+        self, loss: Loss, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+    ) -> None:
+        loss.value_and_delta(self, a, y, v, value, delta, rows)
+
+    def gather_rows(self, source: Array, index: Array, out: Array) -> None:
+        self._run(self.xp.take, source, index, axis=0, out=out)
+
+    def take(self, flat: Array, index: Array, out: Array) -> None:
+        self._run(self.xp.take, flat, index, out=out)
+
+    def put(self, flat: Array, index: Array, values: Array) -> None:
+        self._run(self.xp.put, flat, index, values)
+
+    def heaviside(self, a: Array, out: Array) -> None:
+        self.xp.greater(a, 0, out=out, casting="unsafe")
+
+    def dot(self, a: Array, b: Array, out: Array) -> None:
+        self.xp.dot(a, b, out=out)
+
+    def norm(self, G: Array, out: Array) -> None:
+        flat = G.reshape(-1)
+        self.dot(flat, flat, out)
+        self.xp.sqrt(out, out=out)
+
+    def clip_by_norm(self, G: Array, max_norm: float, norm: Array, factor: Array) -> None:
+        xp = self.xp
+        self.norm(G, norm)
+        xp.add(norm, 1e-6, out=factor)
+        xp.divide(max_norm, factor, out=factor)
+        xp.minimum(factor, 1.0, out=factor)
+        xp.multiply(G, factor, out=G)
+
+    def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
+        optimizer.rule(self, P, G, state, h)

@@ -1,0 +1,205 @@
+"""The vocabulary: what a device must be able to do so that the layers' mathematics runs on it.
+
+Rows are samples. Every operation writes into arrays that the caller hands it (`out`, `delta`, `dW`, ...), returns
+nothing and never looks at a value, so that a whole step can be recorded once and replayed (see `record`).
+Each line of mathematics in this library is one of these operations; `ArrayBackend` says what they compute.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from gpubackprop.activations import Activation
+    from gpubackprop.losses import Loss
+    from gpubackprop.random import MaskStream
+
+Array: TypeAlias = Any
+"""An array of whatever device the backend stands for: numpy.ndarray, cupy.ndarray or StrictArray."""
+
+Program: TypeAlias = Callable[[], None]
+"""A recorded step. Calling it does the step again, on what the static buffers hold by then."""
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """One device as `gpubackprop.devices()` reports it.
+
+    `memory` is the total in bytes (0 where it is not known); `working` says whether a product ran there, and
+    `reason` why not.
+    """
+
+    name: str
+    description: str
+    memory: int = 0
+    working: bool = True
+    reason: str = ""
+
+
+class Backend(ABC):
+    """One device, its memory and its operations. A network is bound to one backend when it is built."""
+
+    name: str
+    """The name that `get_backend` takes: "cpu", "cuda:0", "strict"."""
+
+    xp: Any
+    """The array functions of the device, under NumPy's names: `xp.multiply(a, b, out=c)`."""
+
+    precision: str = "native"
+    """How products are carried out: "native" in the arrays' own type, or "tf32", "bf16", "fp16"."""
+
+    # -- memory and the boundary to the host ---------------------------------------------------------------------
+
+    @abstractmethod
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An uninitialised C-contiguous array on the device."""
+
+    @abstractmethod
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """A C-contiguous array of zeros on the device."""
+
+    @abstractmethod
+    def asarray(self, host: np.ndarray, dtype: Any = None) -> Array:
+        """A copy of a host array on the device (on the CPU, the array itself where it can serve as it is)."""
+
+    @abstractmethod
+    def to_host(self, array: Array) -> np.ndarray:
+        """A copy of a device array on the host. Waits for the device."""
+
+    @abstractmethod
+    def copy_in(self, host: np.ndarray, out: Array) -> None:
+        """Write a host array into a device array of the same shape, converting the type."""
+
+    @abstractmethod
+    def fill(self, array: Array, value: float) -> None:
+        """Write one host number into every element of a device array, without waiting."""
+
+    @abstractmethod
+    def owns(self, array: object) -> bool:
+        """Whether `array` is an array of this device."""
+
+    @abstractmethod
+    def scratch(self, like: Array, slot: int = 0) -> Array:
+        """An array like `like` with no content worth keeping; arrays of different slots do not overlap."""
+
+    @abstractmethod
+    def arange(self, n: int) -> Array:
+        """The integers 0 .. n-1, int64, on the device; not to be written to."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until the device has done all that it was given."""
+
+    def describe(self) -> str:
+        """How steps run here, in a few words."""
+        return "eager"
+
+    def record(self, step: Callable[[], None]) -> Program:
+        """The program that does what `step` does. `step` must depend on shapes only, never on values."""
+        return step
+
+    def call(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Call a function that is no part of the vocabulary, now or, in a recorded step, at each replay."""
+        function(*arguments)
+
+    # -- layers ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def affine(self, x: Array, W: Array, b: Array | None, f: Activation, z: Array, out: Array) -> None:
+        """z = x W + b; out = f(z).  x (n, d), W (d, m), b (m,) or None, z and out (n, m).
+
+        `z` may be `out` itself for an activation whose derivative is written from its output.
+        """
+
+    @abstractmethod
+    def propagate(self, delta: Array, W: Array, f: Activation, saved: Array, out: Array) -> None:
+        """out = (delta W^T) * f'(z).  delta (n, m), W (d, m), saved and out (n, d).
+
+        `saved` is what f' is written from at the layer below: its output a, or its z (`f.saves`).
+        """
+
+    @abstractmethod
+    def affine_gradients(self, x: Array, delta: Array, dW: Array, db: Array | None, beta: float) -> None:
+        """dW = x^T delta + beta dW; db = column sums of delta + beta db.  beta is 0 or 1."""
+
+    @abstractmethod
+    def activate(self, f: Activation, z: Array, out: Array) -> None:
+        """out = f(z), elementwise."""
+
+    @abstractmethod
+    def times_derivative(self, f: Activation, saved: Array, delta: Array) -> None:
+        """delta = delta * f'(z), elementwise."""
+
+    @abstractmethod
+    def dropout(self, x: Array, stream: MaskStream, first: int, mask: Array, out: Array) -> None:
+        """mask = 1/(1-p) with probability 1-p, else 0, drawn from `stream` for the elements from `first` on;
+        out = x * mask."""
+
+    @abstractmethod
+    def normalize(self, x: Array, axis: int, eps: float, mean: Array, var: Array, rstd: Array, xhat: Array) -> None:
+        """mean and (biased) var of x along `axis`; rstd = 1/sqrt(var + eps); xhat = (x - mean) rstd.
+
+        axis 0: batch statistics, mean (1, d); axis 1: a row's own, mean (n, 1).
+        """
+
+    @abstractmethod
+    def normalize_backward(self, g: Array, axis: int, rstd: Array, xhat: Array, out: Array) -> None:
+        """out = rstd (g - mean(g) - xhat mean(g * xhat)), means along `axis`: through mean and variance too.
+
+        Ioffe and Szegedy (2015), section 3; Ba et al. (2016).
+        """
+
+    # -- loss, gradients, parameters ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def loss_and_delta(
+        self, loss: Loss, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+    ) -> None:
+        """value = C (a 0-d array) and delta = dC/da, of shape (n, m); v: the loss's own buffers.
+
+        `rows` is the number of samples that C is a mean over: n, or more when this is a part of a batch.
+        """
+
+    @abstractmethod
+    def gather_rows(self, source: Array, index: Array, out: Array) -> None:
+        """out[i] = source[index[i]]; the indices are known to be in range."""
+
+    @abstractmethod
+    def take(self, flat: Array, index: Array, out: Array) -> None:
+        """out[i] = flat[index[i]] for one-dimensional arrays and indices known to be in range."""
+
+    @abstractmethod
+    def put(self, flat: Array, index: Array, values: Array) -> None:
+        """flat[index[i]] = values[i] for one-dimensional arrays and distinct indices in range."""
+
+    @abstractmethod
+    def heaviside(self, a: Array, out: Array) -> None:
+        """out = 1 where a > 0, else 0, in out's own type."""
+
+    @abstractmethod
+    def normal_cdf(self, z: Array, out: Array) -> None:
+        """out = Phi(z), the standard normal distribution function: 1/2 erfc(-z / sqrt 2)."""
+
+    @abstractmethod
+    def dot(self, a: Array, b: Array, out: Array) -> None:
+        """out = a b, in the arrays' own type: matrix products, and inner products into a 0-d array."""
+
+    @abstractmethod
+    def clip_by_norm(self, G: Array, max_norm: float, norm: Array, factor: Array) -> None:
+        """norm = ||G||; factor = min(1, max_norm / (norm + 1e-6)); G = factor G.  0-d norm and factor.
+
+        The factor stays on the device (Pascanu, Mikolov and Bengio, 2013; the 1e-6 is PyTorch's).
+        """
+
+    @abstractmethod
+    def norm(self, G: Array, out: Array) -> None:
+        """out = ||G||, the Euclidean norm of all elements, into a 0-d array."""
+
+    @abstractmethod
+    def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
+        """One step of `optimizer.rule` over flat arrays. `h` holds this step's 0-d scalars. G may be used up."""

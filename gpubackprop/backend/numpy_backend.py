@@ -1,0 +1,130 @@
+"""The CPU: NumPy, with a step recorded once and replayed."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.backend.array_backend import ArrayBackend
+from gpubackprop.backend.base import Array, DeviceInfo, Program
+from gpubackprop.backend.recorder import Call, RecordingNamespace, Replay, prepare
+from gpubackprop.errors import DeviceError
+from gpubackprop.special import Blocks, normal_cdf
+
+BLOCK = 128 * 1024
+"""Elements of the parameters that an optimizer works on at a time, so that its temporaries stay in the L2 cache."""
+
+
+class NumpyBackend(ArrayBackend):
+    """The reference: what it computes is what the vocabulary means, and every other device is held to it."""
+
+    name = "cpu"
+
+    def __init__(self, precision: str = "native") -> None:
+        super().__init__()
+        if precision != "native":
+            raise DeviceError(f'precision="{precision}" needs an NVIDIA GPU; the CPU computes in float32 or float64')
+        self.xp: Any = np
+        self._calls: list[Call] | None = None
+        self._blocks = Blocks()
+
+    # -- memory and the boundary to the host ---------------------------------------------------------------------
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return np.empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return np.zeros(shape, dtype)
+
+    def asarray(self, host: np.ndarray, dtype: Any = None) -> Array:
+        return np.ascontiguousarray(host, dtype)
+
+    def to_host(self, array: Array) -> np.ndarray:
+        return np.array(array)
+
+    def copy_in(self, host: np.ndarray, out: Array) -> None:
+        np.copyto(out, host, casting="unsafe")
+
+    def fill(self, array: Array, value: float) -> None:
+        array.fill(value)
+
+    def owns(self, array: object) -> bool:
+        return isinstance(array, np.ndarray)
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: NumPy returns when it is done."""
+
+    def describe(self) -> str:
+        return "steps recorded and replayed"
+
+    # -- recording ------------------------------------------------------------------------------------------------
+
+    def record(self, step: Callable[[], None]) -> Program:
+        calls: list[Call] = []
+        self._calls, self.xp = calls, RecordingNamespace(calls)
+        try:
+            step()
+        finally:
+            self._calls, self.xp = None, np
+        return Replay(calls)
+
+    def call(self, function: Callable[..., None], *arguments: Any) -> None:
+        if self._calls is None:
+            function(*arguments)
+        else:
+            self._calls.append((function, arguments))
+
+    def _run(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        if self._calls is None:
+            function(*arguments, **options)
+        else:
+            self._calls.append(prepare(function, arguments, options))
+
+    # -- what is done in its own way on the CPU -------------------------------------------------------------------
+
+    def dot(self, a: Array, b: Array, out: Array) -> None:
+        # The method saves most of what np.matmul spends around a small product.
+        self._run(a.dot, b, out)
+
+    def gather_rows(self, source: Array, index: Array, out: Array) -> None:
+        # mode="clip" skips the check of every index, three times the cost of the copy itself.
+        self._run(source.take, index, 0, out, "clip")
+
+    def take(self, flat: Array, index: Array, out: Array) -> None:
+        self._run(flat.take, index, None, out, "clip")
+
+    def put(self, flat: Array, index: Array, values: Array) -> None:
+        self._run(flat.put, index, values, "clip")
+
+    def normal_cdf(self, z: Array, out: Array) -> None:
+        self._run(self._normal_cdf, z.reshape(-1), out.reshape(-1))
+
+    def _normal_cdf(self, z: np.ndarray, out: np.ndarray) -> None:
+        x, u = self._blocks.take(2, z.dtype)
+        for i in range(0, z.size, Blocks.SIZE):
+            part = z[i : i + Blocks.SIZE]
+            normal_cdf(part, out[i : i + Blocks.SIZE], x[: part.size], u[: part.size])
+
+    def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
+        for i in range(0, P.size, BLOCK):
+            block = slice(i, i + BLOCK)
+            optimizer.rule(self, P[block], G[block], tuple(s[block] for s in state), h)
+
+
+def describe_cpu() -> DeviceInfo:
+    """This machine's processor, threads and memory, for `gpubackprop.devices()`."""
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:  # not Linux: the platform module's word has to do
+        pass
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # no such call here: memory stays unknown
+        memory = 0
+    return DeviceInfo("cpu", f"{model}, {os.cpu_count()} cores, NumPy {np.__version__}", memory)

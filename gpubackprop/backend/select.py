@@ -1,0 +1,79 @@
+"""Which devices there are, and why not."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from gpubackprop.backend.base import Backend, DeviceInfo
+from gpubackprop.backend.numpy_backend import NumpyBackend, describe_cpu
+from gpubackprop.backend.strict import StrictBackend
+from gpubackprop.errors import ArgumentError, DeviceError, unknown_name
+
+_NAMES = ("auto", "cpu", "cuda", "cuda:0", "strict")
+
+
+def get_backend(device: str | Backend = "auto", *, precision: str = "native") -> Backend:
+    """A backend for a device.
+
+    device: "cpu" (NumPy), "cuda" or "cuda:1" (CuPy), "strict" (the stand-in for a GPU), or "auto": the first GPU if an
+    allocation and a small product work there, else the CPU; `fallback_reason()` then says why. A `Backend` is returned as
+    it is. precision: "native", or "tf32", "bf16", "fp16" on a GPU.
+
+    Raises ArgumentError for an unknown name, and DeviceError where the device is not there or cannot do the precision:
+    "cuda" never falls back to the CPU.
+    """
+    if isinstance(device, Backend):
+        return device
+    if device == "auto":
+        return NumpyBackend(precision) if _cuda_problem(0) else _cuda(0, precision)
+    if device == "cpu":
+        return NumpyBackend(precision)
+    if device == "strict":
+        return StrictBackend(precision)
+    match = re.fullmatch(r"cuda(?::(\d+))?", device) if isinstance(device, str) else None
+    if match is None:
+        raise unknown_name("device", device, _NAMES)
+    index = int(match[1] or 0)
+    problem = _cuda_problem(index)
+    if problem:
+        raise DeviceError(f'device "{device}" cannot be used: {problem}. device="auto" or "cpu" runs on the CPU')
+    return _cuda(index, precision)
+
+
+def devices() -> list[DeviceInfo]:
+    """What `get_backend` can be asked for on this machine: the CPU, every CUDA GPU, and `strict`.
+
+    A GPU that does not work is listed with the reason, and so is the absence of any.
+    """
+    found = [describe_cpu()]
+    problem = _cuda_problem(0)
+    if problem:
+        found.append(DeviceInfo("cuda", "NVIDIA GPU", working=False, reason=problem))
+    else:
+        from gpubackprop.backend.cuda import describe_cuda
+
+        found.extend(describe_cuda())
+    found.append(DeviceInfo("strict", "a GPU's manners on the CPU, for tests"))
+    return found
+
+
+def fallback_reason() -> str | None:
+    """Why device="auto" takes the CPU, or None where it takes a GPU."""
+    return _cuda_problem(0)
+
+
+def _cuda(index: int, precision: str) -> Backend:
+    from gpubackprop.backend.cuda import CupyBackend
+
+    return CupyBackend(index, precision)
+
+
+@cache
+def _cuda_problem(index: int) -> str | None:
+    """Why a GPU cannot be used, or None if an allocation and a small product worked there. Asked once a process."""
+    if index < 0:
+        raise ArgumentError(f"a device's number must be 0 or more; got {index}")
+    from gpubackprop.backend.cuda import problem
+
+    return problem(index)

@@ -1,0 +1,158 @@
+"""What comes in from outside is looked at here, once, on the host, before any computation.
+
+A device array of the network's own device is taken as it is: looking at its values would wait for the device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.backend.base import Array, Backend
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError
+from gpubackprop.losses import Loss
+
+
+def check_x(x: Any, width: int, dtype: np.dtype[Any], be: Backend, name: str = "x") -> Array:
+    """`x` as a (n, width) array of `dtype`: C-contiguous on the host, or the device array that it is.
+
+    Takes anything that NumPy can make a real array of. Raises ArgumentTypeError for text, objects and complex numbers,
+    ArgumentError for a wrong rank or width, no rows, NaN or infinity, DeviceError for another device's array.
+    """
+    if _on_device(x, be, name):
+        _check_x_shape(x, width, name)
+        return x
+    host = _real_array(x, name)
+    _check_x_shape(host, width, name)
+    converted = _converted(host, dtype, name)
+    check_finite(converted, name, host)
+    return converted
+
+
+def check_y(y: Any, n: int, m: int, dtype: np.dtype[Any], loss: Loss, be: Backend, name: str = "y") -> Array:
+    """`y` as the targets of n rows with m outputs: int64 labels (n,) where the loss takes them, else (n, m) of `dtype`.
+
+    Raises ArgumentError for a wrong shape (nothing is ever broadcast), labels outside 0..m-1, values that are not finite
+    or, for the cross-entropies, no probabilities; ArgumentTypeError for labels that are no integers.
+    """
+    if _on_device(y, be, name):
+        _check_y_shape(y, n, m, loss, name)
+        return y
+    host = _real_array(y, name)
+    _check_y_shape(host, n, m, loss, name)
+    if host.ndim == 1:
+        return _check_labels(host, m, name)
+    converted = _converted(host, dtype, name)
+    check_finite(converted, name, host)
+    if loss.output != "identity" and (converted.min() < 0 or converted.max() > 1):
+        raise ArgumentError(
+            f"{name}: {loss.name} takes probabilities from 0 to 1; got values from {converted.min():g} to {converted.max():g}"
+        )
+    if loss.output == "softmax" and n:
+        sums = converted.sum(axis=1)
+        worst = int(np.argmax(np.abs(sums - 1)))
+        if abs(sums[worst] - 1) > 1e-3:
+            raise ArgumentError(
+                f"{name}: each row must be a distribution that adds up to 1; row {worst} adds up to {sums[worst]:g}"
+            )
+    return converted
+
+
+def check_finite(array: np.ndarray, name: str, original: np.ndarray | None = None) -> None:
+    """ArgumentError, with the first place, unless every element is finite."""
+    if original is not None and original.dtype.kind in "iub":
+        return
+    flat = array.reshape(-1)
+    # One product says yes for nearly every batch at the speed of the memory: NaN and infinity survive a sum of squares.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(np.dot(flat, flat)):
+            return
+    bad = np.flatnonzero(~np.isfinite(flat))
+    if bad.size:
+        where = tuple(int(i) for i in np.unravel_index(bad[0], array.shape))
+        cause = ""
+        if original is not None and np.isfinite(original.reshape(-1)[bad[0]]):
+            cause = f" once converted to {array.dtype.name}, from {original.reshape(-1)[bad[0]]!r}"
+        raise ArgumentError(
+            f"{name}[{', '.join(map(str, where))}] is {flat[bad[0]]}{cause}; {bad.size} of {array.size} values are not "
+            "finite. Remove or replace those rows first"
+        )
+
+
+def _on_device(array: Any, be: Backend, name: str) -> bool:
+    if isinstance(array, np.ndarray):
+        return False
+    if be.owns(array):
+        return True
+    if hasattr(array, "__cuda_array_interface__") or type(array).__name__ == "StrictArray":
+        raise DeviceError(
+            f"{name} is an array on another device ({type(array).__module__}.{type(array).__name__}), and this network is "
+            f"on {be.name!r}: pass a host array ({name}.get()) or move the network with net.to(...)"
+        )
+    return False
+
+
+def _real_array(value: Any, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise ArgumentTypeError(f"{name} cannot be made into one array: {error}") from None
+    if array.dtype.kind not in "fiub":
+        hint = "; convert it to numbers first" if array.dtype.kind in "OUSV" else "; only real numbers can be used"
+        raise ArgumentTypeError(f"{name} has dtype {array.dtype}{hint}")
+    return array
+
+
+def _converted(host: np.ndarray, dtype: np.dtype[Any], name: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(host, dtype)
+
+
+def _check_x_shape(x: Array, width: int, name: str) -> None:
+    if x.ndim != 2:
+        hint = ""
+        if x.ndim == 1:
+            hint = f"; one sample is {name}.reshape(1, -1), one feature {name}.reshape(-1, 1)"
+        elif x.ndim > 2:
+            hint = f"; flatten each sample: {name}.reshape(len({name}), -1)"
+        raise ArgumentError(f"{name} must have shape (n, {width}); got {tuple(x.shape)}{hint}")
+    if x.shape[1] != width:
+        raise ArgumentError(
+            f"{name} must have shape (n, {width}), as the first layer takes {width} inputs; got {tuple(x.shape)}"
+        )
+    if x.shape[0] == 0:
+        raise ArgumentError(f"{name} has no rows: shape {tuple(x.shape)}")
+
+
+def _check_y_shape(y: Array, n: int, m: int, loss: Loss, name: str) -> None:
+    shape = tuple(y.shape)
+    if loss.labels and len(shape) == 1:
+        if shape[0] != n:
+            raise ArgumentError(f"{name} must have one label for each of the {n} rows of x; got {shape[0]}")
+        return
+    if shape == (n, m):
+        return
+    expected = f"({n},) class labels or ({n}, {m}) probabilities" if loss.labels else f"({n}, {m})"
+    hint = ""
+    if shape == (n,) and m == 1:
+        hint = f"; use {name}.reshape(-1, 1)"
+    elif loss.labels and shape == (n, 1):
+        hint = f"; use {name}.ravel()"
+    elif shape == (n,) and not loss.labels:
+        hint = '; for class labels use loss="cross_entropy"'
+    raise ArgumentError(f"{name} must have shape {expected}; got {shape}{hint}")
+
+
+def _check_labels(y: np.ndarray, m: int, name: str) -> np.ndarray:
+    if y.dtype.kind not in "iu":
+        what = "bool (for two classes use y.astype(int))" if y.dtype.kind == "b" else f"{y.dtype}"
+        raise ArgumentTypeError(f"{name}: class labels must be integers from 0 to {m - 1}; got dtype {what}")
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= m:
+        bad = low if low < 0 else high
+        row = int(np.flatnonzero(y == bad)[0])
+        raise ArgumentError(
+            f"{name}[{row}] is {bad}; class labels must be from 0 to {m - 1}, as the network has {m} outputs"
+        )
+    return np.ascontiguousarray(y, np.int64)

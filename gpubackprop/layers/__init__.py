@@ -1,0 +1,27 @@
+"""Layers, one short file each, and the table by which a saved model is built again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpubackprop.errors import ArgumentError, unknown_name
+from gpubackprop.layers.activation import Activation
+from gpubackprop.layers.base import Layer, Tensors
+from gpubackprop.layers.dense import Dense
+from gpubackprop.layers.dropout import Dropout
+from gpubackprop.layers.normalization import BatchNorm, LayerNorm
+
+LAYERS: dict[str, type[Layer]] = {c.__name__: c for c in (Dense, Activation, Dropout, BatchNorm, LayerNorm)}
+
+
+def layer_from(kind: str, settings: dict[str, Any]) -> Layer:
+    """The layer that `type(layer).__name__` and `layer.settings()` describe. Raises ArgumentError for an unknown one."""
+    if kind not in LAYERS:
+        raise unknown_name("layer", kind, LAYERS)
+    try:
+        return LAYERS[kind](**settings)
+    except TypeError as error:
+        raise ArgumentError(f"layer {kind}: {error}") from None
+
+
+__all__ = ["LAYERS", "Activation", "BatchNorm", "Dense", "Dropout", "Layer", "LayerNorm", "Tensors", "layer_from"]

@@ -1,0 +1,33 @@
+"""An activation as a layer of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpubackprop.activations import Activation as Function
+from gpubackprop.activations import get_activation
+from gpubackprop.backend.base import Array, Backend
+from gpubackprop.layers.base import Layer, Tensors
+
+
+class Activation(Layer):
+    """a = f(x), elementwise, with f by name: the same as a `Dense` layer's `activation`, on its own.
+
+    Raises ArgumentError for an unknown name.
+    """
+
+    recordable = True
+
+    def __init__(self, activation: str | Function) -> None:
+        self.activation = get_activation(activation)
+
+    def forward(self, be: Backend, v: Tensors, training: bool) -> None:
+        if v.z is not v.a:
+            be.xp.copyto(v.z, v.x)
+        be.activate(self.activation, v.x, v.a)
+
+    def backward(self, be: Backend, v: Tensors, dx: Array, training: bool) -> None:
+        be.xp.copyto(dx, v.delta)
+
+    def settings(self) -> dict[str, Any]:
+        return {"activation": self.activation.name}

@@ -1,0 +1,124 @@
+"""What a layer is: a = f(g(x)). It knows g and the derivative of g, and names its f.
+
+For each batch size a layer gets a `Tensors` v with the arrays it works on: v.x, what comes in (n, width in); v.a,
+what goes out (n, width out); v.z, what f is applied to (the same array as v.a where f' is written from a); v.delta,
+dC/dz; and what it asks for in `buffers`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubackprop.activations import Activation, get_activation
+from gpubackprop.backend.base import Array, Backend
+from gpubackprop.errors import ArgumentError, ArgumentTypeError
+from gpubackprop.losses import Buffers
+
+if TYPE_CHECKING:
+    from gpubackprop.random import MaskStream
+
+
+class Tensors:
+    """The arrays that one layer works on for one batch size: x, z, a, delta, and the layer's own buffers."""
+
+    x: Array
+    z: Array
+    a: Array
+    delta: Array
+    saved: Array
+    """a or z, whichever f' is written from."""
+    first_row: int
+    """Where these rows begin in their batch, if they are a part of one."""
+
+    def __init__(self, **arrays: Array) -> None:
+        self.__dict__.update(arrays)
+
+    def __getattr__(self, name: str) -> Array:
+        raise AttributeError(f"this layer has no array {name!r}; its arrays are {', '.join(self.__dict__)}")
+
+
+class Layer:
+    """A layer of one's own derives from this class and defines `forward` and `backward`, and, where it has parameters,
+    `parameter_shapes`, `initial` and `gradients`.
+
+    Written in array functions of `be.xp` with `out=`, it runs on every device and allocates nothing. It may use any
+    array expression; then set `recordable = False` (which is the default for a class of one's own), so that it is run
+    anew at each step.
+    """
+
+    recordable: bool = False
+    """Whether all work goes through `be` with `out=`, and none depends on a value: such a layer is recorded once."""
+
+    activation: Activation = get_activation("identity")
+    """f, whose derivative is applied by whoever propagates delta to this layer."""
+
+    random: bool = False
+    """Whether training draws random numbers: the layer then gets a `stream`."""
+
+    W: Array
+    b: Array
+
+    def build(self, width: int) -> int:
+        """Take note of the width of the input, return that of the output. Raises ArgumentError where it cannot be."""
+        return width
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of what is trained: {"weight": (3, 2), "bias": (2,)}."""
+        return {}
+
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of what is kept with the weights without being trained: running statistics."""
+        return {}
+
+    def initial(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Name -> initial host array, for all parameters and all state."""
+        return {}
+
+    def buffers(self, dtype: Any) -> Buffers:
+        """Name -> (shape, dtype) of what is kept from forward to backward; "n" stands for the rows of the batch."""
+        return {}
+
+    def bind(
+        self, parameters: dict[str, Array], gradients: dict[str, Array], state: dict[str, Array], stream: Any
+    ) -> None:
+        """Take hold of the arrays on the device: {"weight": ...}, their gradients, the state, and the random stream."""
+        self.parameters, self.gradient_arrays, self.state = parameters, gradients, state
+        self.stream: MaskStream | None = stream
+
+    # -- the mathematics ------------------------------------------------------------------------------------------
+
+    def forward(self, be: Backend, v: Tensors, training: bool) -> None:
+        """v.a = f(g(v.x))."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(be, v, training)")
+
+    def gradients(self, be: Backend, v: Tensors, beta: float) -> None:
+        """Gradients of the parameters from v.x and v.delta, added to beta (0 or 1) times what is there."""
+
+    def backward(self, be: Backend, v: Tensors, dx: Array, training: bool) -> None:
+        """dx = dC/dx from v.delta = dC/dz."""
+        raise NotImplementedError(f"{type(self).__name__} must define backward(be, v, dx, training)")
+
+    def propagate(self, be: Backend, v: Tensors, below: Tensors, f: Activation, training: bool) -> None:
+        """below.delta = dC/dx * f'(z) of the layer below, whose activation is f."""
+        self.backward(be, v, below.delta, training)
+        be.times_derivative(f, below.saved, below.delta)
+
+    # -- as data --------------------------------------------------------------------------------------------------
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments as plain values: what a saved model says of the layer."""
+        return {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.settings().items())})"
+
+
+def width_argument(name: str, value: object) -> int:
+    """`value` as an int of at least 1; ArgumentTypeError or ArgumentError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ArgumentTypeError(f"{name} must be a whole number; got {value!r} of type {type(value).__name__}")
+    if value < 1:
+        raise ArgumentError(f"{name} must be at least 1; got {value}")
+    return int(value)

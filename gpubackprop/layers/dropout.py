@@ -1,0 +1,48 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpubackprop.backend.base import Array, Backend
+from gpubackprop.layers.base import Layer, Tensors
+from gpubackprop.losses import Buffers
+from gpubackprop.optimizers.base import share
+
+
+class Dropout(Layer):
+    """In training a = x * mask, mask = 0 with probability p and 1/(1-p) otherwise; a = x elsewhere.
+
+    Srivastava et al. (2014), scaled in training ("inverted"). The mask is drawn anew at each step from the network's
+    seed, with the same bits on every device. Raises ArgumentError unless 0 <= p < 1.
+    """
+
+    recordable = True
+    random = True
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = share("p", p)
+        self._width = 0
+
+    def build(self, width: int) -> int:
+        self._width = width
+        return width
+
+    def buffers(self, dtype: Any) -> Buffers:
+        return {"mask": (("n", self._width), dtype)}
+
+    def forward(self, be: Backend, v: Tensors, training: bool) -> None:
+        if training:
+            assert self.stream is not None
+            be.dropout(v.x, self.stream, v.first_row * self._width, v.mask, v.a)
+        else:
+            be.xp.copyto(v.a, v.x)
+
+    def backward(self, be: Backend, v: Tensors, dx: Array, training: bool) -> None:
+        if training:
+            be.xp.multiply(v.delta, v.mask, out=dx)
+        else:
+            be.xp.copyto(dx, v.delta)
+
+    def settings(self) -> dict[str, Any]:
+        return {"p": self.p}

@@ -1,0 +1,132 @@
+"""Batch normalisation and layer normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.backend.base import Array, Backend
+from gpubackprop.errors import ArgumentError
+from gpubackprop.layers.base import Layer, Tensors, width_argument
+from gpubackprop.losses import Buffers
+from gpubackprop.optimizers.base import positive
+
+
+class _Norm(Layer):
+    """a = gamma xhat + beta, xhat = (x - mean) / sqrt(var + eps); gamma starts at 1, beta at 0."""
+
+    recordable = True
+    axis: int
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        self.width = width_argument("width", width)
+        self.eps = positive("eps", eps)
+
+    def build(self, width: int) -> int:
+        if width != self.width:
+            raise ArgumentError(f"normalises {self.width} units, but what comes before it has {width} outputs")
+        return width
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"gamma": (self.width,), "beta": (self.width,)}
+
+    def initial(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return {"gamma": np.ones(self.width), "beta": np.zeros(self.width)}
+
+    def buffers(self, dtype: Any) -> Buffers:
+        statistic: tuple[int | str, ...] = (1, self.width) if self.axis == 0 else ("n", 1)
+        return {
+            "xhat": (("n", self.width), dtype),
+            **dict.fromkeys(("mean", "var", "rstd"), (statistic, dtype)),
+        }
+
+    def forward(self, be: Backend, v: Tensors, training: bool) -> None:
+        be.normalize(v.x, self.axis, self.eps, v.mean, v.var, v.rstd, v.xhat)
+        self._scale(be, v)
+
+    def _scale(self, be: Backend, v: Tensors) -> None:
+        be.xp.multiply(v.xhat, self.parameters["gamma"], out=v.a)
+        be.xp.add(v.a, self.parameters["beta"], out=v.a)
+
+    def gradients(self, be: Backend, v: Tensors, beta: float) -> None:
+        """dgamma = column sums of delta * xhat; dbeta = column sums of delta."""
+        xp, t = be.xp, be.scratch(v.delta)
+        xp.multiply(v.delta, v.xhat, out=t)
+        for values, gradient in ((t, self.gradient_arrays["gamma"]), (v.delta, self.gradient_arrays["beta"])):
+            if beta:
+                part = be.scratch(gradient, 1)
+                xp.sum(values, axis=0, out=part)
+                xp.add(gradient, part, out=gradient)
+            else:
+                xp.sum(values, axis=0, out=gradient)
+
+    def backward(self, be: Backend, v: Tensors, dx: Array, training: bool) -> None:
+        g = be.scratch(v.delta, 3)
+        be.xp.multiply(v.delta, self.parameters["gamma"], out=g)
+        be.normalize_backward(g, self.axis, v.rstd, v.xhat, dx)
+
+    def settings(self) -> dict[str, Any]:
+        return {"width": self.width, "eps": self.eps}
+
+
+class BatchNorm(_Norm):
+    """Normalises each unit over the batch in training, with running statistics elsewhere (Ioffe and Szegedy, 2015).
+
+    x (n, width). running <- (1 - momentum) running + momentum * (the batch's mean, or its unbiased variance), as in
+    PyTorch. A batch of one row has variance 0: its output is beta. Raises ArgumentError for a wrong width or range.
+    """
+
+    axis = 0
+
+    def __init__(self, width: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__(width, eps)
+        self.momentum = positive("momentum", momentum)
+        if self.momentum > 1:
+            raise ArgumentError(f"momentum must be in (0, 1]; got {momentum}")
+
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"running_mean": (self.width,), "running_var": (self.width,)}
+
+    def initial(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        running = {"running_mean": np.zeros(self.width), "running_var": np.ones(self.width)}
+        return {**super().initial(rng), **running}
+
+    def forward(self, be: Backend, v: Tensors, training: bool) -> None:
+        mean, var = self.state["running_mean"], self.state["running_var"]
+        if training:
+            be.normalize(v.x, 0, self.eps, v.mean, v.var, v.rstd, v.xhat)
+            n = len(v.x)
+            for running, batch, factor in ((mean, v.mean, 1.0), (var, v.var, n / max(n - 1, 1))):
+                part = be.scratch(running)
+                be.xp.multiply(batch[0], self.momentum * factor, out=part)
+                be.xp.multiply(running, 1 - self.momentum, out=running)
+                be.xp.add(running, part, out=running)
+        else:
+            xp = be.xp
+            xp.add(var, self.eps, out=v.rstd[0])
+            xp.sqrt(v.rstd, out=v.rstd)
+            xp.divide(1.0, v.rstd, out=v.rstd)
+            xp.subtract(v.x, mean, out=v.xhat)
+            xp.multiply(v.xhat, v.rstd, out=v.xhat)
+        self._scale(be, v)
+
+    def backward(self, be: Backend, v: Tensors, dx: Array, training: bool) -> None:
+        if training:
+            super().backward(be, v, dx, training)
+        else:
+            # The running statistics are constants here.
+            be.xp.multiply(v.delta, self.parameters["gamma"], out=dx)
+            be.xp.multiply(dx, v.rstd, out=dx)
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "momentum": self.momentum}
+
+
+class LayerNorm(_Norm):
+    """Normalises each row over its units, in training and elsewhere alike (Ba, Kiros and Hinton, 2016).
+
+    x (n, width). Raises ArgumentError for a wrong width or range.
+    """
+
+    axis = 1

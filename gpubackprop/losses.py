@@ -1,0 +1,230 @@
+"""Loss functions C and their derivatives delta = dC/da. The loss owns its reduction, and delta is the derivative of
+exactly the value that it returns.
+
+a (n, m) are the outputs of the last layer, y the targets. `rows` is the number of samples the mean is taken over: n,
+or more when these n are a part of a larger batch, whose parts' values and deltas then add up to the batch's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from gpubackprop.errors import unknown_name
+from gpubackprop.precision import accumulator, compute_type
+
+if TYPE_CHECKING:
+    from gpubackprop.backend.base import Array, Backend
+
+Buffers = dict[str, tuple[tuple[int | str, ...], Any]]
+"""Name -> (shape, dtype) of what is kept between calls; "n" in a shape stands for the rows of the batch."""
+
+
+class Loss:
+    """A function of a batch's outputs and targets, and its derivative with respect to the outputs."""
+
+    name: ClassVar[str]
+    output: ClassVar[str] = "identity"
+    """What `predict` applies to the last layer's outputs: "identity", "sigmoid" or "softmax"."""
+    labels: ClassVar[bool] = False
+    """Whether integer class labels of shape (n,) are targets too."""
+
+    def buffers(self, m: int, dtype: Any) -> Buffers:
+        """The memory that `value_and_delta` needs as attributes of `v`, for m outputs stored as `dtype`."""
+        return {"t": (("n", m), compute_type(dtype)), "d": (("n", m), compute_type(dtype))}
+
+    def value_and_delta(
+        self, be: Backend, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+    ) -> None:
+        """value = C and, unless it is None, delta = dC/da."""
+        raise NotImplementedError(f"{type(self).__name__} must define value_and_delta")
+
+    def __repr__(self) -> str:
+        return f"<loss {self.name}>"
+
+
+def _sum_into(be: Backend, values: Array, scale: float, out: Array) -> None:
+    """out = scale * sum of all values, added up in float64 whatever the values are stored in."""
+    be.xp.sum(values, dtype=accumulator(values.dtype), out=out)
+    be.xp.multiply(out, scale, out=out)
+
+
+class _Squared(Loss):
+    """scale * sum_ij (a_ij - y_ij)^2, with dC/da_ij = 2 scale (a_ij - y_ij)."""
+
+    def _scale(self, rows: int, m: int) -> float:
+        raise NotImplementedError
+
+    def value_and_delta(
+        self, be: Backend, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+    ) -> None:
+        xp, scale = be.xp, self._scale(rows, a.shape[1])
+        xp.subtract(a, y, out=v.d, dtype=v.d.dtype)
+        xp.multiply(v.d, v.d, out=v.t)
+        _sum_into(be, v.t, scale, value)
+        if delta is not None:
+            xp.multiply(v.d, 2 * scale, out=delta)
+
+
+class HalfSquaredError(_Squared):
+    """C = (1/n) sum_i 1/2 |a_i - y_i|^2: the sum over outputs, the mean over samples; delta = (a - y) / n."""
+
+    name = "half_squared_error"
+
+    def _scale(self, rows: int, m: int) -> float:
+        return 0.5 / rows
+
+
+class MeanSquaredError(_Squared):
+    """C = (1/(n m)) sum_ij (a_ij - y_ij)^2; delta = 2 (a - y) / (n m)."""
+
+    name = "mean_squared_error"
+
+    def _scale(self, rows: int, m: int) -> float:
+        return 1 / (rows * m)
+
+
+class MeanAbsoluteError(Loss):
+    """C = (1/(n m)) sum_ij |a_ij - y_ij|; delta = sign(a - y) / (n m), 0 where a = y."""
+
+    name = "mean_absolute_error"
+
+    def value_and_delta(
+        self, be: Backend, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+    ) -> None:
+        xp, scale = be.xp, 1 / (rows * a.shape[1])
+        xp.subtract(a, y, out=v.d, dtype=v.d.dtype)
+        xp.negative(v.d, out=v.t)
+        xp.maximum(v.d, v.t, out=v.t)
+        _sum_into(be, v.t, scale, value)
+        if delta is not None:
+            xp.sign(v.d, out=v.t)
+            xp.multiply(v.t, scale, out=delta)
+
+
+class BinaryCrossEntropy(Loss):
+    """C = -(1/(n m)) sum_ij (y log p + (1-y) log(1-p)), p = sigmoid(z), from the logits z = a.
+
+    Written as max(z, 0) - z y + log(1 + exp(-|z|)), which is finite for every finite logit; delta = (p - y) / (n m).
+    """
+
+    name = "binary_cross_entropy"
+    output = "sigmoid"
+
+    def value_and_delta(
+        self, be: Backend, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+    ) -> None:
+        xp, scale = be.xp, 1 / (rows * a.shape[1])
+        t, d = v.t, v.d
+        xp.negative(a, out=t)
+        xp.minimum(a, t, out=t)
+        xp.exp(t, out=t)
+        xp.log1p(t, out=t)
+        xp.maximum(a, 0.0, out=d)
+        xp.add(t, d, out=t)
+        # The product in t's own type: a float16 product of a logit and a target may overflow.
+        xp.multiply(a, y, out=d, dtype=d.dtype)
+        xp.subtract(t, d, out=t)
+        _sum_into(be, t, scale, value)
+        if delta is not None:
+            xp.multiply(a, 0.5, out=t)
+            xp.tanh(t, out=t)
+            xp.multiply(t, 0.5, out=t)
+            xp.add(t, 0.5, out=t)
+            xp.subtract(t, y, out=t)
+            xp.multiply(t, scale, out=delta)
+
+
+class CrossEntropy(Loss):
+    """C = -(1/n) sum_i log softmax(z_i)[y_i] for class labels y (n,), or -(1/n) sum_ij y_ij log softmax(z_i)_j for
+    one-hot or probability targets y (n, m), from the logits z = a; delta = (softmax(z) sum_j y_ij - y) / n.
+
+    The row maximum is taken out first, so that no finite logit overflows. Rows of z are laid out as columns, since a
+    reduction over the few classes is many times faster across rows than along them.
+    """
+
+    name = "cross_entropy"
+    output = "softmax"
+    labels = True
+
+    def buffers(self, m: int, dtype: Any) -> Buffers:
+        real = compute_type(dtype)
+        return {
+            "s": ((m, "n"), real),
+            "t": ((m, "n"), real),
+            "row": ((1, "n"), real),
+            "mass": ((1, "n"), real),
+            "picked": (("n",), real),
+            "index": (("n",), np.int64),
+        }
+
+    def value_and_delta(
+        self, be: Backend, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+    ) -> None:
+        if y.ndim == 1:
+            self._from_labels(be, a, y, v, value, delta, rows)
+        else:
+            self._from_probabilities(be, a, y, v, value, delta, rows)
+
+    def _from_labels(
+        self, be: Backend, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+    ) -> None:
+        xp, s, flat, picked = be.xp, v.s, v.s.reshape(-1), v.picked
+        self._shift(be, a, v)
+        # Position of (y_i, i) in the flat (m, n) array.
+        xp.multiply(y, len(a), out=v.index)
+        xp.add(v.index, be.arange(len(a)), out=v.index)
+        be.take(flat, v.index, picked)
+        xp.exp(s, out=s)
+        xp.sum(s, axis=0, out=v.row, keepdims=True)
+        xp.log(v.row, out=v.mass)
+        xp.subtract(v.mass[0], picked, out=picked)
+        _sum_into(be, picked, 1 / rows, value)
+        if delta is not None:
+            xp.divide(1 / rows, v.row, out=v.row)
+            xp.multiply(s, v.row, out=s)
+            be.take(flat, v.index, picked)
+            xp.subtract(picked, 1 / rows, out=picked)
+            be.put(flat, v.index, picked)
+            xp.copyto(delta, s.T)
+
+    def _from_probabilities(
+        self, be: Backend, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+    ) -> None:
+        xp, s, t = be.xp, v.s, v.t
+        self._shift(be, a, v)
+        xp.exp(s, out=t)
+        xp.sum(t, axis=0, out=v.row, keepdims=True)
+        xp.log(v.row, out=v.mass)
+        xp.subtract(s, v.mass, out=s)
+        xp.multiply(s, y.T, out=s)
+        _sum_into(be, s, -1 / rows, value)
+        if delta is not None:
+            xp.copyto(s, y.T)
+            xp.sum(s, axis=0, out=v.mass, keepdims=True)
+            xp.divide(v.mass, v.row, out=v.mass)
+            xp.multiply(t, v.mass, out=t)
+            xp.subtract(t, s, out=t)
+            xp.multiply(t, 1 / rows, out=t)
+            xp.copyto(delta, t.T)
+
+    @staticmethod
+    def _shift(be: Backend, a: Array, v: Any) -> None:
+        be.xp.copyto(v.s, a.T)
+        be.xp.max(v.s, axis=0, out=v.row, keepdims=True)
+        be.xp.subtract(v.s, v.row, out=v.s)
+
+
+LOSSES: dict[str, type[Loss]] = {
+    c.name: c for c in (HalfSquaredError, MeanSquaredError, MeanAbsoluteError, BinaryCrossEntropy, CrossEntropy)
+}
+
+
+def get_loss(loss: str | Loss) -> Loss:
+    """The loss with that name, or `loss` itself. Raises ArgumentError for an unknown name."""
+    if isinstance(loss, Loss):
+        return loss
+    if not isinstance(loss, str) or loss not in LOSSES:
+        raise unknown_name("loss", loss, LOSSES)
+    return LOSSES[loss]()

@@ -1,0 +1,341 @@
+"""The network: forward, delta-propagation and update over a list of layers, on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.backend import Backend, get_backend
+from gpubackprop.backend.base import Array, Program
+from gpubackprop.checks import check_x, check_y
+from gpubackprop.errors import ArgumentError, ArgumentTypeError
+from gpubackprop.layers import Dense, Dropout, Layer
+from gpubackprop.losses import Loss, get_loss
+from gpubackprop.optimizers import Optimizer
+from gpubackprop.optimizers.base import not_negative
+from gpubackprop.parameters import Parameters
+from gpubackprop.precision import resolve
+from gpubackprop.random import MaskStream, host_generator
+from gpubackprop.steps import Steps
+from gpubackprop.summary import one_line, summary
+from gpubackprop.workspace import Batch, Workspace
+
+_RING = 1024
+
+
+class Network:
+    """A feed-forward network with its parameters on one device.
+
+    layers: `Dense`, `Activation`, `Dropout`, `BatchNorm`, `LayerNorm` or `Layer`s of one's own, in order.
+    loss: a name from `gpubackprop.losses` or a `Loss`. The two cross-entropies take logits: leave the last layer without an
+    activation, and `predict` applies the softmax or the sigmoid.
+    device: see `get_backend`. dtype: "float32" or "float64". precision: None, or how products are carried out on a GPU.
+    seed: of the initial weights (drawn on the host: the same on every device), of dropout and of the order of the data.
+    l1, l2: penalties l1 sum|W| + l2/2 sum W^2 over all weights (not biases), part of the loss and of its gradient.
+    capture: record each step once and replay it; False runs the layers' Python every time.
+
+    Raises ArgumentError where two layers do not fit together, for unknown names and for settings out of range, and DeviceError
+    for a device that is not there.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        *,
+        loss: str | Loss = "half_squared_error",
+        device: str | Backend = "auto",
+        dtype: Any = None,
+        precision: str | None = None,
+        seed: int = 0,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        capture: bool = True,
+    ) -> None:
+        self.layers = _checked_layers(layers)
+        self.loss_function = get_loss(loss)
+        self.dtype, self.precision = resolve(dtype, precision)
+        self.backend = get_backend(device, precision=self.precision)
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ArgumentError(f"seed must be a whole number, 0 or more; got {seed!r}")
+        self.seed = int(seed)
+        self.l1, self.l2 = not_negative("l1", l1), not_negative("l2", l2)
+        self.capture = bool(capture)
+        self.widths = self._build_layers()
+        self._check_output_activation()
+        self._place(self._initial_arrays())
+
+    # -- the public mathematics -----------------------------------------------------------------------------------
+
+    def forward(self, x: Any, *, training: bool = False) -> Array:
+        """The outputs of the last layer, a new (n, m) array on the device: logits for the two cross-entropies.
+
+        x (n, d): a host array, or an array of this network's device. training: with dropout, and batch statistics.
+        Raises ArgumentError, ArgumentTypeError or DeviceError for an x that cannot be used (`gpubackprop.checks`).
+        """
+        batch = self._load(check_x(x, self.widths[0], self.dtype, self.backend))
+        self._steps.run(batch, "forward", training=training)
+        return batch.outputs.copy()
+
+    def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
+        """What the network says of each row of x, a (n, m) host array.
+
+        Class probabilities for cross_entropy, probabilities for binary_cross_entropy, otherwise the outputs. Works
+        through x in chunks of `batch_size` rows (4096 by default), so that memory does not grow with n.
+        """
+        from gpubackprop.inference import predict
+
+        return predict(self, x, batch_size)
+
+    def loss(self, x: Any, y: Any, *, training: bool = False) -> float:
+        """The loss (with penalties) on all rows of x at once, as a float.
+
+        y: (n, m), or for cross_entropy also (n,) integer labels.
+        """
+        batch, kind = self._load_pair(x, y)
+        self._steps.run(batch, "loss", kind, training=training)
+        return float(self.backend.to_host(self.value))
+
+    def loss_and_gradients(self, x: Any, y: Any, *, training: bool = False) -> tuple[float, dict[str, np.ndarray]]:
+        """The loss and the gradient of every parameter: (float, {"0.weight": host array, ...})."""
+        batch, kind = self._load_pair(x, y)
+        self._steps.run(batch, "gradients", kind, training=training)
+        return float(self.backend.to_host(self.value)), self._parameters.to_host(self._parameters.G)
+
+    def input_gradient(self, x: Any, y: Any, *, training: bool = False) -> np.ndarray:
+        """dC/dx, a host array of x's shape."""
+        batch, kind = self._load_pair(x, y)
+        self._steps.run(batch, "input gradient", kind, training=training)
+        return self.backend.to_host(self._workspace.input_tensors(batch).delta)
+
+    def deltas(self, x: Any, y: Any, *, training: bool = False) -> list[np.ndarray]:
+        """[delta(1), .., delta(L)]: dC/dz of each `Dense` layer, (n, width) host arrays."""
+        batch, kind = self._load_pair(x, y)
+        self._steps.run(batch, "gradients", kind, training=training)
+        pairs = zip(self.layers, batch.tensors, strict=True)
+        return [self.backend.to_host(v.delta) for layer, v in pairs if isinstance(layer, Dense)]
+
+    def train_step(self, x: Any, y: Any, optimizer: Optimizer, *, micro_batch_size: int | None = None) -> Array:
+        """One forward pass, one backward pass and one update; returns the loss before it as a 0-d float64 array on the device.
+
+        micro_batch_size: work through the batch in parts of this many rows, whose gradients add up to the same
+        gradient in less memory.
+        """
+        x = check_x(x, self.widths[0], self.dtype, self.backend)
+        y = check_y(y, len(x), self.widths[-1], self.dtype, self.loss_function, self.backend)
+        optimizer.bind(self._parameters)
+        if micro_batch_size is not None and micro_batch_size < len(x):
+            self._steps.train_in_parts(x, y, optimizer, micro_batch_size)
+        else:
+            batch = self._load(x)
+            kind = self._load_targets(batch, y)
+            self._steps.train(batch, kind, optimizer)
+        return self._new_value()
+
+    # -- parameters -----------------------------------------------------------------------------------------------
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """{"<layer index>.<name>": view on the device} of everything that is trained."""
+        return dict(self._parameters.views)
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers are trained."""
+        return self._parameters.count
+
+    def get_weights(self) -> dict[str, np.ndarray]:
+        """Host copies of all parameters, and of what layers keep with them (running statistics)."""
+        host = self._parameters.to_host(self._parameters.P)
+        return {**host, **{name: self.backend.to_host(array) for name, array in self._state.items()}}
+
+    def set_weights(self, weights: dict[str, Any]) -> None:
+        """Put host arrays in place of all parameters. Nothing is changed unless all of them fit.
+
+        Raises ArgumentError for missing or unknown names, wrong shapes, and values that are not finite.
+        """
+        wanted = {
+            **{s.name: s.shape for s in self._parameters.segments},
+            **{k: v.shape for k, v in self._state.items()},
+        }
+        if set(weights) != set(wanted):
+            missing, extra = sorted(set(wanted) - set(weights)), sorted(set(weights) - set(wanted))
+            raise ArgumentError(f"weights do not fit this network: missing {missing}, not known here {extra}")
+        host = {}
+        for name, shape in wanted.items():
+            array = np.asarray(weights[name])
+            if array.shape != tuple(shape):
+                raise ArgumentError(f"weights[{name!r}] must have shape {tuple(shape)}; got {array.shape}")
+            if array.dtype.kind not in "fiub":
+                raise ArgumentTypeError(f"weights[{name!r}] must be real numbers; got dtype {array.dtype}")
+            if not np.isfinite(array).all():
+                raise ArgumentError(f"weights[{name!r}] has values that are not finite")
+            host[name] = array
+        self._write(host)
+
+    def to(self, device: str | Backend) -> Network:
+        """Move the network to another device, with its weights; returns itself. Optimizers follow at their next step."""
+        weights, step = self.get_weights(), int(self.backend.to_host(self.step))
+        self.backend = get_backend(device, precision=self.precision)
+        self._place(weights, step)
+        return self
+
+    # -- looking at it --------------------------------------------------------------------------------------------
+
+    def summary(self) -> str:
+        """A table of the layers with their shapes and parameter counts, and what it runs on."""
+        return summary(self)
+
+    def __repr__(self) -> str:
+        return one_line(self)
+
+    # -- how it is put together -----------------------------------------------------------------------------------
+
+    def _build_layers(self) -> list[int]:
+        widths = [_input_width(self.layers)]
+        for i, layer in enumerate(self.layers):
+            try:
+                widths.append(layer.build(widths[-1]))
+            except ArgumentError as error:
+                raise ArgumentError(f"layer {i} ({layer!r}) {error}") from None
+        return widths
+
+    def _check_output_activation(self) -> None:
+        last, output = self.layers[-1].activation.name, self.loss_function.output
+        if output != "identity" and last in ("sigmoid", "softmax"):
+            raise ArgumentError(
+                f'loss="{self.loss_function.name}" works on logits, and predict() applies the {output}; leave the last '
+                f"layer without its activation {last!r}"
+            )
+
+    def _initial_arrays(self) -> dict[str, np.ndarray]:
+        """Every initial array by its full name, each layer from a stream of its own."""
+        return {
+            f"{i}.{name}": array
+            for i, layer in enumerate(self.layers)
+            for name, array in layer.initial(host_generator(self.seed, 0, i)).items()
+        }
+
+    def _place(self, arrays: dict[str, np.ndarray], step: int = 0) -> None:
+        """Make all memory on the device and hand each layer its views."""
+        be = self.backend
+        shapes = {f"{i}.{k}": s for i, layer in enumerate(self.layers) for k, s in layer.parameter_shapes().items()}
+        self._parameters = Parameters(be, shapes, self.dtype)
+        self._state = {
+            f"{i}.{k}": be.zeros(s, self.dtype)
+            for i, layer in enumerate(self.layers)
+            for k, s in layer.state_shapes().items()
+        }
+        self.value = be.zeros((), np.result_type(self.dtype, np.float64))
+        """The loss of the last batch, 0-d, on the device."""
+        self.step = be.zeros((), np.uint64)
+        """Training steps done: what dropout's random numbers are counted by."""
+        be.fill(self.step, step)
+        self._ring: tuple[Array, int] | None = None
+        for i, layer in enumerate(self.layers):
+            own = [_of_layer(d, i) for d in (self._parameters.views, self._parameters.gradients, self._state)]
+            stream = MaskStream(self.seed, i, layer.p, self.step) if layer.random and hasattr(layer, "p") else None
+            layer.bind(own[0], own[1], own[2], stream)
+        make = (be, self.layers, self.widths, self.loss_function, self.dtype)
+        self._workspace = Workspace(*make, training=True)
+        self._inference = Workspace(*make, training=False)
+        self._steps = Steps(self)
+        self._write(arrays)
+
+    def _write(self, arrays: dict[str, np.ndarray]) -> None:
+        for name, array in self._state.items():
+            self.backend.copy_in(np.asarray(arrays[name], self.dtype), array)
+        self._parameters.write({s.name: arrays[s.name] for s in self._parameters.segments})
+
+    # -- batches --------------------------------------------------------------------------------------------------
+
+    def _load(self, x: Array) -> Batch:
+        batch = self._workspace.batch(len(x))
+        self.backend.copy_in(x, batch.x)
+        return batch
+
+    def _load_targets(self, batch: Batch, y: Array) -> str:
+        kind = "labels" if y.ndim == 1 else "targets"
+        self.backend.copy_in(y, self.target_buffer(batch, kind))
+        return kind
+
+    def _load_pair(self, x: Any, y: Any) -> tuple[Batch, str]:
+        x = check_x(x, self.widths[0], self.dtype, self.backend)
+        y = check_y(y, len(x), self.widths[-1], self.dtype, self.loss_function, self.backend)
+        batch = self._load(x)
+        return batch, self._load_targets(batch, y)
+
+    def target_buffer(self, batch: Batch, kind: str) -> Array:
+        """The static buffer for a batch's targets; kind: "labels" or "targets"."""
+        return self._workspace.labels(batch) if kind == "labels" else self._workspace.targets(batch)
+
+    def program(self, step: Any, recordable: bool = True) -> Program:
+        """`step` recorded, or as it is where recording is turned off."""
+        return self.backend.record(step) if self.capture and recordable else step
+
+    def _new_value(self) -> Array:
+        # A loss that is handed out must not change at the next step, and a step must allocate nothing: so a ring of
+        # losses is made once for many steps, and let go of, not used again, when it is full.
+        if self._ring is None or self._ring[1] == _RING:
+            self._ring = (self.backend.zeros((_RING,), self.value.dtype), 0)
+        ring, i = self._ring
+        self._ring = (ring, i + 1)
+        slot = ring[i : i + 1].reshape(())
+        self.backend.xp.copyto(slot, self.value)
+        return slot
+
+
+def mlp(
+    widths: Sequence[int],
+    *,
+    activation: str = "relu",
+    output_activation: str | None = None,
+    dropout: float = 0.0,
+    **options: Any,
+) -> Network:
+    """A multilayer perceptron: `Dense` layers of the given widths, inputs first, with `activation` between them.
+
+    mlp([784, 512, 10], loss="cross_entropy") has one hidden layer of 512 units. dropout: behind each hidden layer.
+    `options` are those of `Network`. Raises ArgumentError for fewer than two widths.
+    """
+    widths = list(widths)
+    if len(widths) < 2:
+        raise ArgumentError(f"widths must name at least the inputs and the outputs, as in [784, 512, 10]; got {widths}")
+    layers: list[Layer] = []
+    for i, (d, m) in enumerate(pairwise(widths)):
+        last = i == len(widths) - 2
+        layers.append(Dense(d, m, output_activation if last else activation))
+        if dropout and not last:
+            layers.append(Dropout(dropout))
+    return Network(layers, **options)
+
+
+def _checked_layers(layers: Sequence[Layer]) -> list[Layer]:
+    if isinstance(layers, Layer):
+        raise ArgumentTypeError("layers must be a list of layers; got a single layer: put it into a list")
+    layers = list(layers)
+    if not layers:
+        raise ArgumentError("a network needs at least one layer; got an empty list")
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            raise ArgumentTypeError(f"layers[{i}] must be a Layer, such as Dense(784, 10); got {layer!r}")
+        if hasattr(layer, "parameters"):
+            raise ArgumentError(f"layers[{i}] ({layer!r}) already belongs to a network; make a new layer for this one")
+    if len({id(layer) for layer in layers}) < len(layers):
+        raise ArgumentError("the same layer object stands in the list twice; make one object for each place")
+    return layers
+
+
+def _input_width(layers: Sequence[Layer]) -> int:
+    for layer in layers:
+        width = getattr(layer, "inputs", getattr(layer, "width", None))
+        if width is not None:
+            return int(width)
+    raise ArgumentError("no layer says how many inputs the network has: at least one Dense(inputs, outputs) is needed")
+
+
+def _of_layer(arrays: dict[str, Array], index: int) -> dict[str, Array]:
+    prefix = f"{index}."
+    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}

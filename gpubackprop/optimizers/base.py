@@ -1,0 +1,207 @@
+"""What all optimizers share: their settings, their state, weight decay, clipping, and how one step is put together."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpubackprop.backend.base import Array, Backend
+from gpubackprop.errors import ArgumentError, CheckpointError
+from gpubackprop.parameters import Parameters
+from gpubackprop.schedules import Schedule, get_schedule
+
+
+class Optimizer:
+    """A rule for one step of descent, with its state.
+
+    learning_rate: eta > 0. schedule: a name or a `Schedule` whose factor multiplies it at each step.
+    weight_decay: lambda >= 0; added to the gradient as lambda p (an L2 penalty), or, with decoupled_weight_decay, taken
+    off the parameters as p <- (1 - eta lambda) p (Loshchilov and Hutter, 2019). It applies to all parameters, as in PyTorch.
+    clip_value: gradients are cut to [-clip_value, clip_value]. clip_norm: then the gradient of all parameters together
+    is scaled down to this Euclidean norm where it is longer (Pascanu et al., 2013); neither waits for the device.
+
+    One optimizer trains one network. Raises ArgumentError for a setting that is out of range.
+
+    A rule of one's own derives from this class, names its `states`, and defines `scalars` and `rule`.
+    """
+
+    states: ClassVar[tuple[str, ...]] = ()
+    """The names of its state arrays, each of the parameters' size."""
+
+    def __init__(
+        self,
+        learning_rate: float,
+        *,
+        schedule: str | Schedule | None = None,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> None:
+        self.learning_rate = positive("learning_rate", learning_rate)
+        self.schedule = get_schedule(schedule)
+        self.weight_decay = not_negative("weight_decay", weight_decay)
+        self.decoupled_weight_decay = bool(decoupled_weight_decay)
+        self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
+        self.clip_value = None if clip_value is None else positive("clip_value", clip_value)
+        self.t = 0
+        """Number of steps done."""
+        self.track_norm = False
+        """Whether a step writes the gradient's norm, before clipping, into `norm`."""
+        self.parameters: Parameters | None = None
+        self.state: dict[str, Array] = {}
+        self.h: tuple[Array, ...] = ()
+        self.norm: Array = None
+
+    # -- what a rule defines --------------------------------------------------------------------------------------
+
+    def scalars(self, lr: float, t: int) -> tuple[float, ...]:
+        """The numbers that the rule needs at step t = 1, 2, ... with learning rate lr, computed in float64."""
+        return (lr,)
+
+    def rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
+        """Update p and the state in place from the gradient g, elementwise; h: `scalars` as 0-d arrays; g may be used up."""
+        raise NotImplementedError(f"{type(self).__name__} must define rule(be, p, g, state, h)")
+
+    # -- one step -------------------------------------------------------------------------------------------------
+
+    def bind(self, parameters: Parameters) -> None:
+        """Make the state for these parameters, if it is not there; raise ArgumentError if it belongs to others."""
+        if self.parameters is parameters:
+            return
+        if self.parameters is not None:
+            raise ArgumentError(
+                f"this {type(self).__name__} already trains another network, and its state belongs to that one; "
+                "make a new optimizer for this network"
+            )
+        self.parameters = parameters
+        be, P = parameters.backend, parameters.P
+        self.state = {name: be.zeros(P.shape, P.dtype) for name in self.states}
+        count = len(self._all_scalars())
+        self._written: list[float | None] = [None] * count
+        self.h = tuple(be.zeros((), P.dtype) for _ in range(count))
+        self.norm = be.zeros((), P.dtype)
+        self._factor = be.zeros((), P.dtype)
+
+    def rebind(self, parameters: Parameters) -> None:
+        """Move the state to the same parameters on another device."""
+        saved = self.get_state() if self.parameters is not None else None
+        self.parameters = None
+        self.bind(parameters)
+        if saved is not None:
+            self.set_state(saved)
+
+    def prepare(self) -> None:
+        """Count the step and hand its scalars to the device. On the host, before the step is run."""
+        self.t += 1
+        assert self.parameters is not None
+        be = self.parameters.backend
+        for i, value in enumerate(self._all_scalars()):
+            if value != self._written[i]:
+                be.fill(self.h[i], value)
+                self._written[i] = value
+
+    def current_learning_rate(self) -> float:
+        """The learning rate of the step that was prepared last (of the first one, before that)."""
+        return self.learning_rate * self.schedule(max(self.t, 1) - 1)
+
+    def apply(self, be: Backend) -> None:
+        """Clip and update. This is the part of a step that can be recorded."""
+        assert self.parameters is not None
+        P, G = self.parameters.P, self.parameters.G
+        if self.track_norm and self.clip_norm is None:
+            be.norm(G, self.norm)
+        if self.clip_value is not None:
+            be.xp.clip(G, -self.clip_value, self.clip_value, out=G)
+        if self.clip_norm is not None:
+            be.clip_by_norm(G, self.clip_norm, self.norm, self._factor)
+        self.update(be, P, G)
+
+    def update(self, be: Backend, P: Array, G: Array) -> None:
+        """Apply the rule to the flat buffers."""
+        be.update(self, P, G, tuple(self.state.values()), self.h)
+
+    def decay(self, be: Backend, p: Array, g: Array, h: tuple[Array, ...]) -> None:
+        """The weight decay, coupled or not; `h[-1]` is 1 - eta lambda where it is decoupled."""
+        if not self.weight_decay:
+            return
+        if self.decoupled_weight_decay:
+            be.xp.multiply(p, h[-1], out=p)
+        else:
+            t = be.scratch(p)
+            be.xp.multiply(p, self.weight_decay, out=t)
+            be.xp.add(g, t, out=g)
+
+    def _all_scalars(self) -> tuple[float, ...]:
+        lr = self.current_learning_rate()
+        own = self.scalars(lr, max(self.t, 1))
+        if self.weight_decay and self.decoupled_weight_decay:
+            return (*own, 1 - lr * self.weight_decay)
+        return own
+
+    # -- settings and state ---------------------------------------------------------------------------------------
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments, as plain values; the schedule as {"name": ..., its fields}."""
+        skip = {"t", "track_norm", "parameters", "state", "h", "norm", "schedule"}
+        own = {k: v for k, v in vars(self).items() if k not in skip and not k.startswith("_")}
+        return {**own, "schedule": {"name": self.schedule.name, **vars(self.schedule)}}
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Host copies of the state: {"t": int64 (), "<state>": flat array}."""
+        if self.parameters is None:
+            return {"t": np.asarray(self.t, np.int64)}
+        be = self.parameters.backend
+        return {"t": np.asarray(self.t, np.int64), **{k: be.to_host(v) for k, v in self.state.items()}}
+
+    def set_state(self, saved: dict[str, np.ndarray]) -> None:
+        """Put back what `get_state` gave; the optimizer must be bound. Raises CheckpointError if it does not fit."""
+        assert self.parameters is not None
+        for name, array in self.state.items():
+            if name not in saved or saved[name].shape != array.shape:
+                came = saved[name].shape if name in saved else "nothing"
+                raise CheckpointError(
+                    f"optimizer state {name!r} of {type(self).__name__}: expected shape {array.shape}, got {came}"
+                )
+            self.parameters.backend.copy_in(saved[name], array)
+        self.t = int(saved["t"])
+        self._written = [None] * len(self.h)
+
+    def __repr__(self) -> str:
+        shown = {
+            k: v
+            for k, v in self.settings().items()
+            if k not in ("learning_rate", "schedule") and v not in (None, False)
+        }
+        rest = "".join(f", {k}={v!r}" for k, v in shown.items())
+        schedule = (
+            "" if self.schedule.name == "constant" and not self.schedule.warmup else f", schedule={self.schedule}"
+        )
+        return f"{type(self).__name__}({self.learning_rate!r}{rest}{schedule})"
+
+
+def positive(name: str, value: float) -> float:
+    """`value` as a float; ArgumentError unless it is a finite number above 0."""
+    return _number(name, value, value_ok=lambda v: v > 0, expected="a finite number above 0")
+
+
+def not_negative(name: str, value: float) -> float:
+    """`value` as a float; ArgumentError unless it is a finite number, 0 or more."""
+    return _number(name, value, value_ok=lambda v: v >= 0, expected="a finite number, 0 or more")
+
+
+def share(name: str, value: float) -> float:
+    """`value` as a float; ArgumentError unless it is in [0, 1)."""
+    return _number(name, value, value_ok=lambda v: 0 <= v < 1, expected="a number in [0, 1)")
+
+
+def _number(name: str, value: Any, value_ok: Any, expected: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"{name} must be {expected}; got {value!r}") from None
+    if not isfinite(number) or not value_ok(number):
+        raise ArgumentError(f"{name} must be {expected}; got {value!r}")
+    return number

@@ -1,0 +1,107 @@
+"""Optimizers for very large batches, whose step is scaled array by array to the norm of what it changes.
+
+Biases and the gains of normalisations (one-dimensional arrays) are not scaled, as the papers' authors do.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+from gpubackprop.backend.base import Array, Backend
+from gpubackprop.optimizers.base import Optimizer, positive, share
+from gpubackprop.optimizers.moments import _Moments
+
+
+class _Layerwise(Optimizer):
+    def bind(self, parameters: Any) -> None:
+        fresh = self.parameters is not parameters
+        super().bind(parameters)
+        if fresh:
+            be, P = parameters.backend, parameters.P
+            self._w, self._u, self._both, self._other = (be.zeros((), P.dtype) for _ in range(4))
+
+    def update(self, be: Backend, P: Array, G: Array) -> None:
+        assert self.parameters is not None
+        state = tuple(self.state.values())
+        for s in self.parameters.segments:
+            views = [flat[s.start : s.start + s.size] for flat in (P, G, *state)]
+            self.segment_rule(be, views[0], views[1], tuple(views[2:]), len(s.shape) > 1)
+
+    def segment_rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], adapt: bool) -> None:
+        """The rule for one array, flat; `adapt`: whether its step is scaled."""
+        raise NotImplementedError
+
+    def _ratio(self, be: Backend, numerator: Array, denominator: Array) -> Array:
+        """numerator / denominator where both are above 0, else 1; 0-d, into `numerator`, without looking at them."""
+        xp, both = be.xp, self._both
+        be.heaviside(numerator, both)
+        be.heaviside(denominator, self._other)
+        xp.multiply(both, self._other, out=both)
+        xp.multiply(numerator, both, out=numerator)
+        xp.multiply(denominator, both, out=denominator)
+        xp.subtract(1.0, both, out=both)
+        xp.add(numerator, both, out=numerator)
+        xp.add(denominator, both, out=denominator)
+        xp.divide(numerator, denominator, out=numerator)
+        return numerator
+
+
+class LARS(_Layerwise):
+    """v <- mu v + eta r (g + lambda w); w <- w - v, r = trust |w| / (|g| + lambda |w|) (You, Gitman and Ginsburg, 2017)."""
+
+    states = ("velocity",)
+
+    def __init__(self, learning_rate: float = 0.1, momentum: float = 0.9, trust: float = 1e-3, **common: Any) -> None:
+        super().__init__(learning_rate, **common)
+        self.momentum = share("momentum", momentum)
+        self.trust = positive("trust", trust)
+
+    def segment_rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], adapt: bool) -> None:
+        xp, w, u, (v,) = be.xp, self._w, self._u, state
+        if adapt:
+            be.norm(p, w)
+            be.norm(g, u)
+            if self.weight_decay and not self.decoupled_weight_decay:
+                xp.multiply(w, self.weight_decay, out=self._both)
+                xp.add(u, self._both, out=u)
+            xp.multiply(w, self.trust, out=w)
+            self._ratio(be, w, u)
+        self.decay(be, p, g, self.h)
+        xp.multiply(g, self.h[0], out=g)
+        if adapt:
+            xp.multiply(g, w, out=g)
+        xp.multiply(v, self.momentum, out=v)
+        xp.add(v, g, out=v)
+        xp.subtract(p, v, out=p)
+
+
+class LAMB(_Layerwise, _Moments):
+    """r = (m/c1) / (sqrt(v/c2) + eps) + lambda w; w <- w - eta (|w| / |r|) r: Algorithm 2 of You et al. (2020)."""
+
+    def __init__(self, learning_rate: float = 1e-3, eps: float = 1e-6, **options: Any) -> None:
+        _Moments.__init__(self, learning_rate, eps=eps, **options)
+
+    def scalars(self, lr: float, t: int) -> tuple[float, ...]:
+        c1, c2 = self._corrections(t)
+        return (lr, 1 / c1, sqrt(c2))
+
+    def segment_rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], adapt: bool) -> None:
+        xp, t, w, u, (m, v), h = be.xp, be.scratch(p), self._w, self._u, state, self.h
+        self._update_moments(be, g, m, v, t)
+        xp.sqrt(v, out=t)
+        xp.divide(t, h[2], out=t)
+        xp.add(t, self.eps, out=t)
+        xp.multiply(m, h[1], out=g)
+        xp.divide(g, t, out=g)
+        # Here the decay belongs to r, inside the ratio: it is not the L2 penalty of the other rules.
+        if self.weight_decay:
+            xp.multiply(p, self.weight_decay, out=t)
+            xp.add(g, t, out=g)
+        if adapt:
+            be.norm(p, w)
+            be.norm(g, u)
+            self._ratio(be, w, u)
+            xp.multiply(g, w, out=g)
+        xp.multiply(g, h[0], out=g)
+        xp.subtract(p, g, out=p)

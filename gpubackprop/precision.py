@@ -1,0 +1,45 @@
+"""Which type is computed and added up in, for each type of storage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.errors import ArgumentError
+
+DTYPES = ("float32", "float64")
+PRECISIONS = ("native", "fp32", "fp64", "tf32", "bf16", "fp16")
+
+
+def accumulator(dtype: Any) -> np.dtype[Any]:
+    """The type in which values of `dtype` are added up: float64, or complex128 for a complex step."""
+    return np.result_type(dtype, np.float64)
+
+
+def compute_type(dtype: Any) -> np.dtype[Any]:
+    """The type in which exponentials and differences of `dtype` are taken: at least float32."""
+    return np.result_type(dtype, np.float32)
+
+
+def resolve(dtype: Any, precision: str | None) -> tuple[np.dtype[Any], str]:
+    """The storage type of the parameters and the precision of the products, from what a user asked for.
+
+    `dtype` is "float32", "float64" (or NumPy's own names for them) or None for float32; `precision` is None or
+    "native" (products in the storage type), "fp32", "fp64", or a faster, coarser product: "tf32", "bf16", "fp16",
+    which keep their parameters in float32. Raises ArgumentError for anything else and for pairs that disagree.
+    """
+    precision = precision or "native"
+    if precision not in PRECISIONS:
+        raise ArgumentError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+    natural = {"fp64": "float64", "native": None}.get(precision, "float32")
+    try:
+        chosen = np.dtype(natural or "float32") if dtype is None else np.dtype(dtype)
+    except TypeError:
+        raise ArgumentError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}") from None
+    if chosen.name not in (*DTYPES, "complex128"):
+        hint = '; for half-precision products ask for precision="fp16" or "bf16"' if chosen.itemsize == 2 else ""
+        raise ArgumentError(f"dtype must be one of {', '.join(DTYPES)}; got {chosen.name}{hint}")
+    if natural and chosen.name != natural:
+        raise ArgumentError(f'precision="{precision}" keeps its parameters in {natural}; got dtype="{chosen.name}"')
+    return chosen, "native" if precision in ("fp32", "fp64") else precision

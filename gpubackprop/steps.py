@@ -1,0 +1,187 @@
+"""What one step consists of: forward, loss, delta-propagation, gradients, update; recorded once for each kind and batch size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpubackprop.backend.base import Array, Program
+from gpubackprop.optimizers import Optimizer
+from gpubackprop.workspace import Batch
+
+if TYPE_CHECKING:
+    from gpubackprop.network import Network
+
+
+class Steps:
+    """The steps of one network. The lines of mathematics are `forward`, `loss` and `backward`."""
+
+    def __init__(self, net: Network) -> None:
+        self.net = net
+        self.be = net.backend
+        self._random = any(layer.random for layer in net.layers)
+        self._total = self.be.zeros((), net.value.dtype)
+        self._part = self.be.zeros((), net.value.dtype)
+
+    # -- the mathematics ------------------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch, training: bool) -> None:
+        """a(0) = x; a(l) = f(a(l-1) W(l) + b(l))."""
+        for layer, v in zip(self.net.layers, batch.tensors, strict=True):
+            self._do(layer, layer.forward, v, training)
+
+    def loss(self, batch: Batch, kind: str, rows: int, with_delta: bool, penalty: bool = True) -> None:
+        """C, and delta(L) = dC/da(L) * f'(z(L))."""
+        net, be, last = self.net, self.be, batch.tensors[-1]
+        y = net.target_buffer(batch, kind)
+        delta = last.delta if with_delta else None
+        be.loss_and_delta(net.loss_function, batch.outputs, y, batch.loss, net.value, delta, rows)
+        if with_delta:
+            be.times_derivative(net.layers[-1].activation, last.saved, last.delta)
+        if penalty:
+            self.penalty(with_delta=False)
+
+    def backward(self, batch: Batch, training: bool, beta: float = 0.0, dx: bool = False) -> None:
+        """dC/dW(l), dC/db(l), and delta(l) = (delta(l+1) W(l+1)^T) * f'(z(l)), from the last layer to the first."""
+        layers = self.net.layers
+        for i in range(len(layers) - 1, -1, -1):
+            layer, v = layers[i], batch.tensors[i]
+            self._do(layer, layer.gradients, v, beta)
+            if i > 0:
+                below, f = batch.tensors[i - 1], layers[i - 1].activation
+                self._do(layer, layer.propagate, v, below, f, training)
+            elif dx:
+                below, f = self.net._workspace.input_tensors(batch), _NO_ACTIVATION
+                self._do(layer, layer.propagate, v, below, f, training)
+
+    def penalty(self, with_delta: bool) -> None:
+        """C += l1 sum|W| + l2/2 sum W^2 (or, with_delta, dC/dW += l1 sign(W) + l2 W), over all weights."""
+        net, xp = self.net, self.be.xp
+        for name, W in net._parameters.views.items():
+            if W.ndim < 2:
+                continue
+            t, dW = self.be.scratch(W), net._parameters.gradients[name]
+            if net.l2 and with_delta:
+                xp.multiply(W, net.l2, out=t)
+                xp.add(dW, t, out=dW)
+            elif net.l2:
+                xp.multiply(W, W, out=t)
+                self._add_sum(t, net.l2 / 2)
+            if net.l1 and with_delta:
+                xp.sign(W, out=t)
+                xp.multiply(t, net.l1, out=t)
+                xp.add(dW, t, out=dW)
+            elif net.l1:
+                xp.negative(W, out=t)
+                xp.maximum(W, t, out=t)
+                self._add_sum(t, net.l1)
+
+    def _add_sum(self, t: Array, factor: float) -> None:
+        xp = self.be.xp
+        xp.sum(t, dtype=self._part.dtype, out=self._part)
+        xp.multiply(self._part, factor, out=self._part)
+        xp.add(self.net.value, self._part, out=self.net.value)
+
+    def _do(self, layer: Any, function: Any, *arguments: Any) -> None:
+        if layer.recordable:
+            function(self.be, *arguments)
+        else:
+            self.be.call(function, self.be, *arguments)
+
+    # -- kinds of step --------------------------------------------------------------------------------------------
+
+    def run(self, batch: Batch, what: str, kind: str = "", training: bool = False) -> None:
+        """Do one step without an update: "forward", "loss", "gradients" or "input gradient"."""
+        key = (what, kind, training)
+        if key not in batch.programs:
+
+            def step() -> None:
+                self.forward(batch, training)
+                if what == "forward":
+                    return
+                self.loss(batch, kind, batch.n, with_delta=what != "loss")
+                if what != "loss":
+                    self.backward(batch, training, dx=what == "input gradient")
+                    self.penalty(with_delta=True)
+
+            batch.programs[key] = self.net.program(step)
+        batch.programs[key]()
+
+    def train(self, batch: Batch, kind: str, optimizer: Optimizer) -> None:
+        """One training step on what the batch's buffers hold; the loss is left in `net.value`."""
+        program = self.training_program(batch, kind, optimizer)
+        optimizer.prepare()
+        program()
+
+    def training_program(self, batch: Batch, kind: str, optimizer: Optimizer) -> Program:
+        """The program of a whole training step. `optimizer.prepare()` comes before each run of it."""
+        key = ("train", kind, optimizer.track_norm)
+        held = batch.programs.get(key)
+        if held is None or held[0] is not optimizer:
+
+            def step() -> None:
+                self.forward(batch, True)
+                self.loss(batch, kind, batch.n, with_delta=True)
+                self.backward(batch, True)
+                self.finish(optimizer)
+
+            held = (optimizer, self.net.program(step))
+            batch.programs[key] = held
+        program: Program = held[1]
+        return program
+
+    def finish(self, optimizer: Optimizer) -> None:
+        """The end of a training step: penalties, clipping, update, and one more step counted."""
+        self.penalty(with_delta=True)
+        optimizer.apply(self.be)
+        if self._random:
+            self.be.xp.add(self.net.step, np.uint64(1), out=self.net.step)
+
+    def train_in_parts(self, x: Array, y: Array, optimizer: Optimizer, size: int) -> None:
+        """One training step whose batch passes through in parts of `size` rows; their gradients add up."""
+        net, xp = self.net, self.be.xp
+        kind = "labels" if y.ndim == 1 else "targets"
+        optimizer.prepare()
+        for start in range(0, len(x), size):
+            batch = net._load(x[start : start + size])
+            net._load_targets(batch, y[start : start + size])
+            self.part(batch, kind, len(x), start)()
+            if start:
+                xp.add(self._total, net.value, out=self._total)
+            else:
+                xp.copyto(self._total, net.value)
+        xp.copyto(net.value, self._total)
+        self.penalty(with_delta=False)
+        self.finish(optimizer)
+
+    def part(self, batch: Batch, kind: str, rows: int, start: int) -> Program:
+        """The program for a part of a batch of `rows` rows that begins at row `start`."""
+        first_row = start if self._random else 0
+        key = ("part", kind, rows, start > 0, first_row)
+        if key not in batch.programs:
+
+            def step() -> None:
+                for v in batch.tensors:
+                    v.first_row = first_row
+                self.forward(batch, True)
+                self.loss(batch, kind, rows, with_delta=True, penalty=False)
+                self.backward(batch, True, beta=1.0 if start else 0.0)
+
+            batch.programs[key] = net_program = self.net.program(step)
+            for v in batch.tensors:
+                v.first_row = 0
+            return net_program
+        program: Program = batch.programs[key]
+        return program
+
+
+class _NoActivation:
+    name = "identity"
+    saves = "a"
+
+    def times_derivative(self, be: Any, saved: Any, delta: Any) -> None:
+        return
+
+
+_NO_ACTIVATION: Any = _NoActivation()

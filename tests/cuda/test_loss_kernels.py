@@ -1,0 +1,153 @@
+"""loss.cu against the definitions in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpubackprop.backend.cuda import kernel_table as table
+from tests.cuda.conftest import MULTIPROCESSORS, cases
+from tests.cuda.harness import assert_close, empty, to_float64, to_storage
+
+CLASSES = {8: (1, 2, 10, 31, 33), 32: (5, 33, 100), 256: (1000, 2100)}
+
+
+def log_softmax(z):
+    z = z - z.max(axis=1, keepdims=True)
+    return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+
+
+def finish(run, partial, value_type="double"):
+    """The loss of the blocks' sums."""
+    out = empty(value_type, 1)
+    run("finish_sum", (value_type,), table.one_block(), partial, partial.size, 1.0, 0, out)
+    return float(out[0])
+
+
+def cross_entropy(run, template, z, y, count, loss_scale=None):
+    t, _, d, group = template
+    launch = table.rows(len(z), group, MULTIPROCESSORS)
+    delta, partial = empty(d, z.shape), empty("double", launch.blocks)
+    run("cross_entropy", template, launch, z, y, delta, partial, *z.shape, 1 / count, loss_scale)
+    return finish(run, partial), delta
+
+
+def tolerance(t):
+    return 1e-13 if t == "double" else 1e-6
+
+
+@pytest.mark.parametrize("template", [pytest.param(c.values, marks=c.marks, id=c.id) for c in cases("cross_entropy")])
+def test_cross_entropy(run, template):
+    t, target, d, group = template
+    rng = np.random.default_rng(0)
+    for classes in CLASSES[group]:
+        for rows in (1, 33) if classes > 100 else (1, 31, 200):
+            z = to_storage(t, 4 * rng.normal(size=(rows, classes)))
+            logits = to_float64(t, z)
+            if target in ("int", "long long"):
+                y = rng.integers(0, classes, rows).astype(np.int32 if target == "int" else np.int64)
+                p = np.eye(classes)[y]
+            else:
+                y = to_storage(target, rng.dirichlet(np.ones(classes), rows))
+                p = to_float64(target, y)
+            count = rows + 5  # a part of a larger batch
+            loss, delta = cross_entropy(run, template, z, y, count)
+            assert loss == pytest.approx(-(p * log_softmax(logits)).sum() / count, rel=tolerance(t))
+            want = (np.exp(log_softmax(logits)) * p.sum(axis=1, keepdims=True) - p) / count
+            if classes > 1:
+                assert_close(d, delta, want, factor=2)
+
+
+def test_cross_entropy_in_place_and_value_alone(run):
+    rng = np.random.default_rng(1)
+    z, y = to_storage("float", rng.normal(size=(50, 10))), rng.integers(0, 10, 50).astype(np.int32)
+    loss, delta = cross_entropy(run, ("float", "int", "float", 8), z, y, 50)
+    launch = table.rows(50, 8, MULTIPROCESSORS)
+    partial = empty("double", launch.blocks)
+    run("cross_entropy", ("float", "int", "float", 8), launch, z, y, None, partial, 50, 10, 1 / 50, None)
+    assert finish(run, partial) == loss
+    run("cross_entropy", ("float", "int", "float", 8), launch, z, y, z, partial, 50, 10, 1 / 50, None)
+    np.testing.assert_array_equal(z, delta)
+    assert finish(run, partial) == loss
+
+
+def test_cross_entropy_of_extreme_logits(run):
+    z = np.array([[1e4, -1e4, 0], [-1e4, -1e4, -1e4], [1e4, 1e4, -1e4]], np.float32)
+    loss, delta = cross_entropy(run, ("float", "int", "float", 8), z, np.array([1, 0, 1], np.int32), 3)
+    assert loss == pytest.approx((2e4 + np.log(3) + np.log(2)) / 3, rel=1e-6)
+    np.testing.assert_allclose(delta * 3, [[1, -1, 0], [-2 / 3, 1 / 3, 1 / 3], [0.5, -0.5, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_label_out_of_range_gives_nan_and_not_a_number(run, label):
+    z = np.zeros((2, 3), np.float32)
+    loss, delta = cross_entropy(run, ("float", "int", "float", 8), z, np.array([0, label], np.int32), 2)
+    assert np.isnan(loss)
+    assert np.isfinite(delta[0]).all()
+    assert np.isnan(delta[1]).all()
+
+
+def test_loss_scale_multiplies_delta_alone(run):
+    rng = np.random.default_rng(2)
+    z, y = to_storage("float", rng.normal(size=(20, 10))), rng.integers(0, 10, 20).astype(np.int32)
+    template = ("float", "int", "float", 8)
+    plain = cross_entropy(run, template, z, y, 20)
+    scaled = cross_entropy(run, template, z, y, 20, np.array([1024], np.float32))
+    assert plain[0] == scaled[0]
+    np.testing.assert_array_equal(plain[1] * 1024, scaled[1])
+
+
+@pytest.mark.parametrize(("t", "group"), cases("softmax"))
+def test_softmax(run, t, group):
+    rng = np.random.default_rng(3)
+    for classes in CLASSES[group]:
+        z = to_storage(t, 4 * rng.normal(size=(19, classes)))
+        want = np.exp(log_softmax(to_float64(t, z)))
+        run("softmax", (t, group), table.rows(19, group, MULTIPROCESSORS), z, z, 19, classes)
+        assert_close(t, z, want)
+
+
+def reference(loss, a, y):
+    """The sum over elements, and its derivative."""
+    d = a - y
+    if loss == "HalfSquaredError":
+        return 0.5 * (d**2).sum(), d
+    if loss == "MeanSquaredError":
+        return (d**2).sum(), 2 * d
+    if loss == "MeanAbsoluteError":
+        return np.abs(d).sum(), np.sign(d)
+    return (np.logaddexp(0, a) - a * y).sum(), 0.5 * (1 + np.tanh(0.5 * a)) - y
+
+
+@pytest.mark.parametrize(("t", "y_type", "d", "loss"), cases("elementwise_loss"))
+def test_elementwise_losses(run, t, y_type, d, loss):
+    rng = np.random.default_rng(4)
+    for n in (1, 31, 33, 5003):
+        a = to_storage(t, 2 * rng.normal(size=n))
+        y = to_storage(y_type, rng.uniform(0.05, 0.95, size=n))
+        y[::5] = a[::5] if t == y_type else y[::5]
+        scale = np.array([8], np.float32)
+        value, slope = reference(loss, to_float64(t, a), to_float64(y_type, y))
+        launch = table.flat(n, 4, MULTIPROCESSORS)
+        for offset in (0, 1):
+            delta, partial = empty(d, n), empty("double", launch.blocks)
+            run("elementwise_loss", (t, y_type, d, loss), launch, a, y, delta, partial, n, 0.25, scale, offset=offset)
+            assert finish(run, partial) == pytest.approx(value / 4, rel=tolerance(t), abs=1e-300)
+            assert_close(d, delta, slope * 2, factor=4)
+
+
+def test_binary_cross_entropy_of_extreme_logits(run):
+    a, y = np.array([1e4, -1e4, 1e4, -1e4], np.float32), np.array([1, 0, 0, 1], np.float32)
+    delta, partial = empty("float", 4), empty("double", 1)
+    template = ("float", "float", "float", "BinaryCrossEntropy")
+    run("elementwise_loss", template, table.flat(4, 4, 1), a, y, delta, partial, 4, 1.0, None)
+    np.testing.assert_array_equal(delta, [0, 0, 1, -1])
+    assert finish(run, partial) == 2e4
+
+
+@pytest.mark.parametrize("r", ["float", "double"])
+def test_finish_sum_scales_and_accumulates(run, r):
+    partial = np.random.default_rng(5).normal(size=1000)
+    out = to_storage(r, [3.0])
+    run("finish_sum", (r,), table.one_block(), partial, 1000, 0.5, 1, out)
+    assert out[0] == pytest.approx(3 + partial.sum() / 2, rel=1e-6 if r == "float" else 1e-13)

@@ -1,0 +1,88 @@
+"""random.cu: published vectors, the same bits as gpubackprop.random, and dropout."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpubackprop.backend.cuda import kernel_table as table
+from gpubackprop.random import random_words, split_seed
+from tests.cuda.conftest import MULTIPROCESSORS, cases
+from tests.cuda.harness import empty, to_float64, to_storage
+
+# Known answers of Random123 (Salmon et al. 2011), philox4x32-10: counter, key, words
+KNOWN = [
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((2**32 - 1,) * 4, (2**32 - 1,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
+def words(run, n, first, step, layer, key):
+    out = np.zeros(n, np.uint32)
+    launch = table.flat(-(-n // 4), 1, MULTIPROCESSORS)
+    run("philox_words", ("unsigned",), launch, out, n, first, np.array([step], np.uint64), layer, *key)
+    return out
+
+
+@pytest.mark.parametrize(("counter", "key", "answer"), KNOWN)
+def test_known_answers(run, counter, key, answer):
+    """The counter's first and last word come from the element's number, which must fit an index of 63 bits, hence the
+    shortcut for the vectors where 4 times it does not: the carry-free halves of the shifted number."""
+    c0, step, layer, c3 = counter
+    quad = c0 | c3 << 32
+    first = (quad << 2) & (2**64 - 1)
+    if first != quad << 2 or first >= 2**63:
+        pytest.skip("an element number beyond 63 bits; the same rounds are checked bit for bit below")
+    np.testing.assert_array_equal(words(run, 4, first, step, layer, key), answer)
+
+
+@pytest.mark.parametrize("n", [1, 31, 33, 4099])
+@pytest.mark.parametrize("first", [0, 4 * 77, 4 * (2**32 - 2)])
+def test_same_bits_as_the_host(run, n, first):
+    seed, step, layer = 0x299F31D0A4093822, 2**32 + 12345, 7
+    want = random_words(n, seed=seed, step=step, layer=layer, first=first)
+    np.testing.assert_array_equal(words(run, n, first, step, layer, split_seed(seed)), want)
+
+
+@pytest.mark.parametrize("t", table.STORAGE)
+@pytest.mark.parametrize("n", [1, 31, 33, 5003])
+def test_dropout(run, t, n):
+    x = to_storage(t, np.random.default_rng(0).normal(size=n) + 3)
+    seed, step, layer, keep = 9, np.array([4], np.uint64), 2, 0.7
+    threshold = round(keep * 2**32)
+    kept = random_words(n, seed=seed, step=4, layer=layer) < threshold
+    want = to_float64(t, to_storage(t, np.where(kept, to_float64(t, x) / keep, 0)))
+    arguments = (n, 1 / keep, threshold, step, layer, *split_seed(seed))
+    launch = table.flat(-(-n // 4), 1, MULTIPROCESSORS)
+    for offset in (0, 1):
+        out = empty(t, n)
+        run("dropout", (t,), launch, x, out, *arguments, offset=offset)
+        np.testing.assert_array_equal(to_float64(t, out) == 0, ~kept)
+        np.testing.assert_allclose(to_float64(t, out), want, rtol=1e-2 if t == "bf16" else 1e-3 if t == "f16" else 1e-6)
+    run("dropout", (t,), launch, x, x, *arguments)
+    np.testing.assert_array_equal(x, out)
+
+
+def test_dropout_that_keeps_everything(run):
+    x, out = np.arange(1, 9, dtype=np.float32), empty("float", 8)
+    run("dropout", ("float",), table.flat(2, 1, 1), x, out, 8, 1.0, 2**32, np.zeros(1, np.uint64), 0, 1, 2)
+    np.testing.assert_array_equal(x, out)
+
+
+@pytest.mark.parametrize(("skip", "row"), [(None, 6), (0, 6), (1, 5)])
+def test_advance(run, skip, row):
+    step, table_row, offset = np.array([2**32 - 1], np.uint64), np.array([5], np.uint32), np.array([128], np.int64)
+    skipped = None if skip is None else np.array([skip], np.int32)
+    run("advance", (), table.one_block(), step, table_row, offset, 64, skipped)
+    assert (step[0], table_row[0], offset[0]) == (2**32, row, 192)
+    run("advance", (), table.one_block(), step, None, None, 64, None)
+    assert (step[0], table_row[0], offset[0]) == (2**32 + 1, row, 192)
+
+
+def test_every_type_of_dropout_is_checked():
+    assert [c.values for c in cases("dropout")] == [(t,) for t in table.STORAGE]
