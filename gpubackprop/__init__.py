@@ -12,6 +12,7 @@ from gpubackprop.errors import GpuBackpropError
 from gpubackprop.layers import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm
 from gpubackprop.network import Network, mlp
 from gpubackprop.optimizers import LAMB, LARS, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
+from gpubackprop.training import Callback, EarlyStopping, History, Trainer, evaluate
 
 __all__ = [
     "LAMB",
@@ -24,16 +25,21 @@ __all__ = [
     "AdamW",
     "Adamax",
     "BatchNorm",
+    "Callback",
     "Dense",
     "Dropout",
+    "EarlyStopping",
     "GpuBackpropError",
+    "History",
     "Layer",
     "LayerNorm",
     "NAdam",
     "Network",
     "RAdam",
     "RMSprop",
+    "Trainer",
     "devices",
+    "evaluate",
     "get_backend",
     "mlp",
 ]

@@ -108,7 +108,7 @@ class Network:
         """dC/dx, a host array of x's shape."""
         batch, kind = self._load_pair(x, y)
         self._steps.run(batch, "input gradient", kind, training=training)
-        return self.backend.to_host(self._workspace.input_tensors(batch).delta)
+        return self.backend.to_host(batch.input_tensors().delta)
 
     def deltas(self, x: Any, y: Any, *, training: bool = False) -> list[np.ndarray]:
         """[delta(1), .., delta(L)]: dC/dz of each `Dense` layer, (n, width) host arrays."""
@@ -127,7 +127,14 @@ class Network:
         y = check_y(y, len(x), self.widths[-1], self.dtype, self.loss_function, self.backend)
         optimizer.bind(self._parameters)
         if micro_batch_size is not None and micro_batch_size < len(x):
-            self._steps.train_in_parts(x, y, optimizer, micro_batch_size)
+
+            def load(start: int, n: int) -> Batch:
+                batch = self._load(x[start : start + n])
+                self._load_targets(batch, y[start : start + n])
+                return batch
+
+            kind = "labels" if y.ndim == 1 else "targets"
+            self._steps.train_in_parts(load, len(x), kind, optimizer, micro_batch_size)
         else:
             batch = self._load(x)
             kind = self._load_targets(batch, y)
@@ -222,7 +229,7 @@ class Network:
         """Make all memory on the device and hand each layer its views."""
         be = self.backend
         shapes = {f"{i}.{k}": s for i, layer in enumerate(self.layers) for k, s in layer.parameter_shapes().items()}
-        self._parameters = Parameters(be, shapes, self.dtype)
+        self._parameters = Parameters(be, shapes, self.dtype, owner=self)
         self._state = {
             f"{i}.{k}": be.zeros(s, self.dtype)
             for i, layer in enumerate(self.layers)
@@ -258,7 +265,7 @@ class Network:
 
     def _load_targets(self, batch: Batch, y: Array) -> str:
         kind = "labels" if y.ndim == 1 else "targets"
-        self.backend.copy_in(y, self.target_buffer(batch, kind))
+        self.backend.copy_in(y, batch.target_buffer(kind))
         return kind
 
     def _load_pair(self, x: Any, y: Any) -> tuple[Batch, str]:
@@ -266,10 +273,6 @@ class Network:
         y = check_y(y, len(x), self.widths[-1], self.dtype, self.loss_function, self.backend)
         batch = self._load(x)
         return batch, self._load_targets(batch, y)
-
-    def target_buffer(self, batch: Batch, kind: str) -> Array:
-        """The static buffer for a batch's targets; kind: "labels" or "targets"."""
-        return self._workspace.labels(batch) if kind == "labels" else self._workspace.targets(batch)
 
     def program(self, step: Any, recordable: bool = True) -> Program:
         """`step` recorded, or as it is where recording is turned off."""

@@ -36,10 +36,14 @@ class Parameters:
     """The flat buffer `P` of parameters and the flat buffer `G` of their gradients on one device.
 
     shapes: {"0.weight": (784, 512), "0.bias": (512,), ...} in order; dtype: of both buffers.
+    owner: whose they are; the same network on another device has other buffers, but is the same owner.
     `views` and `gradients` map the names to views of P and G.
     """
 
-    def __init__(self, backend: Backend, shapes: dict[str, tuple[int, ...]], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, backend: Backend, shapes: dict[str, tuple[int, ...]], dtype: np.dtype[Any], owner: object = None
+    ) -> None:
+        self.owner = owner
         self.backend = backend
         self.dtype = dtype
         aligned = max(64 // dtype.itemsize, 1)

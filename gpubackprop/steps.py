@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,8 @@ class Steps:
         self.net = net
         self.be = net.backend
         self._random = any(layer.random for layer in net.layers)
+        self.sums = self.be.zeros((2,), net.value.dtype)
+        """Of the steps of an epoch so far: losses times rows, and norms of gradients. Read once per report."""
         self._total = self.be.zeros((), net.value.dtype)
         self._part = self.be.zeros((), net.value.dtype)
 
@@ -34,7 +37,7 @@ class Steps:
     def loss(self, batch: Batch, kind: str, rows: int, with_delta: bool, penalty: bool = True) -> None:
         """C, and delta(L) = dC/da(L) * f'(z(L))."""
         net, be, last = self.net, self.be, batch.tensors[-1]
-        y = net.target_buffer(batch, kind)
+        y = batch.target_buffer(kind)
         delta = last.delta if with_delta else None
         be.loss_and_delta(net.loss_function, batch.outputs, y, batch.loss, net.value, delta, rows)
         if with_delta:
@@ -52,7 +55,7 @@ class Steps:
                 below, f = batch.tensors[i - 1], layers[i - 1].activation
                 self._do(layer, layer.propagate, v, below, f, training)
             elif dx:
-                below, f = self.net._workspace.input_tensors(batch), _NO_ACTIVATION
+                below, f = batch.input_tensors(), _NO_ACTIVATION
                 self._do(layer, layer.propagate, v, below, f, training)
 
     def penalty(self, with_delta: bool) -> None:
@@ -114,9 +117,12 @@ class Steps:
         optimizer.prepare()
         program()
 
-    def training_program(self, batch: Batch, kind: str, optimizer: Optimizer) -> Program:
-        """The program of a whole training step. `optimizer.prepare()` comes before each run of it."""
-        key = ("train", kind, optimizer.track_norm)
+    def training_program(self, batch: Batch, kind: str, optimizer: Optimizer, accumulate: bool = False) -> Program:
+        """The program of a whole training step. `optimizer.prepare()` comes before each run of it.
+
+        accumulate: add the step's loss and gradient norm to `sums`.
+        """
+        key = ("train", kind, optimizer.track_norm, accumulate)
         held = batch.programs.get(key)
         if held is None or held[0] is not optimizer:
 
@@ -125,6 +131,8 @@ class Steps:
                 self.loss(batch, kind, batch.n, with_delta=True)
                 self.backward(batch, True)
                 self.finish(optimizer)
+                if accumulate:
+                    self._accumulate(batch.n, optimizer)
 
             held = (optimizer, self.net.program(step))
             batch.programs[key] = held
@@ -138,15 +146,31 @@ class Steps:
         if self._random:
             self.be.xp.add(self.net.step, np.uint64(1), out=self.net.step)
 
-    def train_in_parts(self, x: Array, y: Array, optimizer: Optimizer, size: int) -> None:
-        """One training step whose batch passes through in parts of `size` rows; their gradients add up."""
+    def _accumulate(self, rows: int, optimizer: Optimizer) -> None:
+        xp, losses, norms = self.be.xp, self.sums[:1].reshape(()), self.sums[1:].reshape(())
+        xp.multiply(self.net.value, float(rows), out=self._part)
+        xp.add(losses, self._part, out=losses)
+        if optimizer.track_norm:
+            xp.add(norms, optimizer.norm, out=norms)
+
+    def train_in_parts(
+        self,
+        load: Callable[[int, int], Batch],
+        rows: int,
+        kind: str,
+        optimizer: Optimizer,
+        size: int,
+        accumulate: bool = False,
+    ) -> None:
+        """One training step on a batch of `rows` rows that passes through in parts of `size`; their gradients add up.
+
+        load(start, n): the batch that holds the n rows from `start` on.
+        """
         net, xp = self.net, self.be.xp
-        kind = "labels" if y.ndim == 1 else "targets"
         optimizer.prepare()
-        for start in range(0, len(x), size):
-            batch = net._load(x[start : start + size])
-            net._load_targets(batch, y[start : start + size])
-            self.part(batch, kind, len(x), start)()
+        for start in range(0, rows, size):
+            batch = load(start, min(size, rows - start))
+            self.part(batch, kind, rows, start)()
             if start:
                 xp.add(self._total, net.value, out=self._total)
             else:
@@ -154,6 +178,8 @@ class Steps:
         xp.copyto(net.value, self._total)
         self.penalty(with_delta=False)
         self.finish(optimizer)
+        if accumulate:
+            self._accumulate(rows, optimizer)
 
     def part(self, batch: Batch, kind: str, rows: int, start: int) -> Program:
         """The program for a part of a batch of `rows` rows that begins at row `start`."""

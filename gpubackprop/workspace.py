@@ -23,20 +23,33 @@ KEPT = 8
 class Batch:
     """Views for a batch of n rows: x, each layer's tensors, the loss's buffers, and targets of either kind."""
 
-    def __init__(self, n: int, x: Array, tensors: list[Tensors], loss: Tensors, dx: Tensors | None) -> None:
+    def __init__(self, workspace: Workspace, n: int, x: Array, tensors: list[Tensors], loss: Tensors) -> None:
         self.n = n
+        self._workspace = workspace
         self.x = x
         self.tensors = tensors
         self.loss = loss
-        self.input = dx
-        self.labels: Array = None
-        self.targets: Array = None
+        self._targets: dict[str, Array] = {}
+        self._input: Tensors | None = None
         self.programs: dict[Any, Any] = {}
 
     @property
     def outputs(self) -> Array:
         """The outputs of the last layer."""
         return self.tensors[-1].a
+
+    def target_buffer(self, kind: str) -> Array:
+        """The static buffer for the batch's targets: "labels" (n,) int64 or "targets" (n, m)."""
+        if kind not in self._targets:
+            self._targets[kind] = self._workspace.target_view(kind, self.n)
+        return self._targets[kind]
+
+    def input_tensors(self) -> Tensors:
+        """The network's input as if a layer made it: its `delta` receives dC/dx."""
+        if self._input is None:
+            delta = self._workspace.input_delta(self.n)
+            self._input = Tensors(a=self.x, z=self.x, saved=self.x, delta=delta)
+        return self._input
 
 
 class Workspace:
@@ -71,17 +84,15 @@ class Workspace:
         self._batches.move_to_end(n)
         return self._batches[n]
 
-    def labels(self, batch: Batch) -> Array:
-        """The batch's static buffer of class labels, (n,) int64."""
-        if batch.labels is None:
-            batch.labels = self._view("labels", ("n",), np.int64, batch.n)
-        return batch.labels
+    def target_view(self, kind: str, n: int) -> Array:
+        """The leading n rows of the buffer for targets of a kind."""
+        if kind == "labels":
+            return self._view("labels", ("n",), np.int64, n)
+        return self._view("targets", ("n", self.widths[-1]), self.dtype, n)
 
-    def targets(self, batch: Batch) -> Array:
-        """The batch's static buffer of dense targets, (n, m)."""
-        if batch.targets is None:
-            batch.targets = self._view("targets", ("n", self.widths[-1]), self.dtype, batch.n)
-        return batch.targets
+    def input_delta(self, n: int) -> Array:
+        """The leading n rows of the buffer for dC/dx."""
+        return self._view("dx", ("n", self.widths[0]), self.dtype, n)
 
     @property
     def nbytes(self) -> int:
@@ -105,14 +116,7 @@ class Workspace:
             x = v.a
         loss = Tensors()
         self._add(loss, "loss", self.loss.buffers(self.widths[-1], self.dtype), n)
-        return Batch(n, first, tensors, loss, None)
-
-    def input_tensors(self, batch: Batch) -> Tensors:
-        """The network's input as if a layer made it: its `delta` receives dC/dx."""
-        if batch.input is None:
-            delta = self._view("dx", ("n", self.widths[0]), self.dtype, batch.n)
-            batch.input = Tensors(a=batch.x, z=batch.x, saved=batch.x, delta=delta)
-        return batch.input
+        return Batch(self, n, first, tensors, loss)
 
     def _add(self, v: Tensors, key: Any, buffers: Buffers, n: int) -> None:
         for name, (shape, dtype) in buffers.items():

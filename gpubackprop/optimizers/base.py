@@ -68,10 +68,16 @@ class Optimizer:
     # -- one step -------------------------------------------------------------------------------------------------
 
     def bind(self, parameters: Parameters) -> None:
-        """Make the state for these parameters, if it is not there; raise ArgumentError if it belongs to others."""
+        """Make the state for these parameters, if it is not there; bring it along if the network changed its device.
+
+        Raises ArgumentError if it belongs to another network.
+        """
         if self.parameters is parameters:
             return
-        if self.parameters is not None:
+        saved = None
+        if self.parameters is not None and self.parameters.owner is parameters.owner is not None:
+            saved = self.get_state()
+        elif self.parameters is not None:
             raise ArgumentError(
                 f"this {type(self).__name__} already trains another network, and its state belongs to that one; "
                 "make a new optimizer for this network"
@@ -79,17 +85,11 @@ class Optimizer:
         self.parameters = parameters
         be, P = parameters.backend, parameters.P
         self.state = {name: be.zeros(P.shape, P.dtype) for name in self.states}
-        count = len(self._all_scalars())
+        count = len(self.scalars(self.learning_rate, 1)) + bool(self.weight_decay and self.decoupled_weight_decay)
         self._written: list[float | None] = [None] * count
         self.h = tuple(be.zeros((), P.dtype) for _ in range(count))
         self.norm = be.zeros((), P.dtype)
         self._factor = be.zeros((), P.dtype)
-
-    def rebind(self, parameters: Parameters) -> None:
-        """Move the state to the same parameters on another device."""
-        saved = self.get_state() if self.parameters is not None else None
-        self.parameters = None
-        self.bind(parameters)
         if saved is not None:
             self.set_state(saved)
 
