@@ -1,0 +1,30 @@
+"""What all tests share: every device that is there, and the libraries that results are held to."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+
+from gpubackprop.backend import Backend, get_backend
+from gpubackprop.backend.select import fallback_reason
+
+
+@pytest.fixture(params=["cpu", "strict", pytest.param("cuda", marks=pytest.mark.cuda)])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """A new backend of each device; "cuda" is skipped, with the reason, where no GPU works."""
+    if request.param == "cuda" and (reason := fallback_reason()):
+        pytest.skip(f"no GPU to test on: {reason}")
+    return get_backend(request.param)
+
+
+@pytest.fixture(scope="session")
+def torch() -> Any:
+    """PyTorch on one thread, as the oracle; skipped where it is not installed."""
+    try:
+        module = importlib.import_module("torch")
+    except ImportError as error:
+        pytest.skip(f"PyTorch, which these results are held to, is not installed: {error}")
+    module.set_num_threads(1)
+    return module
