@@ -52,7 +52,9 @@ class Kernels:
         self.folder = folder
         self.runners: dict[bool, harness.Runner] = {}
 
-    def __call__(self, name: str, template: Iterable[Any], launch: table.Launch, *arguments: Any, offset: int = 0) -> None:
+    def __call__(
+        self, name: str, template: Iterable[Any], launch: table.Launch, *arguments: Any, offset: int = 0
+    ) -> None:
         template = tuple(template)
         wanted = is_core(name, template)
         if wanted not in self.runners:

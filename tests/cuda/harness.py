@@ -74,12 +74,16 @@ class Guarded:
 class Runner:
     """The kernels, by name expression."""
 
-    def __init__(self, folder: Path, text: str, instantiations: Sequence[tuple[str, tuple[table.Parameter, ...]]]) -> None:
+    def __init__(
+        self, folder: Path, text: str, instantiations: Sequence[tuple[str, tuple[table.Parameter, ...]]]
+    ) -> None:
         self.index = {expression: i for i, (expression, _) in enumerate(instantiations)}
         self.parameters = dict(instantiations)
         self.library = build(folder, text, [(e, tuple(p.declaration for p in ps)) for e, ps in instantiations])
 
-    def __call__(self, name: str, template: tuple[Any, ...], launch: table.Launch, *arguments: Any, offset: int = 0) -> None:
+    def __call__(
+        self, name: str, template: tuple[Any, ...], launch: table.Launch, *arguments: Any, offset: int = 0
+    ) -> None:
         """Launch; arrays are changed in place. `offset` puts every array so many elements off its alignment.
 
         The same array object given twice is one buffer, for launches in place.

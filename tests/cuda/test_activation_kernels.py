@@ -149,10 +149,14 @@ def test_derivative_column_sums(run, t, f, v):
         run("derivative_column_sums", (t, f, v), launch, got, saved, partial, rows, cols, p)
         assert_close(t, got, want, factor=2)
         sums, db = empty(total, cols), empty(total, cols)
-        run("finish_column_sums", (total, total), table.finish_columns(cols), partial, splits, cols, sums, db, None, 0.0)
+        run(
+            "finish_column_sums", (total, total), table.finish_columns(cols), partial, splits, cols, sums, db, None, 0.0
+        )
         assert_close(total, db, want.sum(axis=0), factor=2)
         np.testing.assert_array_equal(sums, db)
-        run("finish_column_sums", (total, total), table.finish_columns(cols), partial, splits, cols, None, db, None, 1.0)
+        run(
+            "finish_column_sums", (total, total), table.finish_columns(cols), partial, splits, cols, None, db, None, 1.0
+        )
         np.testing.assert_allclose(db, 2 * sums, rtol=1e-6)
 
 

@@ -25,7 +25,7 @@ def finish(run, partial, value_type="double"):
 
 
 def cross_entropy(run, template, z, y, count, loss_scale=None):
-    t, _, d, group = template
+    d, group = template[2:]
     launch = table.rows(len(z), group, MULTIPROCESSORS)
     delta, partial = empty(d, z.shape), empty("double", launch.blocks)
     run("cross_entropy", template, launch, z, y, delta, partial, *z.shape, 1 / count, loss_scale)

@@ -47,7 +47,9 @@ def test_find_nonfinite(run, t, bad):
         assert found[0] == 0
         for place in {0, n // 2, n - 1}:
             spoiled, found = g.copy(), np.zeros(1, np.int32)
-            spoiled[place] = to_storage(t, [bad])[0] if t != "bf16" or not np.isinf(bad) else (0x7F80 if bad > 0 else 0xFF80)
+            spoiled[place] = (
+                to_storage(t, [bad])[0] if t != "bf16" or not np.isinf(bad) else (0x7F80 if bad > 0 else 0xFF80)
+            )
             run("find_nonfinite", (t,), launch, spoiled, n, found)
             assert found[0] == 1
 

@@ -104,41 +104,44 @@ def test_wrong_declaration_does_not_build(tmp_path):
         Runner(tmp_path, "__global__ void f(float* x) {}", [("f", OUT)])
 
 
-class TestHalf:
-    """The shim's float16 conversions and the bf16 of numerics.cu, against NumPy."""
+# The shim's float16 conversions against NumPy's.
+CONVERSIONS = """
+__global__ void widen(const unsigned short* in, float* out) {
+    const int i = blockIdx.x * 256 + threadIdx.x;
+    out[i] = half_bits_to_float(in[i]);
+}
+__global__ void narrow(const float* in, unsigned short* out) {
+    const int i = blockIdx.x * 256 + threadIdx.x;
+    out[i] = float_to_half_bits(in[i]);
+}"""
 
-    TEXT = """
-    __global__ void widen(const unsigned short* in, float* out) {
-        const int i = blockIdx.x * 256 + threadIdx.x;
-        out[i] = half_bits_to_float(in[i]);
-    }
-    __global__ void narrow(const float* in, unsigned short* out) {
-        const int i = blockIdx.x * 256 + threadIdx.x;
-        out[i] = float_to_half_bits(in[i]);
-    }"""
 
-    @pytest.fixture(scope="class")
-    def convert(self, pytestconfig):
-        wide = (Parameter("in", "f16", True, True), Parameter("out", "float", True, False))
-        thin = (Parameter("in", "float", True, True), Parameter("out", "f16", True, False))
-        text = "typedef unsigned short f16;" + self.TEXT
-        return Runner(pytestconfig.cache.mkdir("cuda_kernels"), text, [("widen", wide), ("narrow", thin)])
+@pytest.fixture(scope="module")
+def convert(pytestconfig):
+    wide = (Parameter("in", "f16", True, True), Parameter("out", "float", True, False))
+    thin = (Parameter("in", "float", True, True), Parameter("out", "f16", True, False))
+    text = "typedef unsigned short f16;" + CONVERSIONS
+    return Runner(pytestconfig.cache.mkdir("cuda_kernels"), text, [("widen", wide), ("narrow", thin)])
 
-    def test_every_half_widens_exactly(self, convert):
-        half = np.arange(65536, dtype=np.uint16).view(np.float16)
-        out = np.zeros(65536, np.float32)
-        convert("widen", (), Launch((256, 1, 1), (256, 1, 1)), half, out)
-        np.testing.assert_array_equal(out, half.astype(np.float32))
 
-    def test_floats_narrow_as_in_numpy(self, convert):
-        rng = np.random.default_rng(0)
-        bits = rng.integers(0, 2**32, 65536, dtype=np.uint64).astype(np.uint32)
-        values = bits.view(np.float32)
-        values[:30000] = np.ldexp(rng.uniform(-2, 2, 30000), rng.integers(-28, 17, 30000))
-        half = np.arange(31000, dtype=np.uint16).view(np.float16).astype(np.float32)
-        values[30000:61000] = np.float32(0.5) * (half + np.nextafter(half.astype(np.float16), np.float16(65504)).astype(np.float32))
-        out = np.zeros(65536, np.float16)
-        with np.errstate(over="ignore", invalid="ignore"):
-            want = values.astype(np.float16)
-        convert("narrow", (), Launch((256, 1, 1), (256, 1, 1)), values, out)
-        np.testing.assert_array_equal(out, want)
+def test_every_half_widens_exactly(convert):
+    half = np.arange(65536, dtype=np.uint16).view(np.float16)
+    out = np.zeros(65536, np.float32)
+    convert("widen", (), Launch((256, 1, 1), (256, 1, 1)), half, out)
+    np.testing.assert_array_equal(out, half.astype(np.float32))
+
+
+def test_floats_narrow_as_in_numpy(convert):
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2**32, 65536, dtype=np.uint64).astype(np.uint32)
+    values = bits.view(np.float32)
+    values[:30000] = np.ldexp(rng.uniform(-2, 2, 30000), rng.integers(-28, 17, 30000))
+    half = np.arange(31000, dtype=np.uint16).view(np.float16).astype(np.float32)
+    values[30000:61000] = np.float32(0.5) * (
+        half + np.nextafter(half.astype(np.float16), np.float16(65504)).astype(np.float32)
+    )
+    out = np.zeros(65536, np.float16)
+    with np.errstate(over="ignore", invalid="ignore"):
+        want = values.astype(np.float16)
+    convert("narrow", (), Launch((256, 1, 1), (256, 1, 1)), values, out)
+    np.testing.assert_array_equal(out, want)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -80,6 +81,15 @@ def _read(program: ctypes.c_void_p, what: str) -> bytes:
     return buffer.raw
 
 
+def supported_architectures() -> list[str]:
+    """The real architectures that this NVRTC compiles for, ascending."""
+    count = ctypes.c_int()
+    _call("nvrtcGetNumSupportedArchs", ctypes.byref(count))
+    numbers = (ctypes.c_int * count.value)()
+    _call("nvrtcGetSupportedArchs", numbers)
+    return [f"sm_{number}" for number in numbers]
+
+
 def compile_cubin(
     text: str, arch: str, kernels: Sequence[str], options: Sequence[str] = OPTIONS, file: str = "kernels.cu"
 ) -> Compiled:
@@ -91,17 +101,31 @@ def compile_cubin(
     """
     if not re.fullmatch(r"sm_\d+[af]?", arch):
         raise ArgumentError(f'arch is {arch!r}: expected "sm_" and a compute capability, such as "sm_90"')
+    with _compiled(text, arch, kernels, options, file) as program:
+        log = _read(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
+        return Compiled(_read(program, "CUBIN"), {kernel: _lowered(program, kernel) for kernel in kernels}, log)
+
+
+def compile_ptx(text: str, arch: str, kernels: Sequence[str], options: Sequence[str] = OPTIONS) -> str:
+    """The PTX of the same compilation, to read."""
+    with _compiled(text, arch.replace("sm_", "compute_"), kernels, options, "kernels.cu") as program:
+        return _read(program, "PTX").rstrip(b"\0").decode()
+
+
+@contextmanager
+def _compiled(
+    text: str, arch: str, kernels: Sequence[str], options: Sequence[str], file: str
+) -> Iterator[ctypes.c_void_p]:
     program = ctypes.c_void_p()
     _call("nvrtcCreateProgram", ctypes.byref(program), text.encode(), file.encode(), 0, None, None)
     try:
         for kernel in kernels:
             _call("nvrtcAddNameExpression", program, kernel.encode())
         flags = [f"--gpu-architecture={arch}".encode(), *(option.encode() for option in options)]
-        failed = _nvrtc().nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flags))
-        log = _read(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
-        if failed:
+        if _nvrtc().nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flags)):
+            log = _read(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
             raise DeviceError(f"NVRTC could not compile {file} for {arch}:\n{log}")
-        return Compiled(_read(program, "CUBIN"), {kernel: _lowered(program, kernel) for kernel in kernels}, log)
+        yield program
     finally:
         _call("nvrtcDestroyProgram", ctypes.byref(program))
 
@@ -124,13 +148,16 @@ class Resources:
 
 def resources(log: str) -> dict[str, Resources]:
     """The log of a compilation with --ptxas-options=-v, by lowered name."""
-    number: Callable[[str, str], int] = lambda pattern, part: sum(map(int, re.findall(pattern, part)))  # noqa: E731
+
+    def total(pattern: str, part: str) -> int:
+        return sum(map(int, re.findall(pattern, part)))
+
     parts = re.split(r"Compiling entry function '(\w+)'", log)[1:]
     return {
         name: Resources(
-            registers=number(r"Used (\d+) registers", part),
-            shared=number(r"(\d+) bytes smem", part),
-            spilled=number(r"(\d+) bytes spill", part),
+            registers=total(r"Used (\d+) registers", part),
+            shared=total(r"(\d+) bytes smem", part),
+            spilled=total(r"(\d+) bytes spill", part),
         )
         for name, part in zip(parts[::2], parts[1::2], strict=True)
     }

@@ -201,7 +201,7 @@ def variants() -> dict[str, list[tuple[str | int, ...]]]:
     for name in ("dropout", "squared_norm", "find_nonfinite", "batch_norm_apply", "batch_norm_backward"):
         table[name] = [(t,) for t in STORAGE]
     table["optimizer_step"] = [(rule, *types) for rule in RULES for types in _GRADIENTS]
-    pairs = sorted({(p, g) for p, g, _ in _GRADIENTS})
+    pairs: dict[tuple[str | int, ...], None] = dict.fromkeys((p, g) for p, g, _ in _GRADIENTS)
     table["segment_norms"] = table["lamb_moments"] = list(pairs)
     table["segment_ratios"] = [("float",), ("double",)]
     table["lars_step"] = list(_GRADIENTS)

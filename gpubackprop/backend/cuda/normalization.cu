@@ -47,8 +47,9 @@ template <int V, typename A> __device__ __forceinline__ void merge_along_y(Sprea
     }
 }
 
-// First stage of the column statistics: partial (2, splits, cols) gets mean and squares of the rows
-// [s chunk, (s + 1) chunk) with chunk = ceil(rows / splits). Launch: columns(rows, cols, V), V dividing cols, V <= 4.
+// First stage of the column statistics, of x less its own first row: the means are small then, and keep their digits where
+// the columns lie far from zero. partial (2 splits + 1, cols): the means of the rows [s chunk, (s + 1) chunk), chunk =
+// ceil(rows / splits); their squares; the first row. Launch: columns(rows, cols, V), V dividing cols, V <= 4.
 template <typename T, int V> __global__ void column_spreads(const T* x, acc_t<T>* partial, index_t rows, int cols) {
     typedef acc_t<T> A;
     const int column = (blockIdx.x * blockDim.x + threadIdx.x) * V;
@@ -57,11 +58,12 @@ template <typename T, int V> __global__ void column_spreads(const T* x, acc_t<T>
     Spread<A> own[V] = {};
     if (column < cols) {
         A count = 0;
+        const Pack<T, V> shift = load<V>(x, column);
         for (index_t row = start + threadIdx.y; row < end; row += blockDim.y) {
             const Pack<T, V> values = load<V>(x, row * cols + column);
             const A inverse = A(1) / (count += A(1));
 #pragma unroll
-            for (int v = 0; v < V; ++v) own[v].add(A(widen(values.v[v])), inverse);
+            for (int v = 0; v < V; ++v) own[v].add(A(widen(values.v[v])) - A(widen(shift.v[v])), inverse);
         }
         for (int v = 0; v < V; ++v) own[v].count = count;
     }
@@ -71,6 +73,7 @@ template <typename T, int V> __global__ void column_spreads(const T* x, acc_t<T>
             const index_t i = (index_t)blockIdx.y * cols + column + v;
             partial[i] = own[v].mean;
             partial[(index_t)gridDim.y * cols + i] = own[v].squares;
+            if (blockIdx.y == 0) partial[2 * (index_t)gridDim.y * cols + column + v] = A(widen(x[column + v]));
         }
 }
 
@@ -91,7 +94,7 @@ __global__ void finish_spreads(const A* partial, int splits, index_t rows, int c
         }
     merge_along_y<1>(own);
     if (threadIdx.y != 0 || column >= cols) return;
-    const A m = own[0].mean, squares = own[0].squares;
+    const A m = own[0].mean + partial[2 * (index_t)splits * cols + column], squares = own[0].squares;
     mean[column] = m;
     if (variance) variance[column] = squares / A(rows);
     rstd[column] = A(1) / sqrt(squares / A(rows) + A(eps));
@@ -107,7 +110,8 @@ template <typename A> __global__ void inverse_deviation(const A* variance, A* rs
     grid_stride<1>(n, false, [&](index_t i, auto) { rstd[i] = A(1) / sqrt(variance[i] + A(eps)); });
 }
 
-// y = (x - mean) rstd gamma + beta by columns; x, y: (rows, cols), may be the same; the others (cols,). Launch: flat(rows * cols).
+// y = (x - mean) rstd gamma + beta by columns; x, y: (rows, cols), may be the same; the others (cols,).
+// Launch: flat(rows * cols).
 template <typename T>
 __global__ void batch_norm_apply(const T* x, const acc_t<T>* mean, const acc_t<T>* rstd, const acc_t<T>* gamma,
                                  const acc_t<T>* beta, T* y, index_t rows, int cols) {

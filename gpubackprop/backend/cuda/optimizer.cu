@@ -2,7 +2,8 @@
 //
 // Definitions as in torch.optim. What changes from step to step is computed by the host in float64, one row of `table` a step,
 // so that the launch itself never changes: row r of the table (row null: row 0) is `Optimizer.scalars` and then the factor of
-// decoupled weight decay, 1 - lr wd, or 1. In the rules: t counts from 1, c1 = 1 - b1^t, c2 = 1 - b2^t, mu as in torch.optim.NAdam.
+// decoupled weight decay, 1 - lr wd, or 1. In the rules: t counts from 1, c1 = 1 - b1^t, c2 = 1 - b2^t,
+// mu as in torch.optim.NAdam.
 
 template <int COUNT> __device__ __forceinline__ const double* scalars_of_step(const double* table, const unsigned* row) {
     return table + (row ? (index_t)*row * (COUNT + 1) : 0);
@@ -85,7 +86,8 @@ template <typename A> struct Moments {  // b1, b2, eps of the Adam family
 template <typename A> struct Adam : Moments<A> {  // b1, b2, eps; lr / c1, sqrt(c2); m, v
     static constexpr int states = 2, scalars = 2;
     A rate, root;
-    __device__ Adam(const double* h, double c0, double c1, double c2) : Moments<A>(c0, c1, c2), rate(A(h[0])), root(A(1 / h[1])) {}
+    __device__ Adam(const double* h, double c0, double c1, double c2)
+        : Moments<A>(c0, c1, c2), rate(A(h[0])), root(A(1 / h[1])) {}
     __device__ __forceinline__ void operator()(A& p, A g, A* s) const {
         this->first(s[0], g);
         this->second(s[1], g);

@@ -20,17 +20,19 @@ __device__ __forceinline__ Words philox4x32(unsigned c0, unsigned c1, unsigned c
     }
     return Words{{c0, c1, c2, c3}};
 }
-__device__ __forceinline__ Words words_of(index_t quad, step_t step, unsigned layer, unsigned key0, unsigned key1) {
-    return philox4x32((unsigned)quad, (unsigned)step, layer, (unsigned)((unsigned long long)quad >> 32), key0, key1);
+__device__ __forceinline__ Words words_of(unsigned long long quad, step_t step, unsigned layer, unsigned key0, unsigned key1) {
+    return philox4x32((unsigned)quad, (unsigned)step, layer, (unsigned)(quad >> 32), key0, key1);
 }
 
-// The raw words, for checks: out (n,). first is a multiple of 4: out[i] is the word of element first + i.
-// Launch: flat(ceil(n / 4)).
+// The raw words, for checks: out (n,) of unsigned, out[i] is the word of element 4 first_quad + i. Launch: flat(ceil(n / 4)).
 template <typename U>
-__global__ void philox_words(U* out, index_t n, index_t first, const step_t* step, unsigned layer, unsigned key0, unsigned key1) {
+__global__ void philox_words(U* out, index_t n, unsigned long long first_quad, const step_t* step, unsigned layer, unsigned key0,
+                             unsigned key1) {
     grid_stride<1>((n + 3) / 4, false, [&](index_t quad, auto) {
-        const Words words = words_of(first / 4 + quad, *step, layer, key0, key1);
-        for (int k = 0; k < 4 && 4 * quad + k < n; ++k) out[4 * quad + k] = words.w[k];
+        const Words words = words_of(first_quad + quad, *step, layer, key0, key1);
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+            if (4 * quad + k < n) out[4 * quad + k] = words.w[k];
     });
 }
 

@@ -1,0 +1,111 @@
+"""NVRTC compiles kernels.cu, without a GPU, and nothing spills."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from gpubackprop.backend.cuda import compile as compiler
+from gpubackprop.backend.cuda import kernel_table as table
+from gpubackprop.errors import ArgumentError, DeviceError
+
+ARCHITECTURES = ["sm_70", "sm_80", "sm_90", "sm_100"]
+reason = compiler.available()
+needs_nvrtc = pytest.mark.skipif(reason is not None, reason=reason or "")
+
+
+def compile_all(arch, chosen):
+    """Compile and return the resources of each name expression; skip what this NVRTC no longer supports."""
+    supported = compiler.supported_architectures()
+    if arch not in supported:
+        pytest.skip(f"this NVRTC compiles for {supported[0]} to {supported[-1]} only")
+    names = [table.kernel(name).expression(*template) for name, templates in chosen.items() for template in templates]
+    made = compiler.compile_cubin(compiler.source(), arch, names)
+    assert made.cubin[:4] == b"\x7fELF"
+    used = compiler.resources(made.log)
+    return {name: used[made.names[name]] for name in names}
+
+
+def widest():
+    """One or two variants of each kernel, those that take the most registers and shared memory."""
+    table_ = {name: [templates[0], templates[-1]] for name, templates in table.variants().items()}
+    for name in ("bias_activation", "activation_derivative"):
+        table_[name] = [("f16", "GeluTanh"), ("double", "Gelu")]
+    table_["derivative_column_sums"] = [("bf16", "Gelu", 8), ("double", "Gelu", 2)]
+    table_["cross_entropy"] = [
+        ("f16", "f16", "f16", 8),
+        ("float", "int", "float", 256),
+        ("double", "long long", "double", 32),
+    ]
+    table_["optimizer_step"] = [
+        ("Adam", "float", "bf16", "bf16"),
+        ("RmspropCenteredMomentum", "double", "double", "double"),
+        ("Nadam", "float", "float", "float"),
+    ]
+    return {name: list(dict.fromkeys(templates)) for name, templates in table_.items()}
+
+
+def assert_modest(used):
+    """No spills, two blocks of 256 threads at once on every device, and shared memory within the limit of a static array."""
+    assert {name: r for name, r in used.items() if r.spilled} == {}
+    assert {name: r for name, r in used.items() if not 0 < r.registers <= 128 or r.shared > 48 * 1024} == {}
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_kernel_compiles_without_spills(arch):
+    assert set(widest()) == set(table.kernels())
+    assert_modest(compile_all(arch, widest()))
+
+
+@needs_nvrtc
+@pytest.mark.nightly
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_variant_compiles_without_spills(arch):
+    assert_modest(compile_all(arch, table.variants()))
+
+
+@needs_nvrtc
+def test_float_kernels_do_no_double_arithmetic():
+    """An overload that is missing would silently promote, at a thirty-second of the speed on most GPUs."""
+    names = [table.kernel("activation").expression("float", function) for function in table.ACTIVATION.values()]
+    names += ["batch_norm_apply<float>", "layer_norm_backward<float, 32>", "softmax<float, 8>"]
+    ptx = compiler.compile_ptx(compiler.source(), "sm_80", names)
+    entries = re.findall(r"\.entry _Z\d+(?:activationI|batch|layer|softmax).*?^}", ptx, re.DOTALL | re.MULTILINE)
+    assert len(entries) == len(names)
+    arithmetic = r"(?:add|sub|mul|fma|div|sqrt|rcp|ex2|setp)\S*\.f64"
+    # eps arrives as a double and is rounded once a thread
+    assert [line for entry in entries for line in re.findall(arithmetic, entry)] == []
+
+
+@needs_nvrtc
+def test_the_log_is_in_the_error():
+    with pytest.raises(DeviceError, match="undefined_thing"):
+        compiler.compile_cubin("__global__ void f(int* x) { *x = undefined_thing; }", "sm_80", ["f"])
+
+
+@needs_nvrtc
+def test_resources_report_spills():
+    """So that the tests above can fail: a kernel forced into few registers spills."""
+    body = "".join(f"x[{i}] = x[{i}] * y[{i}] + x[{(i * 7) % 64}];" for i in range(64))
+    load = "".join(f"x[{i}] = p[{i} * n]; y[{i}] = p[{i} * n + 1];" for i in range(64))
+    save = "".join(f"p[{i} * n + 2] = x[{i}];" for i in range(64))
+    text = (
+        "__global__ void __launch_bounds__(1024, 2) f(float* p, int n) "
+        f"{{ float x[64], y[64]; {load} __syncthreads(); {body} __syncthreads(); {body} {save} }}"
+    )
+    made = compiler.compile_cubin(text, "sm_80", ["f"])
+    assert compiler.resources(made.log)[made.names["f"]].spilled > 0
+
+
+@pytest.mark.parametrize("arch", ["compute_80", "90", "sm_80 "])
+def test_architecture_must_be_real(arch):
+    with pytest.raises(ArgumentError, match="sm_90"):
+        compiler.compile_cubin("", arch, [])
+
+
+def test_source_is_one_text_with_marks():
+    text = compiler.source()
+    assert "#include" not in text
+    assert '#line 1 "optimizer.cu"' in text
