@@ -1,0 +1,294 @@
+import numpy as np
+import pytest
+
+import gpubackprop as gb
+from gpubackprop.errors import ArgumentError, ArgumentTypeError
+from gpubackprop.random import host_generator
+
+
+def blobs(n=90, d=5, classes=3, seed=0):
+    """Classes around centres of their own, some overlapping."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, classes, n)
+    return (rng.normal(size=(classes, d))[y] * 2 + rng.normal(size=(n, d))).astype(np.float32), y
+
+
+def net_for(backend="cpu", **options):
+    return gb.mlp([5, 16, 3], loss="cross_entropy", device=backend, **options)
+
+
+def test_fit_learns_on_every_backend(backend):
+    x, y = blobs()
+    net = net_for(backend)
+    before = gb.evaluate(net, x, y)
+    history = gb.Trainer(net, gb.Adam(1e-2)).fit(x, y, epochs=30, batch_size=16)
+    after = gb.evaluate(net, x, y)
+    assert after["loss"] < 0.5 * before["loss"]
+    assert after["accuracy"] > 0.85
+    assert history.stopped == "epochs"
+    assert history["epoch"] == list(range(1, 31))
+
+
+def test_fit_is_the_written_out_loop():
+    """Order from the seed and the epoch, a last short batch, one train_step a batch: bit for bit."""
+    x, y = blobs(50)
+    net, by_hand = net_for(seed=3), net_for(seed=3)
+    history = gb.Trainer(net, gb.SGD(0.1, momentum=0.9)).fit(x, y, epochs=2, batch_size=16)
+    optimizer, means = gb.SGD(0.1, momentum=0.9), []
+    for epoch in range(2):
+        order, total = host_generator(3, 1, epoch).permutation(50), 0.0
+        for start in range(0, 50, 16):
+            rows = order[start : start + 16]
+            total += float(by_hand.train_step(x[rows], y[rows], optimizer)) * len(rows)
+        means.append(total / 50)
+    for name, w in net.get_weights().items():
+        np.testing.assert_array_equal(w, by_hand.get_weights()[name])
+    np.testing.assert_allclose(history["loss"], means, rtol=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 50, None, 1000])
+def test_full_batch_mini_batch_and_single_samples_are_one_loop(batch_size):
+    x, y = blobs(50)
+    net = net_for()
+    trainer = gb.Trainer(net, gb.SGD(0.05))
+    trainer.fit(x, y, epochs=2, batch_size=batch_size)
+    assert trainer.optimizer.t == 2 * -(-50 // min(batch_size or 50, 50))
+
+
+def test_same_seed_same_bits_and_another_seed_others(backend):
+    x, y = blobs()
+
+    def weights(seed):
+        net = gb.Network(
+            [gb.Dense(5, 16, "relu"), gb.Dropout(0.3), gb.Dense(16, 3)], loss="cross_entropy", device=backend, seed=seed
+        )
+        gb.Trainer(net, "adam").fit(x, y, epochs=3, batch_size=16)
+        return np.concatenate([w.ravel() for w in net.get_weights().values()])
+
+    np.testing.assert_array_equal(weights(1), weights(1))
+    assert np.abs(weights(1) - weights(2)).max() > 1e-3
+
+
+def test_micro_batches_take_the_same_steps():
+    x, y = blobs(70)
+    weights = []
+    for parts in (None, 7, 64):
+        layers = [gb.Dense(5, 16, "relu"), gb.Dropout(0.2), gb.Dense(16, 3)]
+        net = gb.Network(layers, loss="cross_entropy", dtype="float64", l1=1e-4, l2=1e-3)
+        history = gb.Trainer(net, gb.Adam(1e-2, clip_norm=0.5)).fit(
+            x, y, epochs=2, batch_size=32, micro_batch_size=parts
+        )
+        weights.append((net.get_weights(), history["loss"]))
+    for other, losses in weights[1:]:
+        np.testing.assert_allclose(losses, weights[0][1], rtol=1e-12)
+        for name, w in weights[0][0].items():
+            np.testing.assert_allclose(other[name], w, rtol=1e-10, atol=1e-13)
+
+
+def test_patience_stops_and_the_best_weights_come_back():
+    x, y = blobs(40)
+    net = net_for()
+    kept = {}
+
+    class Keep(gb.Callback):
+        def on_epoch_end(self, trainer, record):
+            kept[record["epoch"]] = trainer.net.get_weights()
+
+    held_out = blobs(40, seed=1)
+    trainer = gb.Trainer(net, gb.SGD(0.5), callbacks=[Keep()])
+    history = trainer.fit(x, y, epochs=500, batch_size=4, validation_data=held_out, patience=5)
+    assert history.stopped == "patience"
+    best = 1 + int(np.argmin(history["val_loss"]))
+    assert history.best_epoch == best
+    assert len(history) == best + 5
+    for name, w in net.get_weights().items():
+        np.testing.assert_array_equal(w, kept[best][name])
+    assert gb.evaluate(net, *held_out)["loss"] == pytest.approx(min(history["val_loss"]), rel=1e-6)
+
+
+def test_patience_on_accuracy_takes_the_larger():
+    x, y = blobs()
+    history = gb.Trainer(net_for(), "sgd").fit(
+        x, y, epochs=200, validation_data=(x, y), patience=3, monitor="val_accuracy"
+    )
+    assert history.best_epoch == 1 + int(np.argmax(history["val_accuracy"]))
+
+
+def test_gradient_tolerance_stops_at_the_norm_of_the_gradient():
+    """A least-squares problem by full-batch descent: the norm in the history is that of the gradient itself."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, 2))
+    y = x @ np.array([[2.0], [-1.0]]) + 0.5
+    net = gb.mlp([2, 1], loss="half_squared_error", dtype="float64")
+    history = gb.Trainer(net, gb.SGD(0.3)).fit(x, y, epochs=5000, batch_size=None, gradient_tolerance=1e-8)
+    assert history.stopped == "gradient_tolerance"
+    assert history["gradient_norm"][-1] <= 1e-8 < history["gradient_norm"][-2]
+    np.testing.assert_allclose(net.get_weights()["0.weight"], [[2.0], [-1.0]], atol=1e-7)
+
+
+def test_a_run_that_diverges_ends_and_says_so():
+    x, y = blobs()
+    net = gb.mlp([5, 16, 1], activation="identity", loss="half_squared_error")
+    history = gb.Trainer(net, gb.SGD(10.0)).fit(x, y[:, None].astype(float), epochs=100)
+    assert history.stopped == "diverged"
+    assert len(history) < 100
+
+
+def test_diverging_with_patience_gives_finite_weights_back():
+    x, y = blobs()
+    net = gb.mlp([5, 1], loss="half_squared_error")
+    optimizer = gb.SGD(1e-3, schedule=gb.schedules.Exponential(gamma=1.0))
+
+    class Explode(gb.Callback):
+        def on_epoch_end(self, trainer, record):
+            if record["epoch"] == 3:
+                optimizer.learning_rate = 1e30
+
+    history = gb.Trainer(net, optimizer, callbacks=[Explode()]).fit(x, y[:, None].astype(float), epochs=50, patience=5)
+    assert history.stopped == "diverged"
+    assert history.best_epoch <= 4
+    assert all(np.isfinite(w).all() for w in net.get_weights().values())
+
+
+def test_an_interrupt_keeps_the_history_and_reaches_the_caller():
+    x, y = blobs()
+    ended = []
+
+    class Interrupt(gb.Callback):
+        def on_epoch_end(self, trainer, record):
+            if record["epoch"] == 2:
+                raise KeyboardInterrupt
+
+        def on_fit_end(self, trainer, history):
+            ended.append(len(history))
+
+    trainer = gb.Trainer(net_for(), "adam", callbacks=[Interrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(x, y, epochs=10)
+    assert trainer.history.stopped == "interrupted"
+    assert ended == [2]
+
+
+def test_going_on_from_an_epoch_repeats_neither_orders_nor_steps():
+    x, y = blobs()
+    whole, halves = net_for(), net_for()
+    gb.Trainer(whole, gb.Adam(1e-2)).fit(x, y, epochs=4)
+    trainer = gb.Trainer(halves, gb.Adam(1e-2))
+    trainer.fit(x, y, epochs=2)
+    history = trainer.fit(x, y, epochs=2, first_epoch=2)
+    assert history["epoch"] == [3, 4]
+    for name, w in whole.get_weights().items():
+        np.testing.assert_array_equal(w, halves.get_weights()[name])
+
+
+def test_a_schedule_is_spread_over_the_run():
+    x, y = blobs(64)
+    optimizer = gb.SGD(0.1, schedule=gb.schedules.Cosine(warmup=4))
+    history = gb.Trainer(net_for(), optimizer).fit(x, y, epochs=5, batch_size=16)
+    assert optimizer.schedule.total == 20
+    rates = history["learning_rate"]
+    assert rates[0] == pytest.approx(0.1 * 4 / 5)
+    assert rates[-1] < 0.01 < rates[1]
+
+
+def test_progress_is_reported_inside_an_epoch():
+    x, y = blobs(2000)
+    seen = []
+
+    class Watch(gb.Callback):
+        def on_progress(self, trainer, progress):
+            seen.append(progress)
+
+        def on_epoch_end(self, trainer, record):
+            seen.append(record["loss"])
+
+    gb.Trainer(net_for(), gb.SGD(0.01), callbacks=[Watch()]).fit(x, y, epochs=1, batch_size=1)
+    first = seen[0]
+    assert first.epoch == 1
+    assert 0 < first.step < first.steps_per_epoch == 2000
+    assert np.isfinite(first.loss)
+    assert first.samples_per_second > 0 < first.seconds_left
+
+
+def test_a_steady_epoch_waits_and_allocates_nothing_per_step():
+    x, y = blobs(64)
+    net = net_for(gb.get_backend("strict"))
+    trainer = gb.Trainer(net, gb.SGD(0.1, momentum=0.9))
+    trainer.fit(x, y, epochs=2, batch_size=8)
+
+    def cost(epochs):
+        before = net.backend.counts()
+        trainer.fit(x, y, epochs=epochs, batch_size=8)
+        return net.backend.counts() - before
+
+    three, five = cost(3), cost(5)
+    # Each further epoch costs one order and one reading of the sums, however many steps it has.
+    assert five.transfers - three.transfers == 2
+    assert five.waits - three.waits == 2
+    assert five.allocations == three.allocations
+
+
+def test_data_in_any_layout_gives_the_same_fit():
+    x, y = blobs()
+    reference = net_for()
+    gb.Trainer(reference, gb.SGD(0.1)).fit(x, y, epochs=1)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    for variant in (np.asfortranarray(x), x.astype(">f4"), x[::-1].copy()[::-1], frozen, x.astype(np.float64)):
+        net = net_for()
+        gb.Trainer(net, gb.SGD(0.1)).fit(variant, y.astype(np.uint8), epochs=1)
+        np.testing.assert_array_equal(net.get_weights()["0.weight"], reference.get_weights()["0.weight"])
+    np.testing.assert_array_equal(frozen, x)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": -1}, "epochs must be"),
+        ({"epochs": 2.5}, "epochs must be"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"batch_size": True}, "batch_size must be"),
+        ({"micro_batch_size": 0}, "micro_batch_size must be"),
+        ({"patience": 0}, "patience must be"),
+        ({"gradient_tolerance": float("nan")}, "gradient_tolerance must be"),
+        ({"validation_data": 3}, "pair"),
+        ({"validation_data": (np.zeros((2, 4)), np.zeros(2, int))}, r"validation_data\[0\]"),
+        ({"validation_data": (np.zeros((2, 5)), np.array([0, 3]))}, r"validation_data\[1\]"),
+        ({"patience": 2, "monitor": "val_los"}, "did you mean 'loss'"),
+    ],
+)
+def test_bad_settings(change, message):
+    x, y = blobs(8)
+    with pytest.raises(ArgumentError, match=message):
+        gb.Trainer(net_for(), "sgd").fit(x, y, **{"epochs": 1, **change})
+
+
+def test_bad_data_is_refused_before_the_first_step():
+    x, y = blobs(8)
+    net = net_for()
+    before = net.get_weights()
+    x[3, 2] = np.nan
+    with pytest.raises(ArgumentError, match=r"x\[3, 2\] is nan"):
+        gb.Trainer(net, "sgd").fit(x, y)
+    with pytest.raises(ArgumentTypeError, match="integers"):
+        gb.Trainer(net, "sgd").fit(np.zeros((8, 5)), y.astype(float))
+    for name, w in before.items():
+        np.testing.assert_array_equal(net.get_weights()[name], w)
+
+
+def test_an_optimizer_belongs_to_one_network():
+    x, y = blobs(8)
+    optimizer = gb.Adam()
+    gb.Trainer(net_for(), optimizer).fit(x, y, epochs=1)
+    with pytest.raises(ArgumentError, match="already trains another network"):
+        gb.Trainer(net_for(), optimizer).fit(x, y, epochs=1)
+
+
+def test_zero_epochs_change_nothing():
+    x, y = blobs(8)
+    net = net_for()
+    before = net.get_weights()
+    history = gb.Trainer(net, "adam").fit(x, y, epochs=0)
+    assert len(history) == 0
+    for name, w in before.items():
+        np.testing.assert_array_equal(net.get_weights()[name], w)
