@@ -18,7 +18,7 @@ from gpubackprop.optimizers import Optimizer
 from gpubackprop.optimizers.base import not_negative
 from gpubackprop.parameters import Parameters
 from gpubackprop.precision import resolve
-from gpubackprop.random import MaskStream, host_generator
+from gpubackprop.random import host_generator
 from gpubackprop.steps import Steps
 from gpubackprop.summary import one_line, summary
 from gpubackprop.workspace import Batch, Workspace
@@ -243,8 +243,7 @@ class Network:
         self._ring: tuple[Array, int] | None = None
         for i, layer in enumerate(self.layers):
             own = [_of_layer(d, i) for d in (self._parameters.views, self._parameters.gradients, self._state)]
-            stream = MaskStream(self.seed, i, layer.p, self.step) if layer.random and hasattr(layer, "p") else None
-            layer.bind(own[0], own[1], own[2], stream)
+            layer.bind(own[0], own[1], own[2], layer.random_stream(self.seed, i, self.step))
         make = (be, self.layers, self.widths, self.loss_function, self.dtype)
         self._workspace = Workspace(*make, training=True)
         self._inference = Workspace(*make, training=False)

@@ -55,7 +55,7 @@ class Layer:
     """f, whose derivative is applied by whoever propagates delta to this layer."""
 
     random: bool = False
-    """Whether training draws random numbers: the layer then gets a `stream`."""
+    """Whether training draws random numbers, so that the network counts its steps on the device."""
 
     W: Array
     b: Array
@@ -79,6 +79,10 @@ class Layer:
     def buffers(self, dtype: Any) -> Buffers:
         """Name -> (shape, dtype) of what is kept from forward to backward; "n" stands for the rows of the batch."""
         return {}
+
+    def random_stream(self, seed: int, index: int, step: Array) -> MaskStream | None:
+        """Where this layer draws from, for the layer's place in the network and its step counter on the device."""
+        return None
 
     def bind(
         self, parameters: dict[str, Array], gradients: dict[str, Array], state: dict[str, Array], stream: Any

@@ -8,6 +8,7 @@ from gpubackprop.backend.base import Array, Backend
 from gpubackprop.layers.base import Layer, Tensors
 from gpubackprop.losses import Buffers
 from gpubackprop.optimizers.base import share
+from gpubackprop.random import MaskStream
 
 
 class Dropout(Layer):
@@ -27,6 +28,9 @@ class Dropout(Layer):
     def build(self, width: int) -> int:
         self._width = width
         return width
+
+    def random_stream(self, seed: int, index: int, step: Array) -> MaskStream:
+        return MaskStream(seed, index, self.p, step)
 
     def buffers(self, dtype: Any) -> Buffers:
         return {"mask": (("n", self._width), dtype)}
