@@ -30,6 +30,8 @@ class Activation:
     """What f' is written from: the output "a", or "z"."""
     family: ClassVar[str] = "glorot"
     """The initialisation that suits it: "he", "lecun" or "glorot"."""
+    smooth: ClassVar[bool] = True
+    """Whether f has all its derivatives at z = 0, where else a finite difference may not be trusted."""
 
     def forward(self, be: Backend, z: Array, a: Array) -> None:
         """a = f(z). `a` may be `z` itself where `saves == "a"`."""
@@ -95,6 +97,7 @@ class ReLU(Activation):
 
     name = "relu"
     family = "he"
+    smooth = False
 
     def forward(self, be: Backend, z: Array, a: Array) -> None:
         be.xp.maximum(z, 0.0, out=a)
@@ -110,6 +113,7 @@ class LeakyReLU(Activation):
 
     name = "leaky_relu"
     family = "he"
+    smooth = False
     slope = 0.01
 
     def forward(self, be: Backend, z: Array, a: Array) -> None:
@@ -133,6 +137,7 @@ class ELU(Activation):
 
     name = "elu"
     family = "he"
+    smooth = False
     alpha = 1.0
     scale = 1.0
 

@@ -30,6 +30,10 @@ class CheckpointError(GpuBackpropError, ValueError):
     """A saved model that is missing, damaged, or does not fit the network."""
 
 
+class CheckFailedError(GpuBackpropError, AssertionError):
+    """A layer that does not keep to what every layer promises."""
+
+
 class MissingExtraError(GpuBackpropError, ImportError):
     """An optional dependency is not installed; the message holds the command that installs it."""
 

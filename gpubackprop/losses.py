@@ -29,6 +29,8 @@ class Loss:
     """What `predict` applies to the last layer's outputs: "identity", "sigmoid" or "softmax"."""
     labels: ClassVar[bool] = False
     """Whether integer class labels of shape (n,) are targets too."""
+    smooth: ClassVar[bool] = True
+    """Whether C has all its derivatives where a = y, where else a finite difference may not be trusted."""
 
     def buffers(self, m: int, dtype: Any) -> Buffers:
         """The memory that `value_and_delta` needs as attributes of `v`, for m outputs stored as `dtype`."""
@@ -89,6 +91,7 @@ class MeanAbsoluteError(Loss):
     """C = (1/(n m)) sum_ij |a_ij - y_ij|; delta = sign(a - y) / (n m), 0 where a = y."""
 
     name = "mean_absolute_error"
+    smooth = False
 
     def value_and_delta(
         self, be: Backend, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
