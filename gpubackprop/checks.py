@@ -21,11 +21,12 @@ def check_x(x: Any, width: int, dtype: np.dtype[Any], be: Backend, name: str = "
     ArgumentError for a wrong rank or width, no rows, NaN or infinity, DeviceError for another device's array.
     """
     if _on_device(x, be, name):
+        _check_kind(x.dtype, name)
         _check_x_shape(x, width, name)
         return x
     host = _real_array(x, name)
     _check_x_shape(host, width, name)
-    converted = _converted(host, dtype, name)
+    converted = _converted(host, dtype)
     check_finite(converted, name, host)
     return converted
 
@@ -37,13 +38,16 @@ def check_y(y: Any, n: int, m: int, dtype: np.dtype[Any], loss: Loss, be: Backen
     or, for the cross-entropies, no probabilities; ArgumentTypeError for labels that are no integers.
     """
     if _on_device(y, be, name):
+        _check_kind(y.dtype, name)
         _check_y_shape(y, n, m, loss, name)
+        if y.ndim == 1:
+            _check_label_kind(y.dtype, m, name)
         return y
     host = _real_array(y, name)
     _check_y_shape(host, n, m, loss, name)
     if host.ndim == 1:
         return _check_labels(host, m, name)
-    converted = _converted(host, dtype, name)
+    converted = _converted(host, dtype)
     check_finite(converted, name, host)
     if loss.output != "identity" and (converted.min() < 0 or converted.max() > 1):
         raise ArgumentError(
@@ -57,6 +61,16 @@ def check_y(y: Any, n: int, m: int, dtype: np.dtype[Any], loss: Loss, be: Backen
                 f"{name}: each row must be a distribution that adds up to 1; row {worst} adds up to {sums[worst]:g}"
             )
     return converted
+
+
+def check_array(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> np.ndarray:
+    """`value` as a host array of `shape` and `dtype`; ArgumentError or ArgumentTypeError, as in `check_x`, if it is none."""
+    array = _real_array(value, name)
+    if array.shape != shape:
+        raise ArgumentError(f"{name} must have shape {shape}; got {array.shape}")
+    converted = _converted(array, dtype)
+    check_finite(converted, name, array)
+    return converted.reshape(shape)
 
 
 def check_finite(array: np.ndarray, name: str, original: np.ndarray | None = None) -> None:
@@ -73,10 +87,10 @@ def check_finite(array: np.ndarray, name: str, original: np.ndarray | None = Non
         where = tuple(int(i) for i in np.unravel_index(bad[0], array.shape))
         cause = ""
         if original is not None and np.isfinite(original.reshape(-1)[bad[0]]):
-            cause = f" once converted to {array.dtype.name}, from {original.reshape(-1)[bad[0]]!r}"
+            cause = f" once converted to {array.dtype.name}, from {original.reshape(-1)[bad[0]]}"
         raise ArgumentError(
             f"{name}[{', '.join(map(str, where))}] is {flat[bad[0]]}{cause}; {bad.size} of {array.size} values are not "
-            "finite. Remove or replace those rows first"
+            "finite. Remove or replace them first"
         )
 
 
@@ -94,17 +108,24 @@ def _on_device(array: Any, be: Backend, name: str) -> bool:
 
 
 def _real_array(value: Any, name: str) -> np.ndarray:
+    if np.ma.is_masked(value):
+        raise ArgumentTypeError(f"{name} is a masked array with masked values; fill them in or drop those rows first")
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError) as error:
+    # RuntimeError: what PyTorch raises for a tensor that requires a gradient.
+    except (ValueError, TypeError, RuntimeError) as error:
         raise ArgumentTypeError(f"{name} cannot be made into one array: {error}") from None
-    if array.dtype.kind not in "fiub":
-        hint = "; convert it to numbers first" if array.dtype.kind in "OUSV" else "; only real numbers can be used"
-        raise ArgumentTypeError(f"{name} has dtype {array.dtype}{hint}")
+    _check_kind(array.dtype, name)
     return array
 
 
-def _converted(host: np.ndarray, dtype: np.dtype[Any], name: str) -> np.ndarray:
+def _check_kind(dtype: np.dtype[Any], name: str) -> None:
+    if dtype.kind not in "fiub":
+        hint = "convert it to numbers first" if dtype.kind in "OUSV" else "only real numbers can be used"
+        raise ArgumentTypeError(f"{name} has dtype {dtype}; {hint}")
+
+
+def _converted(host: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(host, dtype)
 
@@ -144,10 +165,14 @@ def _check_y_shape(y: Array, n: int, m: int, loss: Loss, name: str) -> None:
     raise ArgumentError(f"{name} must have shape {expected}; got {shape}{hint}")
 
 
-def _check_labels(y: np.ndarray, m: int, name: str) -> np.ndarray:
-    if y.dtype.kind not in "iu":
-        what = "bool (for two classes use y.astype(int))" if y.dtype.kind == "b" else f"{y.dtype}"
+def _check_label_kind(dtype: np.dtype[Any], m: int, name: str) -> None:
+    if dtype.kind not in "iu":
+        what = "bool (for two classes use y.astype(int))" if dtype.kind == "b" else f"{dtype}"
         raise ArgumentTypeError(f"{name}: class labels must be integers from 0 to {m - 1}; got dtype {what}")
+
+
+def _check_labels(y: np.ndarray, m: int, name: str) -> np.ndarray:
+    _check_label_kind(y.dtype, m, name)
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= m:
         bad = low if low < 0 else high

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpubackprop.arguments import whole_number
 from gpubackprop.checks import check_x
-from gpubackprop.errors import ArgumentError
 from gpubackprop.losses import Loss
 from gpubackprop.workspace import Batch
 
@@ -19,9 +19,7 @@ CHUNK = 4096
 
 def predict(net: Network, x: Any, batch_size: int | None = None) -> np.ndarray:
     """See `Network.predict`."""
-    size = CHUNK if batch_size is None else batch_size
-    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-        raise ArgumentError(f"batch_size must be a whole number of at least 1; got {batch_size!r}")
+    size = CHUNK if batch_size is None else whole_number("batch_size", batch_size)
     x = check_x(x, net.widths[0], net.dtype, net.backend)
     out = np.empty((len(x), net.widths[-1]), net.dtype)
     for start in range(0, len(x), size):

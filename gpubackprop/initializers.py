@@ -77,6 +77,6 @@ def get_initializer(initializer: str | Initializer | None, activation: Activatio
         return _FOR_FAMILY[activation.family]
     if callable(initializer):
         return initializer
-    if initializer not in INITIALIZERS:
+    if not isinstance(initializer, str) or initializer not in INITIALIZERS:
         raise unknown_name("initializer", initializer, INITIALIZERS)
     return INITIALIZERS[initializer]

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from gpubackprop.arguments import not_negative, whole_number
 from gpubackprop.backend import Backend, get_backend
 from gpubackprop.backend.base import Array, Program
-from gpubackprop.checks import check_x, check_y
+from gpubackprop.checks import check_array, check_x, check_y
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.layers import Dense, Dropout, Layer
 from gpubackprop.losses import Loss, get_loss
 from gpubackprop.optimizers import Optimizer
-from gpubackprop.optimizers.base import not_negative
 from gpubackprop.parameters import Parameters
 from gpubackprop.precision import resolve
 from gpubackprop.random import host_generator
@@ -58,9 +58,7 @@ class Network:
         self.loss_function = get_loss(loss)
         self.dtype, self.precision = resolve(dtype, precision)
         self.backend = get_backend(device, precision=self.precision)
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise ArgumentError(f"seed must be a whole number, 0 or more; got {seed!r}")
-        self.seed = int(seed)
+        self.seed = whole_number("seed", seed, least=0)
         self.l1, self.l2 = not_negative("l1", l1), not_negative("l2", l2)
         self.capture = bool(capture)
         self.widths = self._build_layers()
@@ -121,10 +119,14 @@ class Network:
         """One forward pass, one backward pass and one update; returns the loss before it as a 0-d float64 array on the device.
 
         micro_batch_size: work through the batch in parts of this many rows, whose gradients add up to the same
-        gradient in less memory.
+        gradient in less memory (but for `BatchNorm`, which then normalises each part on its own).
         """
         x = check_x(x, self.widths[0], self.dtype, self.backend)
         y = check_y(y, len(x), self.widths[-1], self.dtype, self.loss_function, self.backend)
+        if not isinstance(optimizer, Optimizer):
+            raise ArgumentTypeError(f"optimizer must be an Optimizer, such as gb.Adam(); got {optimizer!r}")
+        if micro_batch_size is not None:
+            micro_batch_size = whole_number("micro_batch_size", micro_batch_size)
         optimizer.bind(self._parameters)
         if micro_batch_size is not None and micro_batch_size < len(x):
 
@@ -161,8 +163,11 @@ class Network:
     def set_weights(self, weights: dict[str, Any]) -> None:
         """Put host arrays in place of all parameters. Nothing is changed unless all of them fit.
 
-        Raises ArgumentError for missing or unknown names, wrong shapes, and values that are not finite.
+        Raises ArgumentError for missing or unknown names, wrong shapes, and values that are not finite in this
+        network's dtype; ArgumentTypeError for what holds no real numbers.
         """
+        if not isinstance(weights, dict):
+            raise ArgumentTypeError(f"weights must be a dict as get_weights() returns it; got {type(weights).__name__}")
         wanted = {
             **{s.name: s.shape for s in self._parameters.segments},
             **{k: v.shape for k, v in self._state.items()},
@@ -172,14 +177,7 @@ class Network:
             raise ArgumentError(f"weights do not fit this network: missing {missing}, not known here {extra}")
         host = {}
         for name, shape in wanted.items():
-            array = np.asarray(weights[name])
-            if array.shape != tuple(shape):
-                raise ArgumentError(f"weights[{name!r}] must have shape {tuple(shape)}; got {array.shape}")
-            if array.dtype.kind not in "fiub":
-                raise ArgumentTypeError(f"weights[{name!r}] must be real numbers; got dtype {array.dtype}")
-            if not np.isfinite(array).all():
-                raise ArgumentError(f"weights[{name!r}] has values that are not finite")
-            host[name] = array
+            host[name] = check_array(weights[name], tuple(shape), self.dtype, f"weights[{name!r}]")
         self._write(host)
 
     def to(self, device: str | Backend) -> Network:
@@ -302,7 +300,7 @@ def mlp(
     mlp([784, 512, 10], loss="cross_entropy") has one hidden layer of 512 units. dropout: behind each hidden layer.
     `options` are those of `Network`. Raises ArgumentError for fewer than two widths.
     """
-    widths = list(widths)
+    widths = list(widths) if isinstance(widths, (Sequence, np.ndarray)) else [widths]
     if len(widths) < 2:
         raise ArgumentError(f"widths must name at least the inputs and the outputs, as in [784, 512, 10]; got {widths}")
     layers: list[Layer] = []

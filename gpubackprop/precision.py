@@ -37,6 +37,7 @@ def resolve(dtype: Any, precision: str | None) -> tuple[np.dtype[Any], str]:
         chosen = np.dtype(natural or "float32") if dtype is None else np.dtype(dtype)
     except TypeError:
         raise ArgumentError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}") from None
+    chosen = chosen.newbyteorder("=")
     if chosen.name not in (*DTYPES, "complex128"):
         hint = '; for half-precision products ask for precision="fp16" or "bf16"' if chosen.itemsize == 2 else ""
         raise ArgumentError(f"dtype must be one of {', '.join(DTYPES)}; got {chosen.name}{hint}")

@@ -79,24 +79,25 @@ class MaskStream:
         self.p = p
         self.step = step
         self.threshold = round((1 - p) * 2**32)
-        self._buffers: dict[tuple[int, int], tuple[Any, ...]] = {}
+        self._memory: tuple[Any, ...] = ()
 
     def fill_mask(self, be: Any, mask: Any, first: int = 0) -> None:
         """Write this step's mask into `mask` (n, d), whose elements count up along the rows from `first` on."""
         start, skipped = divmod(first, 4)
         quads = -(-(skipped + mask.size) // 4)
-        if (start, quads) not in self._buffers:
-            self._buffers[start, quads] = (
-                be.asarray(np.arange(start, start + quads, dtype=np.uint64)),
+        if not self._memory or len(self._memory[0]) < quads:
+            self._memory = (
+                be.asarray(np.arange(quads, dtype=np.uint64)),
                 be.empty((quads, 4), mask.dtype),
                 *(be.empty((quads,), np.uint64) for _ in range(6)),
             )
-        e, scaled, c0, c1, c2, c3, p0, p1 = self._buffers[start, quads]
+        e, scaled, c0, c1, c2, c3, p0, p1 = (array[:quads] for array in self._memory)
         xp = be.xp
-        xp.bitwise_and(e, _LOW, out=c0)
+        xp.add(e, np.uint64(start), out=p0)
+        xp.bitwise_and(p0, _LOW, out=c0)
         xp.copyto(c1, self.step)
         xp.copyto(c2, np.uint64(self.layer))
-        xp.right_shift(e, _32, out=c3)
+        xp.right_shift(p0, _32, out=c3)
         philox4x32((c0, c1, c2, c3), self.key, (p0, p1), xp)
         for word, column in enumerate((c0, c1, c2, c3)):
             xp.less(column, np.uint64(self.threshold), out=scaled[:, word], casting="unsafe")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from math import cos, pi
 from typing import Any, ClassVar
 
+from gpubackprop.arguments import fraction, positive, whole_number
 from gpubackprop.errors import ArgumentError, unknown_name
 
 
@@ -28,9 +29,8 @@ class Schedule:
     total: int | None = None
 
     def __post_init__(self) -> None:
-        if self.warmup < 0:
-            raise ArgumentError(f"warmup must be 0 or more steps; got {self.warmup}")
-        if self.total is not None and self.total <= self.warmup:
+        whole_number("warmup", self.warmup, least=0)
+        if self.total is not None and whole_number("total", self.total) <= self.warmup:
             raise ArgumentError(f"total must be more than the {self.warmup} warm-up steps; got {self.total}")
 
     def __call__(self, step: int) -> float:
@@ -73,8 +73,8 @@ class Step(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.every is not None and self.every < 1:
-            raise ArgumentError(f"every must be at least 1 step; got {self.every}")
+        if self.every is not None:
+            whole_number("every", self.every)
         if not 0 < self.gamma <= 1:
             raise ArgumentError(f"gamma must be in (0, 1]; got {self.gamma}")
 
@@ -109,6 +109,10 @@ class Cosine(Schedule):
     name = "cosine"
     final: float = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fraction("final", self.final)
+
     def shape(self, step: int) -> float:
         return self.final + (1 - self.final) * 0.5 * (1 + cos(pi * self._progress(step)))
 
@@ -120,6 +124,11 @@ class Polynomial(Schedule):
     name = "polynomial"
     power: float = 1.0
     final: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive("power", self.power)
+        fraction("final", self.final)
 
     def shape(self, step: int) -> float:
         return float(self.final + (1 - self.final) * (1 - self._progress(step)) ** self.power)
@@ -134,10 +143,12 @@ def get_schedule(schedule: str | Schedule | None, **options: Any) -> Schedule:
     Raises ArgumentError for an unknown name or option.
     """
     if isinstance(schedule, Schedule):
+        if options:
+            raise ArgumentError(f"options {sorted(options)} are for a schedule by name; {schedule!r} is made already")
         return schedule
     if schedule is None:
         schedule = "constant"
-    if schedule not in SCHEDULES:
+    if not isinstance(schedule, str) or schedule not in SCHEDULES:
         raise unknown_name("schedule", schedule, SCHEDULES)
     try:
         return SCHEDULES[schedule](**options)

@@ -170,7 +170,10 @@ class Steps:
         optimizer.prepare()
         for start in range(0, rows, size):
             batch = load(start, min(size, rows - start))
+            # Layers that are recorded look at it once, the others at each run.
+            batch.begins_at(start)
             self.part(batch, kind, rows, start)()
+            batch.begins_at(0)
             if start:
                 xp.add(self._total, net.value, out=self._total)
             else:
@@ -182,22 +185,16 @@ class Steps:
             self._accumulate(rows, optimizer)
 
     def part(self, batch: Batch, kind: str, rows: int, start: int) -> Program:
-        """The program for a part of a batch of `rows` rows that begins at row `start`."""
-        first_row = start if self._random else 0
-        key = ("part", kind, rows, start > 0, first_row)
+        """The program for a part, which begins at row `start`, of a batch of `rows` rows."""
+        key = ("part", kind, rows, start > 0, start if self._random else 0)
         if key not in batch.programs:
 
             def step() -> None:
-                for v in batch.tensors:
-                    v.first_row = first_row
                 self.forward(batch, True)
                 self.loss(batch, kind, rows, with_delta=True, penalty=False)
                 self.backward(batch, True, beta=1.0 if start else 0.0)
 
-            batch.programs[key] = net_program = self.net.program(step)
-            for v in batch.tensors:
-                v.first_row = 0
-            return net_program
+            batch.programs[key] = self.net.program(step)
         program: Program = batch.programs[key]
         return program
 

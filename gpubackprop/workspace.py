@@ -38,6 +38,11 @@ class Batch:
         """The outputs of the last layer."""
         return self.tensors[-1].a
 
+    def begins_at(self, row: int) -> None:
+        """Say that these rows are a part of a larger batch, and which of its rows is their first."""
+        for v in self.tensors:
+            v.first_row = row
+
     def target_buffer(self, kind: str) -> Array:
         """The static buffer for the batch's targets: "labels" (n,) int64 or "targets" (n, m)."""
         if kind not in self._targets:
@@ -55,7 +60,7 @@ class Batch:
 class Workspace:
     """Buffers for batches of up to a number of rows, which grow when a larger one comes.
 
-    training: with all that the backward pass needs; otherwise two buffers that the layers use in turn.
+    training: with all that the backward pass needs; otherwise two buffers that the layers use in turn, and one for z.
     """
 
     def __init__(
@@ -106,9 +111,9 @@ class Workspace:
             v = Tensors(x=x, first_row=0)
             v.a = self._view(("a", i if self.training else i % 2), ("n", width), self.dtype, n)
             v.z = v.a
+            if layer.activation.saves == "z":
+                v.z = self._view(("z", i if self.training else 0), ("n", width), self.dtype, n)
             if self.training:
-                if layer.activation.saves == "z":
-                    v.z = self._view(("z", i), ("n", width), self.dtype, n)
                 v.delta = self._view(("delta", i), ("n", width), self.dtype, n)
             v.saved = v.z
             self._add(v, ("layer", i), layer.buffers(self.dtype), n)

@@ -29,12 +29,7 @@ class ArrayBackend(Backend):
 
     def ones(self, n: int, dtype: Any) -> Array:
         """A vector of n ones: a product with it is a column sum."""
-        return self._leading(n, dtype, "ones", self._new_ones)
-
-    def _new_ones(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        ones = self.empty(shape, dtype)
-        self.fill(ones, 1.0)
-        return ones
+        return self._leading(n, dtype, "ones", lambda shape, dtype: self.asarray(np.ones(shape, dtype)))
 
     def arange(self, n: int) -> Array:
         """The integers 0 .. n-1 as int64."""

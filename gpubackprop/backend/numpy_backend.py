@@ -50,7 +50,7 @@ class NumpyBackend(ArrayBackend):
         np.copyto(out, host, casting="unsafe")
 
     def fill(self, array: Array, value: float) -> None:
-        array.fill(value)
+        self._run(array.fill, value)
 
     def owns(self, array: object) -> bool:
         return isinstance(array, np.ndarray)

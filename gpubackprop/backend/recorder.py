@@ -52,7 +52,7 @@ class RecordingNamespace:
                     f"xp.{name} without out= makes a new array, which cannot be recorded: write into an array from "
                     "buffers() or be.scratch(), or set recordable = False on the layer"
                 )
-            if name in _DIRECT:
+            if name in _DIRECT and len(arguments) == 1:
                 options.setdefault("axis", None)
             self._calls.append(prepare(_DIRECT.get(name, function), arguments, options))
 
@@ -64,9 +64,12 @@ def prepare(function: Callable[..., Any], arguments: tuple[Any, ...], options: d
     """A call with as little work left for each replay as can be: numbers as 0-d arrays, `out` by position."""
     if isinstance(function, np.ufunc):
         dtype = next((a.dtype for a in (*arguments, options.get("out")) if isinstance(a, np.ndarray)), None)
-        arguments = tuple(
-            np.asarray(a, dtype) if isinstance(a, (int, float)) and not isinstance(a, bool) else a for a in arguments
-        )
+        # A number takes on the array's type only where that can hold it: 0.5 stays what it is beside integers.
+        if dtype is not None and dtype.kind in "fc":
+            arguments = tuple(
+                np.asarray(a, dtype) if isinstance(a, (int, float)) and not isinstance(a, bool) else a
+                for a in arguments
+            )
         if set(options) == {"out"} and function not in _KEYWORD_OUT:
             return function, (*arguments, options["out"])
     return (partial(function, **options) if options else function), arguments

@@ -24,6 +24,11 @@ def get_backend(device: str | Backend = "auto", *, precision: str = "native") ->
     "cuda" never falls back to the CPU.
     """
     if isinstance(device, Backend):
+        if precision not in ("native", device.precision):
+            raise DeviceError(
+                f'precision="{precision}" was asked for, but this backend of {device.name!r} was made with '
+                f'"{device.precision}"; make it with get_backend({device.name!r}, precision="{precision}")'
+            )
         return device
     if device == "auto":
         return NumpyBackend(precision) if _cuda_problem(0) else _cuda(0, precision)

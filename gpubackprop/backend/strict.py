@@ -96,6 +96,10 @@ class StrictArray(NDArrayOperatorsMixin):
 
     def __getitem__(self, key: Any) -> StrictArray:
         if isinstance(key, StrictArray):
+            if key.dtype == bool:
+                # How many rows there will be is a value: a GPU array waits for it.
+                self._device.waits += 1
+                return self._device.wrap_new(self._data[key._data])
             return self._device.wrap_new(np.take(self._data, key._data, axis=0, mode="wrap"))
         data = self._data[self._checked(key)]
         return StrictArray(np.asarray(data) if isinstance(data, np.ndarray) else self._element(key), self._device)
@@ -106,13 +110,16 @@ class StrictArray(NDArrayOperatorsMixin):
         return self._data[tuple(slice(k, k + 1 or None) for k in key)].reshape(())
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if isinstance(key, StrictArray):
-            key = np.mod(key._data, len(self._data))
-        elif isinstance(key, tuple):
-            key = tuple(
-                np.mod(k._data, self._data.shape[i]) if isinstance(k, StrictArray) else k for i, k in enumerate(key)
-            )
+        if isinstance(key, tuple):
+            key = tuple(self._wrapped(k, axis) for axis, k in enumerate(key))
+        else:
+            key = self._wrapped(key, 0)
         self._data[key] = self._device.unwrap(value, "assignment")
+
+    def _wrapped(self, key: Any, axis: int) -> Any:
+        if not isinstance(key, StrictArray):
+            return key
+        return key._data if key.dtype == bool else np.mod(key._data, self.shape[axis])
 
     def _checked(self, key: Any) -> Any:
         for part in key if isinstance(key, tuple) else (key,):

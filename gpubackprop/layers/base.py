@@ -13,7 +13,6 @@ import numpy as np
 
 from gpubackprop.activations import Activation, get_activation
 from gpubackprop.backend.base import Array, Backend
-from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.losses import Buffers
 
 if TYPE_CHECKING:
@@ -117,12 +116,3 @@ class Layer:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.settings().items())})"
-
-
-def width_argument(name: str, value: object) -> int:
-    """`value` as an int of at least 1; ArgumentTypeError or ArgumentError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise ArgumentTypeError(f"{name} must be a whole number; got {value!r} of type {type(value).__name__}")
-    if value < 1:
-        raise ArgumentError(f"{name} must be at least 1; got {value}")
-    return int(value)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.activations import Activation, get_activation
+from gpubackprop.arguments import whole_number
 from gpubackprop.backend.base import Backend
 from gpubackprop.errors import ArgumentError
 from gpubackprop.initializers import Initializer, get_initializer
-from gpubackprop.layers.base import Layer, Tensors, width_argument
+from gpubackprop.layers.base import Layer, Tensors
 
 
 class Dense(Layer):
@@ -35,8 +36,8 @@ class Dense(Layer):
         bias: bool = True,
         initializer: str | Initializer | None = None,
     ) -> None:
-        self.inputs = width_argument("inputs", inputs)
-        self.outputs = width_argument("outputs", outputs)
+        self.inputs = whole_number("inputs", inputs)
+        self.outputs = whole_number("outputs", outputs)
         self.activation = get_activation(activation)
         self.bias = bool(bias)
         self.initializer = get_initializer(initializer, self.activation)

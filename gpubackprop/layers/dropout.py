@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpubackprop.arguments import share
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.layers.base import Layer, Tensors
 from gpubackprop.losses import Buffers
-from gpubackprop.optimizers.base import share
 from gpubackprop.random import MaskStream
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from gpubackprop.arguments import positive, whole_number
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.errors import ArgumentError
-from gpubackprop.layers.base import Layer, Tensors, width_argument
+from gpubackprop.layers.base import Layer, Tensors
 from gpubackprop.losses import Buffers
-from gpubackprop.optimizers.base import positive
 
 
 class _Norm(Layer):
@@ -20,7 +20,7 @@ class _Norm(Layer):
     axis: int
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
-        self.width = width_argument("width", width)
+        self.width = whole_number("width", width)
         self.eps = positive("eps", eps)
 
     def build(self, width: int) -> int:

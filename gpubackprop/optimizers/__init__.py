@@ -22,6 +22,10 @@ def get_optimizer(optimizer: str | Optimizer, **options: Any) -> Optimizer:
     Raises ArgumentError for an unknown name or option.
     """
     if isinstance(optimizer, Optimizer):
+        if options:
+            raise ArgumentError(
+                f"options {sorted(options)} are for an optimizer by name; {optimizer!r} is made already"
+            )
         return optimizer
     name = str(optimizer).lower()
     if name not in OPTIMIZERS:

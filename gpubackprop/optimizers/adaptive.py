@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpubackprop.arguments import not_negative, positive, share
 from gpubackprop.backend.base import Array, Backend
-from gpubackprop.optimizers.base import Optimizer, not_negative, positive, share
+from gpubackprop.optimizers.base import Optimizer
 
 
 def decaying_average(be: Backend, average: Array, beta: float, value: Array) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import Any, ClassVar
 
 import numpy as np
 
+from gpubackprop.arguments import not_negative, positive
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.errors import ArgumentError, CheckpointError
 from gpubackprop.parameters import Parameters
@@ -157,14 +157,18 @@ class Optimizer:
         return {"t": np.asarray(self.t, np.int64), **{k: be.to_host(v) for k, v in self.state.items()}}
 
     def set_state(self, saved: dict[str, np.ndarray]) -> None:
-        """Put back what `get_state` gave; the optimizer must be bound. Raises CheckpointError if it does not fit."""
+        """Put back what `get_state` gave; the optimizer must be bound.
+
+        Raises CheckpointError, with nothing changed, if it does not fit.
+        """
         assert self.parameters is not None
-        for name, array in self.state.items():
-            if name not in saved or saved[name].shape != array.shape:
+        for name, shape in {"t": (), **{k: v.shape for k, v in self.state.items()}}.items():
+            if name not in saved or saved[name].shape != shape:
                 came = saved[name].shape if name in saved else "nothing"
                 raise CheckpointError(
-                    f"optimizer state {name!r} of {type(self).__name__}: expected shape {array.shape}, got {came}"
+                    f"optimizer state {name!r} of {type(self).__name__}: expected shape {shape}, got {came}"
                 )
+        for name, array in self.state.items():
             self.parameters.backend.copy_in(saved[name], array)
         self.t = int(saved["t"])
         self._written = [None] * len(self.h)
@@ -180,28 +184,3 @@ class Optimizer:
             "" if self.schedule.name == "constant" and not self.schedule.warmup else f", schedule={self.schedule}"
         )
         return f"{type(self).__name__}({self.learning_rate!r}{rest}{schedule})"
-
-
-def positive(name: str, value: float) -> float:
-    """`value` as a float; ArgumentError unless it is a finite number above 0."""
-    return _number(name, value, value_ok=lambda v: v > 0, expected="a finite number above 0")
-
-
-def not_negative(name: str, value: float) -> float:
-    """`value` as a float; ArgumentError unless it is a finite number, 0 or more."""
-    return _number(name, value, value_ok=lambda v: v >= 0, expected="a finite number, 0 or more")
-
-
-def share(name: str, value: float) -> float:
-    """`value` as a float; ArgumentError unless it is in [0, 1)."""
-    return _number(name, value, value_ok=lambda v: 0 <= v < 1, expected="a number in [0, 1)")
-
-
-def _number(name: str, value: Any, value_ok: Any, expected: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ArgumentError(f"{name} must be {expected}; got {value!r}") from None
-    if not isfinite(number) or not value_ok(number):
-        raise ArgumentError(f"{name} must be {expected}; got {value!r}")
-    return number

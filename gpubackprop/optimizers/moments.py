@@ -5,9 +5,10 @@ from __future__ import annotations
 from math import sqrt
 from typing import Any
 
+from gpubackprop.arguments import positive, share
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.optimizers.adaptive import decaying_average
-from gpubackprop.optimizers.base import Optimizer, positive, share
+from gpubackprop.optimizers.base import Optimizer
 
 
 class _Moments(Optimizer):

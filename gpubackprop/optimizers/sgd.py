@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpubackprop.arguments import share
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.errors import ArgumentError
-from gpubackprop.optimizers.base import Optimizer, share
+from gpubackprop.optimizers.base import Optimizer
 
 
 class SGD(Optimizer):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gpubackprop.arguments import whole_number
 from gpubackprop.backend.base import Array
 from gpubackprop.checks import check_x, check_y
 from gpubackprop.data.batches import Rows
@@ -79,10 +80,10 @@ class Trainer:
         y = check_y(y, len(x), net.widths[-1], net.dtype, net.loss_function, be)
         validation = self._checked_validation(validation_data)
         n = len(x)
-        epochs = _count("epochs", epochs, least=0)
-        first_epoch = _count("first_epoch", first_epoch, least=0)
-        size = n if batch_size is None else min(_count("batch_size", batch_size), n)
-        parts = None if micro_batch_size is None else _count("micro_batch_size", micro_batch_size)
+        epochs = whole_number("epochs", epochs, least=0)
+        first_epoch = whole_number("first_epoch", first_epoch, least=0)
+        size = n if batch_size is None else min(whole_number("batch_size", batch_size), n)
+        parts = None if micro_batch_size is None else whole_number("micro_batch_size", micro_batch_size)
         callbacks = [*self.callbacks]
         if gradient_tolerance is not None:
             callbacks.append(GradientTolerance(gradient_tolerance))
@@ -184,9 +185,3 @@ class Trainer:
         x = check_x(data[0], net.widths[0], net.dtype, be, "validation_data[0]")
         y = check_y(data[1], len(x), net.widths[-1], net.dtype, net.loss_function, be, "validation_data[1]")
         return x, y
-
-
-def _count(name: str, value: Any, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ArgumentError(f"{name} must be a whole number of at least {least}; got {value!r}")
-    return int(value)
