@@ -1,0 +1,169 @@
+"""A training step on the CPU against PyTorch, JAX, scikit-learn and the limit of its matrix products.
+
+    python benchmarks/cpu.py --all                         every config and every peer, under 8 minutes
+    python benchmarks/cpu.py --configs a,b --seconds 2     a quick look: so many seconds of timing a peer and config
+
+Each peer runs in a process of its own. After its gradients are found equal to ours, the peers take turns in random
+order, a block of steps each; a figure is the 20th percentile of its block's medians, and its spread the 80th over the
+20th. Writes benchmarks/results/cpu.json, which `benchmarks/cpu_table.py` turns into the table of the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.goals import goals, ratios  # noqa: E402
+from benchmarks.machine import machine  # noqa: E402
+from benchmarks.peers.base import CONFIGS  # noqa: E402
+from benchmarks.peers.worker import PEERS  # noqa: E402
+
+NEEDS = {"torch": "torch", "jax": "jax", "scikit-learn": "sklearn", "thinc": "thinc"}
+BLOCK = 0.1
+"""Seconds that a peer's turn lasts at least; one step where that is longer."""
+PAUSE = 0.05
+"""Seconds between turns, in which the threads of the last peer stop waiting for more work."""
+
+
+class Worker:
+    """A peer in a process of its own."""
+
+    def __init__(self, peer: str, config: str) -> None:
+        self.peer = peer
+        self.blocks: list[float] = []
+        command = [sys.executable, "-m", "benchmarks.peers.worker", peer, config]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def started(self) -> dict[str, str]:
+        """Wait until it is ready; the versions that it runs on."""
+        versions: dict[str, str] = self._answer()["versions"]
+        return versions
+
+    def ask(self, command: str) -> Any:
+        """Send a command and wait for its answer."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def gradients(self) -> list[np.ndarray]:
+        """dC/dW, dC/db of each layer."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/gradients.npz"
+            self.ask(f"gradients {path}")
+            with np.load(path) as arrays:
+                return [arrays[name] for name in arrays.files]
+
+    def turn(self) -> None:
+        """Time one block."""
+        self.blocks.append(self.ask(f"block {BLOCK}")["seconds"])
+        time.sleep(PAUSE)
+
+    def close(self) -> None:
+        """Let the process end."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.peer} ended with exit status {self.process.wait()}; what it said stands above")
+        return json.loads(line)
+
+
+def check(ours: list[np.ndarray], theirs: list[np.ndarray], peer: str) -> None:
+    """Leave with an error unless the gradients agree to 1e-4 of their norm: only the same step is worth timing."""
+    for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        error = np.linalg.norm(a - b) / np.linalg.norm(a)
+        if not error < 1e-4:
+            raise SystemExit(f"{peer} has another gradient: array {i} of {len(ours)} is off by {error:.1e} of its norm")
+
+
+def measure(config: str, peers: list[str], seconds: float) -> dict[str, Any]:
+    """{peer: {seconds, spread, blocks}} for one config, `seconds` of timing for each peer, at least three blocks."""
+    workers = [Worker(peer, config) for peer in peers]
+    for worker in workers:
+        worker.started()
+    ours = next(w for w in workers if w.peer == "ours").gradients()
+    for worker in workers:
+        if not worker.peer.startswith(("ours", "limit")):
+            check(ours, worker.gradients(), worker.peer)
+    for worker in workers:
+        worker.turn()
+        worker.blocks.clear()
+    end = time.perf_counter() + seconds * len(workers)
+    while time.perf_counter() < end or len(workers[0].blocks) < 3:
+        for worker in random.sample(workers, len(workers)):
+            worker.turn()
+    for worker in workers:
+        worker.close()
+    return {w.peer: summary(w.blocks) for w in workers}
+
+
+def summary(blocks: list[float]) -> dict[str, Any]:
+    """The 20th percentile of the blocks' medians, in seconds a step, and the 80th over the 20th."""
+    low, high = np.percentile(blocks, [20, 80])
+    return {"seconds": float(low), "spread": float(high / low), "blocks": len(blocks)}
+
+
+def available(peers: list[str]) -> list[str]:
+    """The peers whose library is installed, with a line for each that is not."""
+    found = []
+    for peer in peers:
+        missing = [module for word, module in NEEDS.items() if peer.startswith(word) and find_spec(module) is None]
+        if missing:
+            print(f"{peer}: left out, as {missing[0]} is not installed")
+        else:
+            found.append(peer)
+    return found
+
+
+def report(config: str, result: dict[str, Any]) -> None:
+    """Print one config: each peer's time, and our ratios beside the goals."""
+    print(f"\n{config}  {CONFIGS[config].describe()}")
+    for peer, r in sorted(result["peers"].items(), key=lambda item: item[1]["seconds"]):
+        print(f"   {peer:<18}{r['seconds'] * 1e3:12.4f} ms   spread {r['spread']:.2f}   {r['blocks']} blocks")
+    for name, goal in goals(config).items():
+        if name in result["ratios"]:
+            ratio = result["ratios"][name]
+            print(f"   to {name:<24} {ratio:6.3f}   goal {goal:<5}   {'met' if ratio <= goal * 1.03 else 'NOT MET'}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true", help="every config, as the README's table has it")
+    parser.add_argument("--configs", default="a,b,c,d", help="letters of configs, with commas")
+    parser.add_argument("--peers", default=",".join(PEERS), help="peers, with commas")
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds of timing for each peer and config")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/cpu.json")
+    options = parser.parse_args()
+    configs = list(CONFIGS) if options.all else options.configs.split(",")
+    peers = available(options.peers.split(","))
+    if "ours" not in peers or not set(configs) <= set(CONFIGS) or not set(peers) <= set(PEERS):
+        parser.error(f"--configs takes {', '.join(CONFIGS)}; --peers takes {', '.join(PEERS)}, 'ours' among them")
+    results: dict[str, Any] = {"machine": machine(), "configs": {}}
+    for config in configs:
+        timed = measure(config, peers, options.seconds)
+        results["configs"][config] = {"what": CONFIGS[config].describe(), "peers": timed, "ratios": ratios(timed)}
+        report(config, results["configs"][config])
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The libraries that a training step is compared with, one module each, all with the same small face (`base.Peer`)."""
