@@ -67,7 +67,7 @@ def derivative_from(f, saved, p):
         "Silu": lambda z: sigma * (1 + z * (1 - sigma)),
         "Identity": lambda a: np.ones_like(a),
         "Sigmoid": lambda a: a * (1 - a),
-        "Tanh": lambda a: 1 - a**2,
+        "Tanh": lambda a: (1 - a) * (1 + a),
         "Relu": lambda a: (a > 0) * 1.0,
         "LeakyRelu": lambda a: np.where(a > 0, 1, p),
         "Elu": lambda a: np.where(a > 0, 1, a + p),

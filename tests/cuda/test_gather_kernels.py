@@ -45,3 +45,13 @@ def test_gather_labels(run, s, i, t):
         launch = table.flat(rows, 1, MULTIPROCESSORS)
         run("gather_labels", (s, i, t), launch, source, permutation, np.array([90], np.int64), out, rows)
         np.testing.assert_array_equal(out, source[permutation[90 : 90 + rows]])
+
+
+@pytest.mark.parametrize(("s", "t"), cases("convert"))
+@pytest.mark.parametrize("n", [1, 31, 33, 5003])
+def test_convert(run, s, t, n):
+    source = to_storage(s, np.random.default_rng(0).normal(size=n) * 100)
+    for offset in (0, 1):
+        out = empty(t, n)
+        run("convert", (s, t), table.flat(n, 4, MULTIPROCESSORS), source, out, n, offset=offset)
+        np.testing.assert_array_equal(to_float64(t, out), to_float64(t, to_storage(t, to_float64(s, source))))

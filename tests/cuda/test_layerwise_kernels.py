@@ -21,9 +21,9 @@ def norm(x):
 
 
 def ratio(w, u, trust, decay):
-    """trust |w| / (|u| + decay |w|), trust alone where either is 0."""
+    """trust |w| / (|u| + decay |w|), 1 where either is 0."""
     below = norm(u) + decay * norm(w)
-    return trust * (norm(w) / below if norm(w) and below else 1.0)
+    return trust * norm(w) / below if norm(w) and below else 1.0
 
 
 def setup(p_type):

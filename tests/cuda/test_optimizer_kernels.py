@@ -127,3 +127,13 @@ def test_centered_rmsprop_of_a_constant_gradient_stays_finite(run):
         run("optimizer_step", ("RmspropCentered", "float", "float", "float"), table.flat(64, 4, 1), p, g, states[0], states[1],
             None, None, 64, np.array([0.01, 1.0]), None, None, np.inf, None, None, 0.5, 1e-3, 0.0, 0.0)  # fmt: skip
     assert np.isfinite(p).all()
+
+
+@pytest.mark.parametrize("p_type", ["float", "double"])
+def test_set_scalars(run, p_type):
+    rows, h = np.full(4, np.nan), empty(p_type, 4)
+    values = (0.1, 2.0, 1 / 3, 7.0)
+    for target in (None, h):
+        run("set_scalars", (p_type,), table.one_block(), rows, target, 3, *values)
+    np.testing.assert_array_equal(rows, [*values[:3], np.nan])
+    np.testing.assert_array_equal(h, to_storage(p_type, [*values[:3], np.nan]))

@@ -45,26 +45,29 @@ def test_same_bits_as_the_host(run, n, first):
 
 @pytest.mark.parametrize("t", table.STORAGE)
 @pytest.mark.parametrize("n", [1, 31, 33, 5003])
-def test_dropout(run, t, n):
+@pytest.mark.parametrize("first", [0, 4 * 77, 4 * 77 + 3])
+def test_dropout(run, t, n, first):
     x = to_storage(t, np.random.default_rng(0).normal(size=n) + 3)
     seed, step, layer, keep = 9, np.array([4], np.uint64), 2, 0.7
     threshold = round(keep * 2**32)
-    kept = random_words(n, seed=seed, step=4, layer=layer) < threshold
+    kept = random_words(n, seed=seed, step=4, layer=layer, first=first) < threshold
     want = to_float64(t, to_storage(t, np.where(kept, to_float64(t, x) / keep, 0)))
-    arguments = (n, 1 / keep, threshold, step, layer, *split_seed(seed))
-    launch = table.flat(-(-n // 4), 1, MULTIPROCESSORS)
+    factor = to_float64(t, to_storage(t, np.where(kept, 1 / keep, 0)))
+    arguments = (n, first, 1 / keep, threshold, step, layer, *split_seed(seed))
+    launch = table.flat(-(-n // 4) + 1, 1, MULTIPROCESSORS)
     for offset in (0, 1):
-        out = empty(t, n)
-        run("dropout", (t,), launch, x, out, *arguments, offset=offset)
+        mask, out = empty(t, n), empty(t, n)
+        run("dropout", (t,), launch, x, mask, out, *arguments, offset=offset)
         np.testing.assert_array_equal(to_float64(t, out) == 0, ~kept)
+        np.testing.assert_array_equal(to_float64(t, mask), factor)
         np.testing.assert_allclose(to_float64(t, out), want, rtol=1e-2 if t == "bf16" else 1e-3 if t == "f16" else 1e-6)
-    run("dropout", (t,), launch, x, x, *arguments)
+    run("dropout", (t,), launch, x, None, x, *arguments)
     np.testing.assert_array_equal(x, out)
 
 
 def test_dropout_that_keeps_everything(run):
     x, out = np.arange(1, 9, dtype=np.float32), empty("float", 8)
-    run("dropout", ("float",), table.flat(2, 1, 1), x, out, 8, 1.0, 2**32, np.zeros(1, np.uint64), 0, 1, 2)
+    run("dropout", ("float",), table.flat(3, 1, 1), x, None, out, 8, 0, 1.0, 2**32, np.zeros(1, np.uint64), 0, 1, 2)
     np.testing.assert_array_equal(x, out)
 
 

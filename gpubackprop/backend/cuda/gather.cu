@@ -47,3 +47,16 @@ __global__ void gather_labels(const S* source, const I* permutation, const index
         out[r] = T(source[permutation ? (index_t)permutation[first + r] : first + r]);
     });
 }
+
+// out = source, n elements, in another type: the half-precision copies of the parameters. Launch: flat(n).
+template <typename S, typename T> __global__ void convert(const S* source, T* out, index_t n) {
+    constexpr int V = 16 / sizeof(S);
+    grid_stride<V>(n, aligned<V>(source) && aligned<V>(out), [&](index_t i, auto width) {
+        constexpr int W = decltype(width)::value;
+        const Pack<S, W> values = load<W>(source, i);
+        Pack<T, W> result;
+#pragma unroll
+        for (int k = 0; k < W; ++k) result.v[k] = narrow<T>(widen(values.v[k]));
+        store(out, i, result);
+    });
+}

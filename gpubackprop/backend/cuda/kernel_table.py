@@ -197,13 +197,14 @@ def variants() -> dict[str, list[tuple[str | int, ...]]]:
     table["gather_labels"] = list(
         product(("unsigned char", "int", "long long"), ("int", "long long"), ("int", "long long"))
     )
+    table["convert"] = [("float", "f16"), ("float", "bf16"), ("f16", "float"), ("bf16", "float")]
     table["philox_words"] = [("unsigned",)]
     for name in ("dropout", "squared_norm", "find_nonfinite", "batch_norm_apply", "batch_norm_backward"):
         table[name] = [(t,) for t in STORAGE]
     table["optimizer_step"] = [(rule, *types) for rule in RULES for types in _GRADIENTS]
     pairs: dict[tuple[str | int, ...], None] = dict.fromkeys((p, g) for p, g, _ in _GRADIENTS)
     table["segment_norms"] = table["lamb_moments"] = list(pairs)
-    table["segment_ratios"] = [("float",), ("double",)]
+    table["segment_ratios"] = table["set_scalars"] = [("float",), ("double",)]
     table["lars_step"] = list(_GRADIENTS)
     table["lamb_step"] = [("float", "float"), ("double", "double"), ("float", "f16"), ("float", "bf16")]
     table["column_spreads"] = [(t, min(v, 4)) for t, v in _widths(*STORAGE)]

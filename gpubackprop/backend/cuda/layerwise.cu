@@ -27,8 +27,8 @@ __global__ void segment_norms(const P* p, const G* g, const index_t* offsets, co
     store_squares(weights, gradients, partial);
 }
 
-// ratios[s] = trust |w| / (|u| + decay |w|), u being what the second sum was taken of; trust where numerator or denominator
-// is 0; 1 where adapt[s] is 0. LARS: trust and the coupled weight decay; LAMB: 1 and 0. adapt: (segments,). Grid (segments),
+// ratios[s] = trust |w| / (|u| + decay |w|), u being what the second sum was taken of; 1 where numerator or denominator is 0,
+// and where adapt[s] is 0. LARS: trust and the coupled weight decay; LAMB: 1 and 0. adapt: (segments,). Grid (segments),
 // block 32; partial: (segments, blocks, 2).
 template <typename P>
 __global__ void segment_ratios(const double* partial, int blocks, const int* adapt, double trust, double decay, P* ratios) {
@@ -41,7 +41,7 @@ __global__ void segment_ratios(const double* partial, int blocks, const int* ada
     updates = sqrt(lane_reduce<32>(updates, Add()));
     if (threadIdx.x != 0) return;
     updates += decay * weights;
-    const double ratio = weights == 0 || updates == 0 ? trust : trust * weights / updates;
+    const double ratio = weights == 0 || updates == 0 ? 1.0 : trust * weights / updates;
     ratios[blockIdx.x] = adapt[blockIdx.x] ? P(ratio) : P(1);
 }
 

@@ -5,6 +5,16 @@
 // decoupled weight decay, 1 - lr wd, or 1. In the rules: t counts from 1, c1 = 1 - b1^t, c2 = 1 - b2^t,
 // mu as in torch.optim.NAdam.
 
+// Writes one row of the table, count <= 4 numbers, and the same as P into h (count,), for the rules that are no kernels; h may be
+// null. The numbers travel as arguments, so that no host memory has to outlive the launch. One block.
+template <typename P>
+__global__ void set_scalars(double* table, P* h, int count, double h0, double h1, double h2, double h3) {
+    const double values[4] = {h0, h1, h2, h3};
+    if (threadIdx.x >= count) return;
+    table[threadIdx.x] = values[threadIdx.x];
+    if (h) h[threadIdx.x] = P(values[threadIdx.x]);
+}
+
 template <int COUNT> __device__ __forceinline__ const double* scalars_of_step(const double* table, const unsigned* row) {
     return table + (row ? (index_t)*row * (COUNT + 1) : 0);
 }

@@ -37,27 +37,36 @@ __global__ void philox_words(U* out, index_t n, unsigned long long first_quad, c
 }
 
 // out = x * scale where the element is kept (word < threshold), 0 elsewhere; threshold = keep probability * 2^32, up to 2^32.
-// The backward pass is the same launch on delta: nothing is stored. May be in place. Launch: flat(ceil(n / 4)).
+// x, out: n elements, those of the layer's array from `first` on; may be the same. mask: (n,) gets scale or 0, for the backward
+// pass; null where it is not wanted. Launch: flat(ceil(n / 4) + 1).
 template <typename T>
-__global__ void dropout(const T* x, T* out, index_t n, double scale, unsigned long long threshold, const step_t* step,
-                        unsigned layer, unsigned key0, unsigned key1) {
+__global__ void dropout(const T* x, T* mask, T* out, index_t n, unsigned long long first, double scale,
+                        unsigned long long threshold, const step_t* step, unsigned layer, unsigned key0, unsigned key1) {
     typedef acc_t<T> A;
-    const bool vector = aligned<4>(x, out);
-    grid_stride<1>((n + 3) / 4, false, [&](index_t quad, auto) {
-        const Words words = words_of(quad, *step, layer, key0, key1);
-        const index_t i = 4 * quad;
-        const auto kept = [&](T value, int k) {
-            return words.w[k] < threshold ? narrow<T>(widen(value) * A(scale)) : narrow<T>(A(0));
-        };
+    const int skipped = (int)(first % 4);
+    const bool vector = skipped == 0 && aligned<4>(x, mask, out);
+    grid_stride<1>((skipped + n + 3) / 4, false, [&](index_t quad, auto) {
+        const Words words = words_of(first / 4 + quad, *step, layer, key0, key1);
+        const index_t i = 4 * quad - skipped;
+        const auto factor = [&](int k) { return words.w[k] < threshold ? A(scale) : A(0); };
         if (vector && i + 4 <= n) {
-            Pack<T, 4> values = load<4>(x, i);
+            Pack<T, 4> values = load<4>(x, i), factors;
 #pragma unroll
-            for (int k = 0; k < 4; ++k) values.v[k] = kept(values.v[k], k);
+            for (int k = 0; k < 4; ++k) {
+                const A f = factor(k);
+                factors.v[k] = narrow<T>(f);
+                values.v[k] = f == A(0) ? narrow<T>(f) : narrow<T>(widen(values.v[k]) * f);
+            }
             store(out, i, values);
+            if (mask) store(mask, i, factors);
         } else {
 #pragma unroll
             for (int k = 0; k < 4; ++k)
-                if (i + k < n) out[i + k] = kept(x[i + k], k);
+                if (i + k >= 0 && i + k < n) {
+                    const A f = factor(k);
+                    out[i + k] = f == A(0) ? narrow<T>(f) : narrow<T>(widen(x[i + k]) * f);
+                    if (mask) mask[i + k] = narrow<T>(f);
+                }
         }
     });
 }
