@@ -8,6 +8,7 @@ net.predict(x_test)
 """
 
 from gpubackprop.backend import devices, get_backend
+from gpubackprop.checkpoint import Checkpoint, load, load_checkpoint, save
 from gpubackprop.errors import GpuBackpropError
 from gpubackprop.layers import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm
 from gpubackprop.network import Network, mlp
@@ -26,6 +27,7 @@ __all__ = [
     "Adamax",
     "BatchNorm",
     "Callback",
+    "Checkpoint",
     "Dense",
     "Dropout",
     "EarlyStopping",
@@ -41,7 +43,10 @@ __all__ = [
     "devices",
     "evaluate",
     "get_backend",
+    "load",
+    "load_checkpoint",
     "mlp",
+    "save",
 ]
 
 __version__ = "0.1.0"

@@ -1,0 +1,78 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from gpubackprop.errors import DataError, GpuBackpropError
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], error: type[GpuBackpropError] = DataError) -> Iterator[BinaryIO]:
+    """A file to write bytes into, which takes the place of `path` when the block ends, and only if it ends well.
+
+    The content goes to a new file in the same folder, is flushed to the disk, and is then renamed: a full disk, an
+    exception or a power cut leaves what was at `path` before. Permissions of a file that is replaced are kept.
+
+    Raises `error` for a folder that is not there, a destination that is no regular file (a rename would replace the
+    device, the pipe or the link itself), and for everything that the system refuses on the way.
+    """
+    path = Path(path)
+    try:
+        mode = _mode(path, error)
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except (OSError, ValueError) as cause:
+        raise _failure(path, cause, error) from cause
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if mode is not None:
+                os.chmod(partial, mode)
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(partial, path)
+        _flush_folder(path.parent)
+    except OSError as cause:
+        raise _failure(path, cause, error) from cause
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _mode(path: Path, error: type[GpuBackpropError]) -> int | None:
+    """The permissions of the regular file at `path`, None where there is nothing."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        kind = (
+            "a folder"
+            if stat.S_ISDIR(status.st_mode)
+            else "a symbolic link"
+            if stat.S_ISLNK(status.st_mode)
+            else "no regular file"
+        )
+        raise error(f"{path}: is {kind}, and only a regular file can be replaced; choose another name")
+    return stat.S_IMODE(status.st_mode)
+
+
+def _flush_folder(folder: Path) -> None:
+    # The rename itself is on the disk only once the folder is; not every system lets a folder be opened.
+    with contextlib.suppress(PermissionError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _failure(path: Path, cause: Exception, error: type[GpuBackpropError]) -> GpuBackpropError:
+    reason = getattr(cause, "strerror", None) or str(cause)
+    return error(f"{path}: cannot be written: {reason}; what was there before is unchanged")
