@@ -7,12 +7,15 @@ gb.Trainer(net, gb.Adam(1e-3)).fit(x, y, epochs=5, batch_size=1024)
 net.predict(x_test)
 """
 
+from gpubackprop import testing
 from gpubackprop.backend import devices, get_backend
 from gpubackprop.checkpoint import Checkpoint, load, load_checkpoint, save
 from gpubackprop.errors import GpuBackpropError
+from gpubackprop.gradcheck import gradcheck
 from gpubackprop.layers import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm
 from gpubackprop.network import Network, mlp
 from gpubackprop.optimizers import LAMB, LARS, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
+from gpubackprop.parity import check_parity
 from gpubackprop.training import Callback, EarlyStopping, History, Trainer, evaluate
 
 __all__ = [
@@ -40,13 +43,16 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Trainer",
+    "check_parity",
     "devices",
     "evaluate",
     "get_backend",
+    "gradcheck",
     "load",
     "load_checkpoint",
     "mlp",
     "save",
+    "testing",
 ]
 
 __version__ = "0.1.0"

@@ -199,14 +199,18 @@ class _ComplexStep(_Central):
         net._parameters.write({name: segment.of(P) for name, segment in self.segments.items()})
         net.backend.copy_in(x, self.batch.x)
         net._steps.run(self.batch, "loss", self.kind, training=self.training)
-        # At 0 (where f may leave a trace of h^2) the step itself chooses the side.
-        kink = any(((abs(a.real) <= self.eps) & (a.imag != 0)).any() for a in self.kinked(net, P, len(x)))
+        kink = any(_at_zero(a) for a in self.kinked(net, P, len(x)))
         return float(net.value.imag) / self.eps, 0.0, kink
 
     def tolerance(self, point: _Point, probe: _Probe, analytic: float) -> float:
         largest = {name: float(np.abs(g).max(initial=0.0)) for name, g in point.gradients.items()}
         # An array whose gradient is all but zero, such as a bias under a batch normalisation, is held to the others.
         return 1e-12 * max(largest[probe.name], 1e-2 * max(largest.values()), np.finfo(np.float64).tiny)
+
+
+def _at_zero(a: np.ndarray) -> bool:
+    """Whether something moves that is 0, up to rounding: there the step itself, or rounding, chooses the side of a kink."""
+    return bool(((abs(a.real) <= 1e-12 * abs(a.real).max(initial=0.0)) & (a.imag != 0)).any())
 
 
 def _refuse_complex(net: Network) -> None:
