@@ -29,7 +29,7 @@ def test_numbers(check: Callable[[str, Any], float], good: list[Any], bad: list[
         with pytest.raises(ArgumentError, match="rate must be a "):
             check("rate", value)
     for value in ("0.5", None, True, np.True_, [0.5], 1j, b"1", 10**400, np.zeros(2)):
-        with pytest.raises(ArgumentTypeError, match="rate must be a .* got .* of type"):
+        with pytest.raises(ArgumentTypeError, match=r"rate must be a .* got .* of type"):
             check("rate", value)
 
 

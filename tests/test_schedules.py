@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from math import nan
 
 import pytest
@@ -35,7 +36,7 @@ def test_warmup_in_front_of_any(name: str) -> None:
 def test_never_grows_and_never_is_negative(name: str) -> None:
     values = factors(get_schedule(name, total=50), 60)
     assert values[0] == 1
-    assert all(a >= b >= 0 for a, b in zip(values, values[1:], strict=False))
+    assert all(a >= b >= 0 for a, b in pairwise(values))
 
 
 def test_over() -> None:
@@ -76,7 +77,7 @@ def test_lookup() -> None:
         get_schedule("cosinus")
     with pytest.raises(ArgumentError, match="unknown schedule"):
         get_schedule({"name": "cosine"})  # type: ignore[arg-type]
-    with pytest.raises(ArgumentError, match="schedule 'cosine'.*gamma"):
+    with pytest.raises(ArgumentError, match=r"schedule 'cosine'.*gamma"):
         get_schedule("cosine", gamma=0.1)
     with pytest.raises(ArgumentError, match=r"\['total'\] are for a schedule by name"):
         get_schedule(own, total=9)
