@@ -103,9 +103,7 @@ class ReLU(Activation):
         be.xp.maximum(z, 0.0, out=a)
 
     def times_derivative(self, be: Backend, saved: Array, delta: Array) -> None:
-        t = be.scratch(delta)
-        be.heaviside(saved, t)
-        be.xp.multiply(delta, t, out=delta)
+        be.keep_where_positive(saved, delta)
 
 
 class LeakyReLU(Activation):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from gpubackprop.errors import unknown_name
-from gpubackprop.precision import accumulator, compute_type
+from gpubackprop.precision import compute_type
 
 if TYPE_CHECKING:
     from gpubackprop.backend.base import Array, Backend
@@ -46,14 +46,11 @@ class Loss:
         return f"<loss {self.name}>"
 
 
-def _sum_into(be: Backend, values: Array, scale: float, out: Array) -> None:
-    """out = scale * sum of all values, added up in float64 whatever the values are stored in."""
-    be.xp.sum(values, dtype=accumulator(values.dtype), out=out)
-    be.xp.multiply(out, scale, out=out)
-
-
 class _Squared(Loss):
     """scale * sum_ij (a_ij - y_ij)^2, with dC/da_ij = 2 scale (a_ij - y_ij)."""
+
+    def buffers(self, m: int, dtype: Any) -> Buffers:
+        return {"d": (("n", m), compute_type(dtype))}
 
     def _scale(self, rows: int, m: int) -> float:
         raise NotImplementedError
@@ -63,8 +60,7 @@ class _Squared(Loss):
     ) -> None:
         xp, scale = be.xp, self._scale(rows, a.shape[1])
         xp.subtract(a, y, out=v.d, dtype=v.d.dtype)
-        xp.multiply(v.d, v.d, out=v.t)
-        _sum_into(be, v.t, scale, value)
+        be.total_of_squares(v.d, scale, value)
         if delta is not None:
             xp.multiply(v.d, 2 * scale, out=delta)
 
@@ -100,7 +96,7 @@ class MeanAbsoluteError(Loss):
         xp.subtract(a, y, out=v.d, dtype=v.d.dtype)
         xp.negative(v.d, out=v.t)
         xp.maximum(v.d, v.t, out=v.t)
-        _sum_into(be, v.t, scale, value)
+        be.total(v.t, scale, value)
         if delta is not None:
             xp.sign(v.d, out=v.t)
             xp.multiply(v.t, scale, out=delta)
@@ -129,7 +125,7 @@ class BinaryCrossEntropy(Loss):
         # The product in t's own type: a float16 product of a logit and a target may overflow.
         xp.multiply(a, y, out=d, dtype=d.dtype)
         xp.subtract(t, d, out=t)
-        _sum_into(be, t, scale, value)
+        be.total(t, scale, value)
         if delta is not None:
             xp.multiply(a, 0.5, out=t)
             xp.tanh(t, out=t)
@@ -180,10 +176,10 @@ class CrossEntropy(Loss):
         xp.add(v.index, be.arange(len(a)), out=v.index)
         be.take(flat, v.index, picked)
         xp.exp(s, out=s)
-        xp.sum(s, axis=0, out=v.row, keepdims=True)
+        be.column_sums(s, v.row[0])
         xp.log(v.row, out=v.mass)
         xp.subtract(v.mass[0], picked, out=picked)
-        _sum_into(be, picked, 1 / rows, value)
+        be.total(picked, 1 / rows, value)
         if delta is not None:
             xp.divide(1 / rows, v.row, out=v.row)
             xp.multiply(s, v.row, out=s)
@@ -198,14 +194,14 @@ class CrossEntropy(Loss):
         xp, s, t = be.xp, v.s, v.t
         self._shift(be, a, v)
         xp.exp(s, out=t)
-        xp.sum(t, axis=0, out=v.row, keepdims=True)
+        be.column_sums(t, v.row[0])
         xp.log(v.row, out=v.mass)
         xp.subtract(s, v.mass, out=s)
         xp.multiply(s, y.T, out=s)
-        _sum_into(be, s, -1 / rows, value)
+        be.total(s, -1 / rows, value)
         if delta is not None:
             xp.copyto(s, y.T)
-            xp.sum(s, axis=0, out=v.mass, keepdims=True)
+            be.column_sums(s, v.mass[0])
             xp.divide(v.mass, v.row, out=v.mass)
             xp.multiply(t, v.mass, out=t)
             xp.subtract(t, s, out=t)

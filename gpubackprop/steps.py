@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubackprop.backend.base import Array, Program
+from gpubackprop.layers import Dense
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.workspace import Batch
 
@@ -125,12 +127,19 @@ class Steps:
         key = ("train", kind, optimizer.track_norm, accumulate)
         held = batch.programs.get(key)
         if held is None or held[0] is not optimizer:
+            added = self._accumulator(optimizer)
 
             def step() -> None:
                 self.forward(batch, True)
                 self.loss(batch, kind, batch.n, with_delta=True)
-                self.backward(batch, True)
-                self.finish(optimizer)
+                if added is None:
+                    self.backward(batch, True)
+                    self.finish(optimizer)
+                else:
+                    with self._gradients_in(added[0]):
+                        self.backward(batch, True, beta=added[1])
+                    optimizer.descend(self.be)
+                    self._count()
                 if accumulate:
                     self._accumulate(batch.n, optimizer)
 
@@ -143,8 +152,34 @@ class Steps:
         """The end of a training step: penalties, clipping, update, and one more step counted."""
         self.penalty(with_delta=True)
         optimizer.apply(self.be)
+        self._count()
+
+    def _count(self) -> None:
         if self._random:
             self.be.xp.add(self.net.step, np.uint64(1), out=self.net.step)
+
+    def _accumulator(self, optimizer: Optimizer) -> tuple[Array, float] | None:
+        """(v, mu) where the gradient products had better write v <- mu v + x^T delta at once; else None."""
+        net = self.net
+        plain = all(not x.gradient_arrays or type(x).gradients is Dense.gradients for x in net.layers)
+        if not plain or net.l1 or net.l2 or not self.be.adds_in_products(net._parameters.P):
+            return None
+        return optimizer.accumulator()
+
+    @contextmanager
+    def _gradients_in(self, flat: Array) -> Iterator[None]:
+        """The layers write their gradients into this flat buffer."""
+        layers = self.net.layers
+        usual = [layer.gradient_arrays for layer in layers]
+        for s in self.net._parameters.segments:
+            index, _, name = s.name.partition(".")
+            layer = layers[int(index)]
+            layer.gradient_arrays = {**layer.gradient_arrays, name: s.of(flat)}
+        try:
+            yield
+        finally:
+            for layer, arrays in zip(layers, usual, strict=True):
+                layer.gradient_arrays = arrays
 
     def _accumulate(self, rows: int, optimizer: Optimizer) -> None:
         xp, losses, norms = self.be.xp, self.sums[:1].reshape(()), self.sums[1:].reshape(())

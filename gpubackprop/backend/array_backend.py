@@ -10,6 +10,7 @@ import numpy as np
 from gpubackprop.activations import Activation
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.losses import Loss
+from gpubackprop.precision import accumulator
 from gpubackprop.random import MaskStream
 
 
@@ -57,20 +58,24 @@ class ArrayBackend(Backend):
         self.times_derivative(f, saved, out)
 
     def affine_gradients(self, x: Array, delta: Array, dW: Array, db: Array | None, beta: float) -> None:
-        ones = self.ones(len(x), x.dtype)
-        if beta:
-            # A part of a batch: its gradient is added to what the parts before it left.
-            part = self.scratch(dW)
-            self.dot(x.T, delta, part)
-            self.xp.add(dW, part, out=dW)
+        if not beta:
+            self.dot(x.T, delta, dW)
             if db is not None:
-                part = self.scratch(db)
-                self.dot(ones, delta, part)
-                self.xp.add(db, part, out=db)
+                self.column_sums(delta, db)
             return
-        self.dot(x.T, delta, dW)
+        part = self.scratch(dW)
+        self.dot(x.T, delta, part)
+        self._add_to(dW, beta, part)
         if db is not None:
-            self.dot(ones, delta, db)
+            part = self.scratch(db)
+            self.column_sums(delta, part)
+            self._add_to(db, beta, part)
+
+    def _add_to(self, total: Array, beta: float, part: Array) -> None:
+        """total = beta total + part."""
+        if beta != 1:
+            self.xp.multiply(total, beta, out=total)
+        self.xp.add(total, part, out=total)
 
     def activate(self, f: Activation, z: Array, out: Array) -> None:
         f.forward(self, z, out)
@@ -131,6 +136,23 @@ class ArrayBackend(Backend):
     def heaviside(self, a: Array, out: Array) -> None:
         self.xp.greater(a, 0, out=out, casting="unsafe")
 
+    def keep_where_positive(self, a: Array, delta: Array) -> None:
+        t = self.scratch(delta)
+        self.heaviside(a, t)
+        self.xp.multiply(delta, t, out=delta)
+
+    def column_sums(self, values: Array, out: Array) -> None:
+        self.dot(self.ones(len(values), values.dtype), values, out)
+
+    def total(self, values: Array, scale: float, out: Array) -> None:
+        self.xp.sum(values, dtype=accumulator(values.dtype), out=out)
+        self.xp.multiply(out, scale, out=out)
+
+    def total_of_squares(self, values: Array, scale: float, out: Array) -> None:
+        t = self.scratch(values)
+        self.xp.multiply(values, values, out=t)
+        self.total(t, scale, out)
+
     def dot(self, a: Array, b: Array, out: Array) -> None:
         self.xp.dot(a, b, out=out)
 
@@ -146,6 +168,11 @@ class ArrayBackend(Backend):
         xp.divide(max_norm, factor, out=factor)
         xp.minimum(factor, 1.0, out=factor)
         xp.multiply(G, factor, out=G)
+
+    def subtract_scaled(self, p: Array, eta: Array, v: Array) -> None:
+        t = self.scratch(p)
+        self.xp.multiply(v, eta, out=t)
+        self.xp.subtract(p, t, out=p)
 
     def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         optimizer.rule(self, P, G, state, h)

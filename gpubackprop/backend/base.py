@@ -125,7 +125,7 @@ class Backend(ABC):
 
     @abstractmethod
     def affine_gradients(self, x: Array, delta: Array, dW: Array, db: Array | None, beta: float) -> None:
-        """dW = x^T delta + beta dW; db = column sums of delta + beta db.  beta is 0 or 1."""
+        """dW = x^T delta + beta dW; db = column sums of delta + beta db, with a fixed number beta."""
 
     @abstractmethod
     def activate(self, f: Activation, z: Array, out: Array) -> None:
@@ -182,6 +182,22 @@ class Backend(ABC):
         """out = 1 where a > 0, else 0, in out's own type."""
 
     @abstractmethod
+    def keep_where_positive(self, a: Array, delta: Array) -> None:
+        """delta = delta where a > 0, else 0, for an a that is nowhere negative."""
+
+    @abstractmethod
+    def column_sums(self, values: Array, out: Array) -> None:
+        """out_j = sum_i values_ij, added up in the values' own type.  values (n, m), out (m,)."""
+
+    @abstractmethod
+    def total(self, values: Array, scale: float, out: Array) -> None:
+        """out = scale * sum of all values, as exact as a sum in float64; out is 0-d, float64."""
+
+    @abstractmethod
+    def total_of_squares(self, values: Array, scale: float, out: Array) -> None:
+        """out = scale * sum of all squares, as exact as a sum in float64; out is 0-d, float64."""
+
+    @abstractmethod
     def normal_cdf(self, z: Array, out: Array) -> None:
         """out = Phi(z), the standard normal distribution function: 1/2 erfc(-z / sqrt 2)."""
 
@@ -199,6 +215,14 @@ class Backend(ABC):
     @abstractmethod
     def norm(self, G: Array, out: Array) -> None:
         """out = ||G||, the Euclidean norm of all elements, into a 0-d array."""
+
+    def adds_in_products(self, parameters: Array) -> bool:
+        """Whether `affine_gradients` with a beta costs no more than without, for this flat buffer of parameters."""
+        return False
+
+    @abstractmethod
+    def subtract_scaled(self, p: Array, eta: Array, v: Array) -> None:
+        """p = p - eta v, elementwise, with a 0-d eta."""
 
     @abstractmethod
     def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:

@@ -12,8 +12,9 @@ from gpubackprop.errors import DeviceError
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
-# The module-level functions are Python around these.
-_DIRECT: dict[str, Callable[..., Any]] = {"sum": np.add.reduce, "max": np.maximum.reduce, "min": np.minimum.reduce}
+_REDUCTIONS = {"sum": np.add.reduce, "max": np.maximum.reduce, "min": np.minimum.reduce}
+"""What NumPy's functions of these names are Python around."""
+
 # NumPy deprecates their output as a third positional argument.
 _KEYWORD_OUT = (np.maximum, np.minimum)
 
@@ -52,24 +53,55 @@ class RecordingNamespace:
                     f"xp.{name} without out= makes a new array, which cannot be recorded: write into an array from "
                     "buffers() or be.scratch(), or set recordable = False on the layer"
                 )
-            if name in _DIRECT and len(arguments) == 1:
-                options.setdefault("axis", None)
-            self._calls.append(prepare(_DIRECT.get(name, function), arguments, options))
+            self._calls.append(prepare_reduction(name, arguments, options) or prepare(function, arguments, options))
 
         setattr(self, name, keep)
         return keep
 
 
 def prepare(function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Call:
-    """A call with as little work left for each replay as can be: numbers as 0-d arrays, `out` by position."""
+    """A call with as little work left for each replay as can be: numbers as 0-d arrays, shapes that need no broadcasting
+    where that can be had, no option that says what NumPy would do anyway, `out` by position."""
     if isinstance(function, np.ufunc):
-        dtype = next((a.dtype for a in (*arguments, options.get("out")) if isinstance(a, np.ndarray)), None)
-        # A number takes on the array's type only where that can hold it: 0.5 stays what it is beside integers.
-        if dtype is not None and dtype.kind in "fc":
-            arguments = tuple(
-                np.asarray(a, dtype) if isinstance(a, (int, float)) and not isinstance(a, bool) else a
-                for a in arguments
-            )
+        out = options.get("out")
+        dtype = next((a.dtype for a in (*arguments, out) if isinstance(a, np.ndarray)), None)
+        arguments = tuple(_operand(a, dtype) for a in arguments)
+        options = {k: v for k, v in options.items() if k != "dtype" or any(a.dtype != v for a in (*arguments, out))}
+        arguments, options["out"] = _flattened(arguments, out)
         if set(options) == {"out"} and function not in _KEYWORD_OUT:
             return function, (*arguments, options["out"])
     return (partial(function, **options) if options else function), arguments
+
+
+def prepare_reduction(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Call | None:
+    """`xp.sum(a, axis=, dtype=, out=, keepdims=)` as the call of its ufunc's `reduce`, or None for another function."""
+    if name not in _REDUCTIONS or len(arguments) != 1:
+        return None
+    given = dict(options)
+    by_position = [given.pop(key, None) for key in ("axis", "dtype", "out")]
+    call = (*arguments, *by_position, given.pop("keepdims", False))
+    return None if given else (_REDUCTIONS[name], call)
+
+
+def _operand(value: Any, dtype: Any) -> Any:
+    if isinstance(value, np.generic) and not isinstance(value, float):
+        return np.asarray(value)
+    return np.asarray(value, dtype) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def _flattened(arguments: tuple[Any, ...], out: Any) -> tuple[tuple[Any, ...], Any]:
+    """The operands as one-dimensional views and 0-d scalars, which NumPy does in one loop without setting up any other;
+    as they are where that is not possible."""
+    if not isinstance(out, np.ndarray) or not out.flags.c_contiguous:
+        return arguments, out
+    flat: list[np.ndarray] = []
+    for a in arguments:
+        if not isinstance(a, np.ndarray):
+            return arguments, out
+        if a.size == 1:
+            flat.append(a.reshape(()))
+        elif a.size == out.size and a.flags.c_contiguous:
+            flat.append(a.reshape(-1))
+        else:
+            return arguments, out
+    return tuple(flat), out.reshape(() if out.size == 1 else -1)

@@ -97,7 +97,7 @@ class Layer:
         raise NotImplementedError(f"{type(self).__name__} must define forward(be, v, training)")
 
     def gradients(self, be: Backend, v: Tensors, beta: float) -> None:
-        """Gradients of the parameters from v.x and v.delta, added to beta (0 or 1) times what is there."""
+        """Gradients of the parameters from v.x and v.delta into `gradient_arrays`, added to beta (0 or 1) times what is there."""
 
     def backward(self, be: Backend, v: Tensors, dx: Array, training: bool) -> None:
         """dx = dC/dx from v.delta = dC/dz."""

@@ -61,13 +61,13 @@ class Dense(Layer):
     def bind(self, parameters: Any, gradients: Any, state: Any, stream: Any) -> None:
         super().bind(parameters, gradients, state, stream)
         self.W, self.b = parameters["weight"], parameters.get("bias")
-        self.dW, self.db = gradients["weight"], gradients.get("bias")
 
     def forward(self, be: Backend, v: Tensors, training: bool) -> None:
         be.affine(v.x, self.W, self.b, self.activation, v.z, v.a)
 
     def gradients(self, be: Backend, v: Tensors, beta: float) -> None:
-        be.affine_gradients(v.x, v.delta, self.dW, self.db, beta)
+        dW, db = self.gradient_arrays["weight"], self.gradient_arrays.get("bias")
+        be.affine_gradients(v.x, v.delta, dW, db, beta)
 
     def propagate(self, be: Backend, v: Tensors, below: Tensors, f: Activation, training: bool) -> None:
         be.propagate(v.delta, self.W, f, below.saved, below.delta)

@@ -119,6 +119,15 @@ class Optimizer:
             be.clip_by_norm(G, self.clip_norm, self.norm, self._factor)
         self.update(be, P, G)
 
+    def accumulator(self) -> tuple[Array, float] | None:
+        """(v, mu) where the step begins with v <- mu v + g, of the bare gradient g: a product may then add to mu v itself, and
+        `descend` is all that is left. None for every other rule."""
+        return None
+
+    def descend(self, be: Backend) -> None:
+        """The rest of the step for a rule that has an `accumulator`, which holds its new value."""
+        raise NotImplementedError(f"{type(self).__name__} has an accumulator and must define descend(be)")
+
     def update(self, be: Backend, P: Array, G: Array) -> None:
         """Apply the rule to the flat buffers."""
         be.update(self, P, G, tuple(self.state.values()), self.h)

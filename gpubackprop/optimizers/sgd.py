@@ -44,3 +44,13 @@ class SGD(Optimizer):
             step = g
         xp.multiply(step, lr, out=g)
         xp.subtract(p, g, out=p)
+
+    def accumulator(self) -> tuple[Array, float] | None:
+        changed = self.weight_decay or self.clip_norm is not None or self.clip_value is not None or self.track_norm
+        if not self.momentum or self.nesterov or changed:
+            return None
+        return self.state["velocity"], self.momentum
+
+    def descend(self, be: Backend) -> None:
+        assert self.parameters is not None
+        be.subtract_scaled(self.parameters.P, self.h[0], self.state["velocity"])
