@@ -66,7 +66,11 @@ def prepare(function: Callable[..., Any], arguments: tuple[Any, ...], options: d
         out = options.get("out")
         dtype = next((a.dtype for a in (*arguments, out) if isinstance(a, np.ndarray)), None)
         arguments = tuple(_operand(a, dtype) for a in arguments)
-        options = {k: v for k, v in options.items() if k != "dtype" or any(a.dtype != v for a in (*arguments, out))}
+        options = {
+            k: v
+            for k, v in options.items()
+            if k != "dtype" or any(getattr(a, "dtype", v) != v for a in (*arguments, out))
+        }
         arguments, options["out"] = _flattened(arguments, out)
         if set(options) == {"out"} and function not in _KEYWORD_OUT:
             return function, (*arguments, options["out"])
@@ -86,7 +90,10 @@ def prepare_reduction(name: str, arguments: tuple[Any, ...], options: dict[str, 
 def _operand(value: Any, dtype: Any) -> Any:
     if isinstance(value, np.generic) and not isinstance(value, float):
         return np.asarray(value)
-    return np.asarray(value, dtype) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    if dtype is None or isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    # A number takes on the arrays' type only where that can hold it: 0.5 stays what it is beside integers.
+    return np.asarray(value, dtype) if dtype.kind in "fc" or (dtype.kind in "iu" and isinstance(value, int)) else value
 
 
 def _flattened(arguments: tuple[Any, ...], out: Any) -> tuple[tuple[Any, ...], Any]:
