@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def with_value(value: float, dtype: Any = np.float64) -> np.ndarray:
 class Stranger:
     """An array of a device that this process knows nothing of."""
 
-    __cuda_array_interface__: dict[str, Any] = {}
+    __cuda_array_interface__: ClassVar[dict[str, Any]] = {}
 
 
 BAD_X: dict[str, tuple[Any, type[GpuBackpropError], str]] = {
