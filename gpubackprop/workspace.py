@@ -71,6 +71,7 @@ class Workspace:
         self.widths = widths
         self.loss = loss
         self.dtype = np.dtype(dtype)
+        self.storage = be.storage(self.dtype)
         self.training = training
         self.capacity = 0
         self._flat: dict[Any, Array] = {}
@@ -97,7 +98,7 @@ class Workspace:
 
     def input_delta(self, n: int) -> Array:
         """The leading n rows of the buffer for dC/dx."""
-        return self._view("dx", ("n", self.widths[0]), self.dtype, n)
+        return self._view("dx", ("n", self.widths[0]), self.storage, n)
 
     @property
     def nbytes(self) -> int:
@@ -105,22 +106,22 @@ class Workspace:
         return sum(a.nbytes for a in self._flat.values())
 
     def _make(self, n: int) -> Batch:
-        first = self._view("x", ("n", self.widths[0]), self.dtype, n)
+        first = self._view("x", ("n", self.widths[0]), self.storage, n)
         x, tensors = first, []
         for i, (layer, width) in enumerate(zip(self.layers, self.widths[1:], strict=True)):
             v = Tensors(x=x, first_row=0)
-            v.a = self._view(("a", i if self.training else i % 2), ("n", width), self.dtype, n)
+            v.a = self._view(("a", i if self.training else i % 2), ("n", width), self.storage, n)
             v.z = v.a
             if layer.activation.saves == "z":
-                v.z = self._view(("z", i if self.training else 0), ("n", width), self.dtype, n)
+                v.z = self._view(("z", i if self.training else 0), ("n", width), self.storage, n)
             if self.training:
-                v.delta = self._view(("delta", i), ("n", width), self.dtype, n)
+                v.delta = self._view(("delta", i), ("n", width), self.storage, n)
             v.saved = v.z
-            self._add(v, ("layer", i), layer.buffers(self.dtype), n)
+            self._add(v, ("layer", i), layer.buffers(self.storage), n)
             tensors.append(v)
             x = v.a
         loss = Tensors()
-        self._add(loss, "loss", self.loss.buffers(self.widths[-1], self.dtype), n)
+        self._add(loss, "loss", self.loss.buffers(self.widths[-1], self.storage), n)
         return Batch(self, n, first, tensors, loss)
 
     def _add(self, v: Tensors, key: Any, buffers: Buffers, n: int) -> None:

@@ -53,6 +53,9 @@ class Backend(ABC):
     precision: str = "native"
     """How products are carried out: "native" in the arrays' own type, or "tf32", "bf16", "fp16"."""
 
+    memory_errors: tuple[type[BaseException], ...] = (MemoryError,)
+    """What the device raises when it has no memory left."""
+
     # -- memory and the boundary to the host ---------------------------------------------------------------------
 
     @abstractmethod
@@ -90,6 +93,22 @@ class Backend(ABC):
     @abstractmethod
     def arange(self, n: int) -> Array:
         """The integers 0 .. n-1, int64, on the device; not to be written to."""
+
+    def storage(self, dtype: Any) -> Any:
+        """The type in which activations and deltas of a network with parameters of `dtype` are stored."""
+        return dtype
+
+    def scalars(self, count: int, dtype: Any) -> tuple[Array, ...]:
+        """0-d arrays for the numbers that an optimizer's rule needs anew at each step."""
+        return tuple(self.zeros((), dtype) for _ in range(count))
+
+    def write_scalars(self, h: tuple[Array, ...], values: tuple[float, ...]) -> None:
+        """Write host numbers into what `scalars` made, without waiting."""
+        for slot, value in zip(h, values, strict=True):
+            self.fill(slot, value)
+
+    def release_memory(self) -> None:
+        """Give memory that no array holds back to the device."""
 
     @abstractmethod
     def synchronize(self) -> None:

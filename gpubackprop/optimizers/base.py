@@ -86,8 +86,8 @@ class Optimizer:
         be, P = parameters.backend, parameters.P
         self.state = {name: be.zeros(P.shape, P.dtype) for name in self.states}
         count = len(self.scalars(self.learning_rate, 1)) + bool(self.weight_decay and self.decoupled_weight_decay)
-        self._written: list[float | None] = [None] * count
-        self.h = tuple(be.zeros((), P.dtype) for _ in range(count))
+        self._written: tuple[float, ...] | None = None
+        self.h = be.scalars(count, P.dtype)
         self.norm = be.zeros((), P.dtype)
         self._factor = be.zeros((), P.dtype)
         if saved is not None:
@@ -98,10 +98,10 @@ class Optimizer:
         self.t += 1
         assert self.parameters is not None
         be = self.parameters.backend
-        for i, value in enumerate(self._all_scalars()):
-            if value != self._written[i]:
-                be.fill(self.h[i], value)
-                self._written[i] = value
+        values = self._all_scalars()
+        if values != self._written:
+            be.write_scalars(self.h, values)
+            self._written = values
 
     def current_learning_rate(self) -> float:
         """The learning rate of the step that was prepared last (of the first one, before that)."""
@@ -180,7 +180,7 @@ class Optimizer:
         for name, array in self.state.items():
             self.parameters.backend.copy_in(saved[name], array)
         self.t = int(saved["t"])
-        self._written = [None] * len(self.h)
+        self._written = None
 
     def __repr__(self) -> str:
         shown = {
