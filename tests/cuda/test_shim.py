@@ -27,6 +27,14 @@ __global__ void race(int* out) {
     slot[threadIdx.x] = threadIdx.x;
     out[threadIdx.x] = slot[(threadIdx.x + 1) % blockDim.x];
 }
+__global__ void reuse(int* out) {  // the second write may overtake the read of a slower warp
+    __shared__ int slot;
+    for (int k = 1; k < 3; ++k) {
+        if (threadIdx.x == 0) slot = k;
+        __syncthreads();
+        out[threadIdx.x] += slot;
+    }
+}
 __global__ void overrun(int* out) { out[blockDim.x] = 1; }
 __global__ void underrun(int* out) { out[-1] = 1; }
 __global__ void indices(int* out) {
@@ -37,8 +45,8 @@ __global__ void writes_input(const int* in) { const_cast<int*>(in)[0] = 7; }
 """
 OUT = (Parameter("out", "int", True, False),)
 IN = (Parameter("in", "int", True, True),)
-NAMES = ("transpose_lanes", "early_leave", "split_shuffle", "two_shuffles", "partial_mask", "race", "overrun", "underrun",
-         "indices")  # fmt: skip
+NAMES = ("transpose_lanes", "early_leave", "split_shuffle", "two_shuffles", "partial_mask", "race", "reuse", "overrun",
+         "underrun", "indices")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +84,10 @@ def test_block_must_be_whole_warps(kernels):
         launch(kernels, "indices", 31)
 
 
-def test_missing_barrier_is_a_race(kernels):
+@pytest.mark.parametrize("name", ["race", "reuse"])
+def test_missing_barrier_is_a_race(kernels, name):
     with pytest.raises(AssertionError, match="race"):
-        launch(kernels, "race", 64)
+        launch(kernels, name, 64)
 
 
 @pytest.mark.parametrize("name", ["overrun", "underrun"])

@@ -187,7 +187,7 @@ def variants() -> dict[str, list[tuple[str | int, ...]]]:
     for name in ("bias_activation", "activation", "activation_derivative"):
         table[name] = list(product(STORAGE, functions))
     table["derivative_column_sums"] = [(t, f, v) for t, v in _widths(*STORAGE) for f in functions]
-    table["finish_column_sums"] = [("float", g) for g in ("float", "f16", "bf16")] + [("double", "double")]
+    table["finish_column_sums"] = [*(("float", g) for g in ("float", "f16", "bf16")), ("double", "double")]
     table["finish_sum"] = [("float",), ("double",)]
     table["softmax"] = list(product(STORAGE, GROUPS))
     targets = {t: ("int", "long long", a, *((t,) if t != a else ())) for t, a in _ACCUMULATED}

@@ -32,12 +32,12 @@ template <int V, typename A> __device__ __forceinline__ void merge_along_y(Sprea
     __shared__ A slots[3 * V * column_threads];
     const int thread = threadIdx.y * blockDim.x + threadIdx.x;
     for (int half = blockDim.y / 2; half > 0; half /= 2) {
-        __syncthreads();
-        for (int v = 0; v < V; ++v) {
-            slots[(3 * v) * column_threads + thread] = own[v].count;
-            slots[(3 * v + 1) * column_threads + thread] = own[v].mean;
-            slots[(3 * v + 2) * column_threads + thread] = own[v].squares;
-        }
+        if (threadIdx.y >= half && threadIdx.y < 2 * half)  // slots of their own in each turn: no one overwrites what is being read
+            for (int v = 0; v < V; ++v) {
+                slots[(3 * v) * column_threads + thread] = own[v].count;
+                slots[(3 * v + 1) * column_threads + thread] = own[v].mean;
+                slots[(3 * v + 2) * column_threads + thread] = own[v].squares;
+            }
         __syncthreads();
         if (threadIdx.y < half)
             for (int v = 0; v < V; ++v) {

@@ -1,11 +1,11 @@
 // CUDA C++ on the CPU: enough of it to run kernels.cu under g++ and to notice what a GPU would do wrong silently.
 //
-// Each CUDA thread is a fiber. Blocks run one after another; a thread runs until it waits at __syncthreads or at a warp
-// shuffle. A launch fails, naming the reason, where
+// Each CUDA thread is a fiber. Blocks run one after another, and within a block each warp runs as far ahead of the others as
+// barriers let it. A launch fails, naming the reason, where
 //   * some threads of a block wait at a barrier and others have left or wait elsewhere (stricter than the hardware, which
 //     tolerates threads that have returned);
 //   * the lanes of a warp do not all meet at the same shuffle.
-// `reversed` runs the threads of a block from last to first: a result that depends on the order has a race.
+// `reversed` runs the warps of a block, and their lanes, from last to first: a result that depends on the order has a race.
 // Not modelled: weak memory order, concurrent blocks, dynamic shared memory, other shuffles than xor.
 #pragma once
 #include <math.h>
@@ -137,18 +137,25 @@ static void entry() {
     wait(finished);
 }
 
-// Lets the warps go on whose lanes have all arrived at the same shuffle; false where nothing moved.
-static bool release_shuffles(size_t threads) {
-    bool moved = false;
-    for (size_t first = 0; first < threads; first += warp) {
-        size_t arrived = 0;
-        for (size_t i = first; i < first + warp; ++i)
-            arrived += fibers[i].state == at_shuffle && fibers[i].offset == fibers[first].offset;
-        if (arrived != warp || fibers[first].state != at_shuffle) continue;
-        for (size_t i = first; i < first + warp; ++i) fibers[i].state = running;
-        moved = true;
-    }
-    return moved;
+// Lets a warp go on whose lanes have all arrived at the same shuffle; false where it cannot.
+static bool release_shuffle(Fiber* lanes) {
+    for (size_t lane = 0; lane < warp; ++lane)
+        if (lanes[lane].state != at_shuffle || lanes[lane].offset != lanes[0].offset) return false;
+    for (size_t lane = 0; lane < warp; ++lane) lanes[lane].state = running;
+    return true;
+}
+
+// Runs a warp as far as it gets: to a barrier, to its end, or to a shuffle that not all of its lanes reach.
+static void run_warp(Fiber* lanes, bool reversed) {
+    do {
+        for (size_t k = 0; k < warp; ++k) {
+            Fiber& fiber = lanes[reversed ? warp - 1 - k : k];
+            if (fiber.state != running) continue;
+            current = &fiber;
+            threadIdx = fiber.index;
+            switch_context(scheduler, fiber.context);
+        }
+    } while (release_shuffle(lanes));
 }
 
 static void run_block(bool reversed) {
@@ -166,14 +173,8 @@ static void run_block(bool reversed) {
         fiber.index = Dim3{unsigned(i % blockDim.x), unsigned(i / blockDim.x % blockDim.y), unsigned(i / blockDim.x / blockDim.y)};
     }
     for (;;) {
-        for (size_t k = 0; k < threads; ++k) {
-            Fiber& fiber = fibers[reversed ? threads - 1 - k : k];
-            if (fiber.state != running) continue;
-            current = &fiber;
-            threadIdx = fiber.index;
-            switch_context(scheduler, fiber.context);
-        }
-        if (release_shuffles(threads)) continue;
+        for (size_t first = 0; first < threads; first += warp)
+            run_warp(fibers.data() + (reversed ? threads - warp - first : first), reversed);
         size_t waiting = 0, done = 0;
         for (size_t i = 0; i < threads; ++i) {
             waiting += fibers[i].state == at_barrier;
