@@ -161,8 +161,9 @@ class Steps:
     def _accumulator(self, optimizer: Optimizer) -> tuple[Array, float] | None:
         """(v, mu) where the gradient products had better write v <- mu v + x^T delta at once; else None."""
         net = self.net
-        plain = all(not x.gradient_arrays or type(x).gradients is Dense.gradients for x in net.layers)
-        if not plain or net.l1 or net.l2 or not self.be.adds_in_products(net._parameters.P):
+        # A layer that is run anew at each step looks for its gradients where they usually are.
+        known = (x.recordable and type(x).gradients is Dense.gradients for x in net.layers if x.gradient_arrays)
+        if not all(known) or net.l1 or net.l2 or not self.be.adds_in_products(net._parameters.P):
             return None
         return optimizer.accumulator()
 

@@ -268,6 +268,22 @@ def test_a_layer_in_plain_expressions_on_every_device(backend: Backend) -> None:
     assert_same_bits(*results)
 
 
+def test_a_dense_layer_of_ones_own_trains_as_dense_does(backend: Backend) -> None:
+    class Own(gb.Dense):
+        recordable = False
+
+    x, y = make_data(40, 130, 140)
+    results = []
+    for kind in (gb.Dense, Own):
+        layers = [kind(130, 130, "relu"), gb.Dense(130, 140)]
+        net, optimizer = gb.Network(layers, device=backend, dtype="float64"), gb.SGD(0.05, momentum=0.9)
+        for _ in range(3):
+            net.train_step(x, y, optimizer)
+        results.append(net.get_weights())
+    for name, array in results[0].items():
+        np.testing.assert_allclose(results[1][name], array, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
 def test_a_layer_that_says_it_is_recordable_but_is_not_is_found_out() -> None:
     class Careless(gb.Layer):
         recordable = True
