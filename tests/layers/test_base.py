@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gpubackprop as gb
+from gpubackprop.errors import ArgumentError
+from gpubackprop.layers import LAYERS, Tensors, layer_from
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [gb.Dense(3, 2, "selu", bias=False), gb.Activation("tanh"), gb.Dropout(0.3), gb.BatchNorm(4), gb.LayerNorm(4)],
+)
+def test_each_layer_is_made_again_from_its_settings(layer: gb.Layer) -> None:
+    again = layer_from(type(layer).__name__, layer.settings())
+    assert type(again) is type(layer)
+    assert repr(again) == repr(layer)
+
+
+def test_the_table_is_closed() -> None:
+    assert set(LAYERS) == {"Dense", "Activation", "Dropout", "BatchNorm", "LayerNorm"}
+    with pytest.raises(ArgumentError, match="unknown layer 'Dens': did you mean 'Dense'"):
+        layer_from("Dens", {})
+    with pytest.raises(ArgumentError, match="layer Dropout: .*width"):
+        layer_from("Dropout", {"width": 3})
+
+
+def test_a_bare_layer() -> None:
+    layer = gb.Layer()
+    assert layer.build(7) == 7
+    assert layer.parameter_shapes() == layer.state_shapes() == layer.settings() == {}
+    assert layer.initial(np.random.default_rng(0)) == layer.buffers(np.float32) == {}
+    assert repr(layer) == "Layer()"
+    v = Tensors()
+    with pytest.raises(NotImplementedError, match=r"must define forward\(be, v, training\)"):
+        layer.forward(None, v, True)  # type: ignore[arg-type]
+    with pytest.raises(NotImplementedError, match=r"must define backward\(be, v, dx, training\)"):
+        layer.backward(None, v, None, True)  # type: ignore[arg-type]
