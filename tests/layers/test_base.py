@@ -22,7 +22,7 @@ def test_the_table_is_closed() -> None:
     assert set(LAYERS) == {"Dense", "Activation", "Dropout", "BatchNorm", "LayerNorm"}
     with pytest.raises(ArgumentError, match="unknown layer 'Dens': did you mean 'Dense'"):
         layer_from("Dens", {})
-    with pytest.raises(ArgumentError, match="layer Dropout: .*width"):
+    with pytest.raises(ArgumentError, match=r"layer Dropout: .*width"):
         layer_from("Dropout", {"width": 3})
 
 

@@ -13,7 +13,7 @@ from tests.small import make_data
 def test_mask_is_the_documented_one_forward_and_backward(backend: Backend) -> None:
     net = gb.Network([gb.Dense(3, 5), gb.Dropout(0.4), gb.Dense(5, 2)], device=backend, dtype="float64", seed=11)
     x, y = make_data(6, 3, 2)
-    w = net.get_weights()
+    w, optimizer = net.get_weights(), gb.SGD(1e-300)
     for step in range(3):
         kept = random_words(30, seed=11, step=step, layer=1).reshape(6, 5) < round(0.6 * 2**32)
         mask = kept / 0.6
@@ -23,8 +23,7 @@ def test_mask_is_the_documented_one_forward_and_backward(backend: Backend) -> No
         _, gradients = net.loss_and_gradients(x, y, training=True)
         delta = ((out - y) / 6 @ w["2.weight"].T) * mask
         np.testing.assert_allclose(gradients["0.weight"], x.T @ delta, rtol=1e-11, atol=1e-15)
-        net.train_step(x, y, gb.SGD(1e-300) if step == 0 else optimizer)
-        optimizer = gb.SGD(1e-300)
+        net.train_step(x, y, optimizer)
     np.testing.assert_array_equal(net.get_weights()["0.weight"], w["0.weight"])
 
 
@@ -46,11 +45,7 @@ def test_two_layers_draw_two_masks() -> None:
     x = np.ones((50, 40))
     net.set_weights({"2.weight": np.full((40, 1), 1 / 40), "2.bias": np.zeros(1)})
     # Kept by both: a quarter, each times four; by one mask alone it would be a half, each times four.
-    assert backend_mean(net, x) == pytest.approx(1.0, abs=0.2)
-
-
-def backend_mean(net: gb.Network, x: np.ndarray) -> float:
-    return float(net.backend.to_host(net.forward(x, training=True)).mean())
+    assert net.backend.to_host(net.forward(x, training=True)).mean() == pytest.approx(1.0, abs=0.2)
 
 
 @pytest.mark.parametrize("p", [1, -0.1, 1.5, float("nan")])
