@@ -100,7 +100,7 @@ class ReLU(Activation):
     smooth = False
 
     def forward(self, be: Backend, z: Array, a: Array) -> None:
-        be.xp.maximum(z, 0.0, out=a)
+        be.positive_part(z, a)
 
     def times_derivative(self, be: Backend, saved: Array, delta: Array) -> None:
         be.keep_where_positive(saved, delta)

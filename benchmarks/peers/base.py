@@ -23,14 +23,17 @@ class Config:
     activation: str = "relu"
     loss: str = "cross_entropy"
     optimizer: str = "sgd"
+    all_active: bool = False
+    """Start where no unit is dead: in the smallest network some would be, and their velocity decay to denormal numbers."""
 
     def weights(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(W, b) of each layer: W (d, m) with variance 2/d, b (m,) small but not zero, so that the check sees it."""
+        """(W, b) of each layer: W (d, m), by default with variance 2/d, b (m,) not zero, so that the check sees it."""
         rng = np.random.default_rng(1)
+        spread, bias = (0.1, 1.0) if self.all_active else (1.0, 0.0)
         return [
             (
-                (rng.standard_normal((d, m)) * np.sqrt(2 / d)).astype(np.float32),
-                (rng.standard_normal(m) * 0.1).astype(np.float32),
+                (rng.standard_normal((d, m)) * spread * np.sqrt(2 / d)).astype(np.float32),
+                (rng.standard_normal(m) * 0.1 + bias).astype(np.float32),
             )
             for d, m in pairwise(self.widths)
         ]
@@ -64,7 +67,7 @@ class Config:
 CONFIGS = {
     c.name: c
     for c in (
-        Config("a", (2, 16, 16, 1), 4, loss="half_squared_error"),
+        Config("a", (2, 16, 16, 1), 4, loss="half_squared_error", all_active=True),
         Config("b", (64, 128, 10), 32),
         Config("c", (784, 512, 256, 10), 128),
         Config("d", (784, 512, 256, 10), 1024),

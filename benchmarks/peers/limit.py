@@ -15,14 +15,14 @@ class Limit(Peer):
         a = [x, *(np.zeros((config.batch, m), np.float32) for m in config.widths[1:])]
         W = [w for w, _ in config.weights()]
         delta = [np.zeros_like(z) for z in a]
-        self.products = [(a[i].dot, W[i], a[i + 1]) for i in range(len(W))]
+        self.products = [(a[i], W[i], a[i + 1]) for i in range(len(W))]
         for i in reversed(range(len(W))):
-            self.products.append((a[i].T.dot, delta[i + 1], np.empty_like(W[i])))
+            self.products.append((a[i].T, delta[i + 1], np.empty_like(W[i])))
             if i:
-                self.products.append((delta[i + 1].dot, W[i].T, delta[i]))
+                self.products.append((delta[i + 1], W[i].T, delta[i]))
 
     def run(self, steps: int) -> None:
         products = self.products
         for _ in range(steps):
-            for dot, b, out in products:
-                dot(b, out)
+            for x, y, out in products:
+                np.matmul(x, y, out=out)

@@ -109,6 +109,7 @@ class Backend(ABC):
 
     def release_memory(self) -> None:
         """Give memory that no array holds back to the device."""
+        return
 
     @abstractmethod
     def synchronize(self) -> None:
@@ -199,6 +200,10 @@ class Backend(ABC):
     @abstractmethod
     def heaviside(self, a: Array, out: Array) -> None:
         """out = 1 where a > 0, else 0, in out's own type."""
+
+    @abstractmethod
+    def positive_part(self, z: Array, out: Array) -> None:
+        """out = max(z, 0), elementwise; out may be z."""
 
     @abstractmethod
     def keep_where_positive(self, a: Array, delta: Array) -> None:

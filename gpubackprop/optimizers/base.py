@@ -10,7 +10,7 @@ from gpubackprop.arguments import not_negative, positive
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.errors import ArgumentError, CheckpointError
 from gpubackprop.parameters import Parameters
-from gpubackprop.schedules import Schedule, get_schedule
+from gpubackprop.schedules import Constant, Schedule, get_schedule
 
 
 class Optimizer:
@@ -87,6 +87,7 @@ class Optimizer:
         self.state = {name: be.zeros(P.shape, P.dtype) for name in self.states}
         count = len(self.scalars(self.learning_rate, 1)) + bool(self.weight_decay and self.decoupled_weight_decay)
         self._written: tuple[float, ...] | None = None
+        self._settled: tuple[Schedule, float] | None = None
         self.h = be.scalars(count, P.dtype)
         self.norm = be.zeros((), P.dtype)
         self._factor = be.zeros((), P.dtype)
@@ -96,12 +97,19 @@ class Optimizer:
     def prepare(self) -> None:
         """Count the step and hand its scalars to the device. On the host, before the step is run."""
         self.t += 1
+        settled = self._settled
+        if settled is not None and settled[0] is self.schedule and settled[1] == self.learning_rate:
+            return
         assert self.parameters is not None
         be = self.parameters.backend
         values = self._all_scalars()
         if values != self._written:
             be.write_scalars(self.h, values)
             self._written = values
+        # Where eta is the only number and no schedule changes it, this was the last time.
+        constant = type(self.schedule) is Constant and not self.schedule.warmup
+        if constant and values == (self.learning_rate,) and type(self).scalars is Optimizer.scalars:
+            self._settled = self.schedule, self.learning_rate
 
     def current_learning_rate(self) -> float:
         """The learning rate of the step that was prepared last (of the first one, before that)."""
@@ -180,7 +188,7 @@ class Optimizer:
         for name, array in self.state.items():
             self.parameters.backend.copy_in(saved[name], array)
         self.t = int(saved["t"])
-        self._written = None
+        self._written = self._settled = None
 
     def __repr__(self) -> str:
         shown = {
