@@ -1,0 +1,62 @@
+"""The style of the page: one column on a phone, charts side by side on a screen, black on white on paper."""
+
+# Okabe and Ito's colours, which people with colour vision deficiencies can tell apart; yellow is left out, for its contrast.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#444444", "#7f3fbf")
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1b1b; --soft: #5a5a5a; --rule: #d4d4d4; --ground: #ffffff; --tint: #eef4f8 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #ececec; --soft: #a8a8a8; --rule: #444444; --ground: #161616; --tint: #1d2a33 }
+  .s6 { --c: #bbbbbb !important }
+}
+* { box-sizing: border-box }
+body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.45 system-ui, sans-serif }
+main { max-width: 68rem; margin: 0 auto; padding: 1rem }
+h1 { font-size: 1.5rem; line-height: 1.2; margin: .5rem 0 1rem; overflow-wrap: anywhere }
+h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; overflow-wrap: anywhere }
+.advice { font-size: 1.1rem; border-left: .25rem solid #0072b2; padding: .4rem .8rem; margin: .5rem 0; background: var(--tint) }
+.warning { border-left: .25rem solid #d55e00; padding: .4rem .8rem; margin: .5rem 0 }
+.legend { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: .4rem 0; margin: 1rem 0 0; list-style: none;
+  position: sticky; top: 0; background: var(--ground); border-bottom: 1px solid var(--rule) }
+.sample { width: 2.4rem; height: .8rem; vertical-align: middle }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20.5rem), 1fr)); gap: 1rem }
+figure { margin: 0 }
+.chart { width: 100%; height: auto; display: block; font: 12px system-ui, sans-serif }
+.chart text { fill: var(--ink) }
+.grid { stroke: var(--rule); stroke-width: .6 }
+.crossing { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 3 3 }
+.line { fill: none; stroke: var(--c); stroke-width: 1.8 }
+.spread { stroke: var(--c); stroke-width: 1.2 }
+.mark { fill: var(--c); stroke: var(--ground); stroke-width: .7 }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; width: 100%; margin: 1rem 0; font-variant-numeric: tabular-nums; font-size: .95rem }
+caption { text-align: left; font-weight: 600; padding: .3rem 0 }
+caption::first-letter { text-transform: uppercase }
+th, td { text-align: right; padding: .25rem .5rem; border-bottom: 1px solid var(--rule); font-weight: 400; white-space: nowrap }
+thead th { color: var(--soft); white-space: normal; vertical-align: bottom }
+th:first-child { text-align: left }
+tr.batch th { color: var(--soft); padding-top: .7rem }
+tr.fastest > *, tr.different > * { font-weight: 600; background: var(--tint) }
+dl.facts { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem }
+dl.notes dt, dl.facts dt { color: var(--soft) }
+dl.facts dd { margin: 0; overflow-wrap: anywhere }
+dl.notes dd { margin: 0 0 .6rem }
+ul { padding-left: 1.2rem }
+@media screen and (max-width: 40rem) {
+  table { font-size: .82rem }
+  th, td { padding: .3rem .2rem }
+  dl.facts { display: block }
+  dl.facts dd { margin: 0 0 .5rem }
+}
+@media print {
+  :root { --ink: #000000; --soft: #333333; --rule: #999999; --ground: #ffffff; --tint: #ffffff; color-scheme: light }
+  body { font-size: 10pt }
+  main { max-width: none; padding: 0 }
+  .legend { position: static }
+  .charts { grid-template-columns: 1fr 1fr }
+  figure, tr, .advice, tbody { break-inside: avoid }
+  .wide { overflow: visible }
+  h2, caption { break-after: avoid }
+  thead { display: table-header-group }
+}
+""" + "\n".join(f".s{i} {{ --c: {colour} }}" for i, colour in enumerate(_COLOURS))
