@@ -84,7 +84,8 @@ def prepare(function: Callable[..., Any], arguments: tuple[Any, ...], options: d
             for k, v in options.items()
             if k != "dtype" or any(getattr(a, "dtype", v) != v for a in (*arguments, out))
         }
-        arguments, options["out"] = _flattened(arguments, out)
+        if "where" not in options:
+            arguments, options["out"] = _flattened(arguments, out)
         if set(options) == {"out"} and function not in _KEYWORD_OUT:
             return function, (*arguments, options["out"])
     return (partial(function, **options) if options else function), arguments

@@ -16,19 +16,18 @@ def problem(index: int) -> str | None:
     """Why GPU number `index` cannot be used, or None: an allocation and a small product must give the right answer."""
     try:
         import cupy
-    except ImportError:
-        return 'CuPy is not installed (pip install "gpubackprop[cuda12]", or [cuda13] for a CUDA 13 driver)'
-    try:
+
         count = cupy.cuda.runtime.getDeviceCount()
         if index >= count:
-            return f"there are {count} GPUs here, numbered from 0"
+            return f"this machine has {count} GPU{'s' if count > 1 else ''}, numbered from 0"
         with cupy.cuda.Device(index):
             ones = cupy.ones((8, 8), np.float32)
             if not (cupy.asnumpy(cupy.dot(ones, ones)) == 8.0).all():
                 return "a product of two 8 x 8 matrices came out wrong there"
-    except (
-        Exception
-    ) as error:  # CuPy, the driver and its libraries fail in many types; each is a reason, none is hidden
+    except Exception as error:
+        # CuPy, the driver and its libraries fail in many types; each is a reason, none is hidden.
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            return 'CuPy is not installed (pip install "gpubackprop[cuda12]", or [cuda13] for a CUDA 13 driver)'
         first = str(error).strip().splitlines()
         return f"CuPy is installed but does not work: {type(error).__name__}: {first[0] if first else ''}"
     return None
@@ -65,6 +64,11 @@ class CupyBackend(ArrayBackend):
         self._device = cupy.cuda.Device(index)
         self._device.use()
         self.memory_errors = (cupy.cuda.memory.OutOfMemoryError,)
+        self.fallback = ""
+        """Why this is not the level of the backend above it; "" where it was asked for."""
+
+    def describe(self) -> str:
+        return f"plain CuPy, eager{self.fallback}"
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         with self._device:
