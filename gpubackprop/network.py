@@ -106,14 +106,14 @@ class Network:
         """dC/dx, a host array of x's shape."""
         batch, kind = self._load_pair(x, y)
         self._steps.run(batch, "input gradient", kind, training=training)
-        return self.backend.to_host(batch.input_tensors().delta)
+        return self.backend.delta_to_host(batch.input_tensors().delta)
 
     def deltas(self, x: Any, y: Any, *, training: bool = False) -> list[np.ndarray]:
         """[delta(1), .., delta(L)]: dC/dz of each `Dense` layer, (n, width) host arrays."""
         batch, kind = self._load_pair(x, y)
         self._steps.run(batch, "gradients", kind, training=training)
         pairs = zip(self.layers, batch.tensors, strict=True)
-        return [self.backend.to_host(v.delta) for layer, v in pairs if isinstance(layer, Dense)]
+        return [self.backend.delta_to_host(v.delta) for layer, v in pairs if isinstance(layer, Dense)]
 
     def train_step(self, x: Any, y: Any, optimizer: Optimizer, *, micro_batch_size: int | None = None) -> Array:
         """One forward pass, one backward pass and one update; returns the loss before it as a 0-d float64 array on the device.

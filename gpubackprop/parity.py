@@ -123,7 +123,7 @@ class _Side:
                     found[Key(i, "forward", name)] = be.to_host(net._state[name])
         found[Key(None, "loss", "loss")] = np.asarray(loss)
         for i in range(len(net.layers) - 1, -1, -1):
-            found[Key(i, "delta", "delta")] = be.to_host(batch.tensors[i].delta)
+            found[Key(i, "delta", "delta")] = be.delta_to_host(batch.tensors[i].delta)
             for name, gradient in gradients.items():
                 if name.startswith(f"{i}."):
                     found[Key(i, "gradient", name)] = gradient

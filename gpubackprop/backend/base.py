@@ -74,9 +74,17 @@ class Backend(ABC):
     def to_host(self, array: Array) -> np.ndarray:
         """A copy of a device array on the host. Waits for the device."""
 
+    def delta_to_host(self, delta: Array) -> np.ndarray:
+        """A delta as a copy on the host, without a factor that the device may keep in its deltas. Waits for the device."""
+        return self.to_host(delta)
+
     @abstractmethod
     def copy_in(self, host: np.ndarray, out: Array) -> None:
         """Write a host array into a device array of the same shape, converting the type."""
+
+    def copy_out(self, array: Array, out: np.ndarray) -> None:
+        """Write a device array into a host array of the same shape. Waits for the device."""
+        np.copyto(out, self.to_host(array))
 
     @abstractmethod
     def fill(self, array: Array, value: float) -> None:

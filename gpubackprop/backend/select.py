@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from functools import cache
 
 from gpubackprop.backend.base import Backend, DeviceInfo
+from gpubackprop.backend.measured import fastest_device
 from gpubackprop.backend.numpy_backend import NumpyBackend, describe_cpu
 from gpubackprop.backend.strict import StrictBackend
 from gpubackprop.errors import ArgumentError, DeviceError, unknown_name
@@ -17,11 +20,12 @@ def get_backend(device: str | Backend = "auto", *, precision: str = "native") ->
     """A backend for a device.
 
     device: "cpu" (NumPy), "cuda" or "cuda:1" (CuPy), "strict" (the stand-in for a GPU), or "auto": the first GPU if an
-    allocation and a small product work there, else the CPU; `fallback_reason()` then says why. A `Backend` is returned as
-    it is. precision: "native", or "tf32", "bf16", "fp16" on a GPU.
+    allocation and a small product work there, else the CPU; `fallback_reason()` then says why; or "auto:bench.json@256": what
+    `choose_device` takes from that measurement for a batch of 256 rows. A `Backend` is returned as it is.
+    precision: "native", or "tf32", "bf16", "fp16" on a GPU.
 
     Raises ArgumentError for an unknown name, and DeviceError where the device is not there or cannot do the precision:
-    "cuda" never falls back to the CPU.
+    "cuda" never falls back to the CPU. DataError for a measurement that cannot be read.
     """
     if isinstance(device, Backend):
         if precision not in ("native", device.precision):
@@ -30,6 +34,9 @@ def get_backend(device: str | Backend = "auto", *, precision: str = "native") ->
                 f'"{device.precision}"; make it with get_backend({device.name!r}, precision="{precision}")'
             )
         return device
+    if isinstance(device, str) and (measured := re.fullmatch(r"auto:(.+?)(?:@(\d+))?", device)):
+        size = int(measured[2]) if measured[2] else None
+        device = choose_device(measured[1], batch_size=size, precision=precision)
     if device == "auto":
         return NumpyBackend(precision) if _cuda_problem(0) else _cuda(0, precision)
     if device == "cpu":
@@ -44,6 +51,35 @@ def get_backend(device: str | Backend = "auto", *, precision: str = "native") ->
     if problem:
         raise DeviceError(f'device "{device}" cannot be used: {problem}. device="auto" or "cpu" runs on the CPU')
     return _cuda(index, precision)
+
+
+def choose_device(
+    measurement: str | os.PathLike[str],
+    layers: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    *,
+    dtype: str = "float32",
+    precision: str = "native",
+) -> str:
+    """The device that was fastest on this machine, for `device=`: measure once, choose each time without measuring.
+
+        gpubackprop bench --layers 784,512,10 --json bench.json
+        net = gb.mlp(layers, device=gb.choose_device("bench.json", layers, batch_size=256))
+
+    measurement: what `gpubackprop bench --json` or `benchmark(...).save` wrote. layers: widths of the network, inputs first;
+    the measured network nearest in its number of weights stands for it. batch_size: between those that were measured the
+    times are interpolated. Both may be left out where the answer does not depend on them. dtype, precision: as for `Network`;
+    only what was measured with these counts, and only devices that work here.
+
+    Raises ArgumentError where the answer depends on what was left out, and DataError for a file that cannot be read or holds
+    no device that can be taken.
+    """
+    return fastest_device(measurement, layers, batch_size, dtype=dtype, precision=precision, usable=_usable)
+
+
+def _usable(device: str) -> bool:
+    match = re.fullmatch(r"cuda:(\d+)", device)
+    return device == "cpu" or (match is not None and _cuda_problem(int(match[1])) is None)
 
 
 def devices() -> list[DeviceInfo]:
@@ -69,9 +105,9 @@ def fallback_reason() -> str | None:
 
 
 def _cuda(index: int, precision: str) -> Backend:
-    from gpubackprop.backend.cuda import CupyBackend
+    from gpubackprop.backend.cuda import make_backend
 
-    return CupyBackend(index, precision)
+    return make_backend(index, precision)
 
 
 @cache

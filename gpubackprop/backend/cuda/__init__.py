@@ -2,6 +2,41 @@
 
 from __future__ import annotations
 
-from gpubackprop.backend.cuda.cupy_backend import CupyBackend, describe_cuda, problem
+import logging
 
-__all__ = ["CupyBackend", "describe_cuda", "problem"]
+from gpubackprop.backend.cuda.cupy_backend import CupyBackend, describe_cuda, problem
+from gpubackprop.errors import DeviceError
+
+log = logging.getLogger("gpubackprop.cuda")
+
+
+def make_backend(index: int, precision: str = "native") -> CupyBackend:
+    """The best that this machine does: graphs with cuBLASLt and own kernels, else own kernels, else plain CuPy.
+
+    Each step down is logged with its reason and stands in `describe()`. Another precision than "native" is done at the
+    first level alone: raises DeviceError with the reason where that cannot be had.
+    """
+    from gpubackprop.backend.cuda.cuda_backend import CudaBackend
+    from gpubackprop.backend.cuda.kernel_backend import KernelBackend
+
+    reasons: list[str] = []
+    for level, what in ((CudaBackend, "cuBLASLt and CUDA graphs"), (KernelBackend, "own kernels")):
+        try:
+            backend = level(index, precision)
+        except Exception as error:  # libraries fail in many types; each is a reason, and none is hidden
+            first = (str(error).strip().splitlines() or [""])[0]
+            reasons.append(f"no {what}: {type(error).__name__}: {first}")
+            log.warning("cuda:%d runs without %s: %s: %s", index, what, type(error).__name__, error)
+            if precision != "native":
+                raise DeviceError(f'precision="{precision}" cannot be had on cuda:{index}: {first}') from error
+        else:
+            return _noted(backend, reasons)
+    return _noted(CupyBackend(index), reasons)
+
+
+def _noted(backend: CupyBackend, reasons: list[str]) -> CupyBackend:
+    backend.fallback = "".join(f"; {reason}" for reason in reasons)
+    return backend
+
+
+__all__ = ["CupyBackend", "describe_cuda", "make_backend", "problem"]

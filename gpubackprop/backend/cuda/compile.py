@@ -81,6 +81,15 @@ def _read(program: ctypes.c_void_p, what: str) -> bytes:
     return buffer.raw
 
 
+@cache
+def version() -> str:
+    """NVRTC's version, such as "12.9"."""
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _call("nvrtcVersion", ctypes.byref(major), ctypes.byref(minor))
+    return f"{major.value}.{minor.value}"
+
+
+@cache
 def supported_architectures() -> list[str]:
     """The real architectures that this NVRTC compiles for, ascending."""
     count = ctypes.c_int()

@@ -1,0 +1,82 @@
+"""Launches the kernels of kernels.cu: compiled when first asked for, kept on disk, loaded once a device."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.backend.cuda import cache, compile, kernel_table
+from gpubackprop.backend.cuda.kernel_table import SCALAR, Launch
+from gpubackprop.errors import ArgumentError, DeviceError
+
+_NULL = np.uint64(0)
+
+
+class Kernels:
+    """launch(name, template, geometry, *arguments) on CuPy's current stream of one device.
+
+    Arguments are device arrays (None for a null pointer) and numbers, in the order of the kernel's signature. Raises
+    DeviceError where NVRTC refuses, MissingExtraError where it is not installed.
+    """
+
+    def __init__(self, cupy: Any, index: int) -> None:
+        self.cupy = cupy
+        with cupy.cuda.Device(index) as device:
+            self.multiprocessors = int(device.attributes["MultiProcessorCount"])
+            self.arch = _best_architecture(str(device.compute_capability))
+        self._loaded: dict[tuple[Any, ...], tuple[Callable[..., None], tuple[Callable[[Any], Any], ...]]] = {}
+
+    def launch(self, name: str, template: tuple[str | int, ...], geometry: Launch, *arguments: Any) -> None:
+        """Queue one launch. Nothing is checked on the way but the number of arguments: the callers own the types."""
+        key = (name, template)
+        if key not in self._loaded:
+            self._loaded[key] = self._load(name, template)
+        function, convert = self._loaded[key]
+        if len(arguments) != len(convert):
+            raise ArgumentError(f"kernel {name} takes {len(convert)} arguments; got {len(arguments)}")
+        function(geometry.grid, geometry.block, tuple(c(a) for c, a in zip(convert, arguments, strict=True)))
+
+    def _load(self, name: str, template: tuple[str | int, ...]) -> tuple[Any, tuple[Callable[[Any], Any], ...]]:
+        kernel = kernel_table.kernel(name)
+        expression = kernel.expression(*template)
+        cubin, lowered = self._compiled(expression)
+        file = cache.path_of(f"{cache.digest(expression, cubin.hex())}.cubin", cubin)
+        function = self.cupy.RawModule(path=str(file)).get_function(lowered)
+        converters = tuple(
+            _pointer if p.pointer else np.dtype(SCALAR[p.type]).type for p in kernel.parameters(*template)
+        )
+        return function, converters
+
+    def _compiled(self, expression: str) -> tuple[bytes, str]:
+        text = compile.source()
+        # The spill report is for the tests; it would only lengthen the log here.
+        options = tuple(o for o in compile.OPTIONS if not o.startswith("--ptxas"))
+        key = f"{cache.digest(text, options, self.arch, expression, compile.version())}.json"
+        kept = cache.load(key)
+        if isinstance(kept, dict) and {"cubin", "name"} <= set(kept):
+            return base64.b64decode(kept["cubin"]), str(kept["name"])
+        made = compile.compile_cubin(text, self.arch, [expression], options)
+        name = made.names[expression]
+        cache.store(key, {"cubin": base64.b64encode(made.cubin).decode(), "name": name})
+        return made.cubin, name
+
+
+def _pointer(array: Any) -> np.uint64:
+    return _NULL if array is None else np.uint64(array.data.ptr)
+
+
+def _best_architecture(capability: str) -> str:
+    """The newest real architecture that NVRTC compiles for and a device of this capability ("90") runs."""
+    major, minor = divmod(int(capability), 10)
+    usable = [
+        number
+        for number in (int(a.removeprefix("sm_")) for a in compile.supported_architectures())
+        if number // 10 == major and number % 10 <= minor
+    ]
+    if not usable:
+        supported = ", ".join(compile.supported_architectures())
+        raise DeviceError(f"this NVRTC compiles for {supported}; the device has compute capability {major}.{minor}")
+    return f"sm_{max(usable)}"

@@ -1,0 +1,83 @@
+"""The self-test of an epilogue: what cuBLASLt makes of it on this machine, held to NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.backend.cuda.cublaslt import CublasLt, Plan, Problem
+
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "tf32": 4e-3, "float16": 4e-3, "bfloat16": 3e-2}
+"""Largest difference between a product with an epilogue and one without, relative in norm: a self-test, not a parity test."""
+
+
+def epilogue_error(lt: CublasLt, problem: Problem) -> float:
+    """Carry out a product with an epilogue on random operands, and compare all that it writes with NumPy in float64.
+
+    Returns the largest error, relative in norm. Waits for the device: this is no part of a step.
+    """
+    plan = _first_plan(lt, problem)
+    p, rng = problem, np.random.default_rng(0)
+    a_type, d_type = (_numpy_type(t) for t in p.types)
+    # Row-major views of the column-major operands: their transposes.
+    a = rng.normal(size=(p.M, p.K) if p.transpose_a else (p.K, p.M)).astype(a_type)
+    b = rng.normal(size=(p.K, p.N) if p.transpose_b else (p.N, p.K)).astype(a_type)
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    z = (wide_b.T if p.transpose_b else wide_b) @ (wide_a.T if p.transpose_a else wide_a)
+    cupy = lt.cupy
+    on_device = [cupy.asarray(v) for v in (a, b, np.zeros((p.N, p.M), d_type))]
+    a_at, b_at, out_at = (v.data.ptr for v in on_device)
+    bias: np.ndarray = rng.normal(size=p.M).astype(d_type)
+    aux: np.ndarray = np.zeros((p.N, p.aux_ld), d_type)
+    if p.epilogue == "DGELU":
+        aux = rng.normal(size=aux.shape).astype(d_type)
+    bias_there, aux_there = cupy.asarray(bias), cupy.asarray(aux)
+    if p.epilogue == "DRELU":
+        # The mask is the library's own format: it is made by the epilogue that makes it in a step.
+        mask = _first_plan(lt, replace(p, epilogue="RELU_AUX"))
+        mask(a_at, b_at, out_at, aux=aux_there.data.ptr)
+        z = z * (cupy.asnumpy(on_device[2]).astype(np.float64) > 0)
+    plan(a_at, b_at, out_at, bias=bias_there.data.ptr, aux=aux_there.data.ptr)
+    out = cupy.asnumpy(on_device[2]).astype(np.float64)
+    if "BIAS" in p.epilogue:
+        z = z + bias.astype(np.float64)
+    want = np.maximum(z, 0) if p.epilogue.startswith("RELU") else z
+    errors = []
+    if "GELU" in p.epilogue:
+        kept = aux.astype(np.float64) if p.epilogue == "DGELU" else z
+        value, slope = _gelu_tanh(kept)
+        want = z * slope if p.epilogue == "DGELU" else value
+        if "AUX" in p.epilogue:
+            errors.append(_relative(cupy.asnumpy(aux_there).astype(np.float64), z))
+    if p.epilogue == "BGRADA":
+        sums = (wide_a if p.transpose_a else wide_a.T).sum(axis=1)
+        errors.append(_relative(cupy.asnumpy(bias_there).astype(np.float64), sums))
+    return max([_relative(out, want), *errors])
+
+
+def _first_plan(lt: CublasLt, problem: Problem) -> Plan:
+    plan = Plan(lt, problem)
+    plan.algorithm = plan.candidates()[0].copy()
+    return plan
+
+
+def _gelu_tanh(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    c, k = np.sqrt(2 / np.pi), 0.044715
+    t = np.tanh(c * (z + k * z**3))
+    return 0.5 * z * (1 + t), 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * c * (1 + 3 * k * z * z)
+
+
+def _relative(got: np.ndarray, want: np.ndarray) -> float:
+    error = float(np.linalg.norm(got - want)) / max(float(np.linalg.norm(want)), 1e-30)
+    return error if np.isfinite(error) else float("inf")
+
+
+def _numpy_type(name: str) -> np.dtype[Any]:
+    if name != "bfloat16":
+        return np.dtype(name)
+    import ml_dtypes
+
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16

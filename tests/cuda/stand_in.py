@@ -1,0 +1,61 @@
+"""The whole CUDA backend on a machine without a GPU: `gpu` puts the stand-ins for CuPy, cuBLASLt and NVRTC in place."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gpubackprop.backend import select
+from gpubackprop.backend.cuda import compile as compiler
+from gpubackprop.backend.cuda import kernel_table as table
+from tests.cuda import fake_cublaslt, fake_cupy, harness
+from tests.cuda.conftest import core
+
+
+class Shim:
+    """Finds the g++ build of an instantiation; those of the default kernel tests are built already, others one by one."""
+
+    def __init__(self, folder: Any) -> None:
+        self.folder = folder
+        self.runners: list[harness.Runner] = []
+
+    def __call__(self, expression: str) -> tuple[Any, int, Any]:
+        if not self.runners:
+            self.runners.append(harness.all_kernels(self.folder, core()))
+        runner = next((r for r in self.runners if expression in r.index), None)
+        if runner is None:
+            name, _, rest = expression.partition("<")
+            template = tuple(part.strip() for part in rest.rstrip(">").split(","))
+            runner = harness.all_kernels(self.folder, {name: [template]})
+            self.runners.append(runner)
+        return runner.library, runner.index[expression], runner.parameters[expression]
+
+
+@pytest.fixture(scope="session")
+def shim(pytestconfig: pytest.Config) -> Shim:
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ here to run the kernels on the CPU")
+    return Shim(pytestconfig.cache.mkdir("cuda_kernels"))
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, shim: Shim) -> Iterator[SimpleNamespace]:
+    """A machine with one GPU, as far as Python can tell. `gpu.state` counts; `gpu.library` is cuBLASLt's stand-in."""
+    cupy = fake_cupy.install(monkeypatch, shim)
+    library = fake_cublaslt.install(monkeypatch)
+    monkeypatch.setenv("GPUBACKPROP_CACHE", str(tmp_path / "cache"))
+
+    def compile_cubin(text: str, arch: str, kernels: Any, options: Any = (), file: str = "") -> compiler.Compiled:
+        (expression,) = kernels
+        return compiler.Compiled(expression.encode(), {expression: expression}, "")
+
+    monkeypatch.setattr(compiler, "compile_cubin", compile_cubin)
+    monkeypatch.setattr(compiler, "version", lambda: "shim")
+    monkeypatch.setattr(compiler, "supported_architectures", lambda: ["sm_70", "sm_80", "sm_90", "sm_100"])
+    select._cuda_problem.cache_clear()
+    yield SimpleNamespace(cupy=cupy, state=fake_cupy.state, library=library, table=table)
+    select._cuda_problem.cache_clear()
