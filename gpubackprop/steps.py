@@ -31,9 +31,9 @@ class Steps:
 
     # -- the mathematics ------------------------------------------------------------------------------------------
 
-    def forward(self, batch: Batch, training: bool) -> None:
-        """a(0) = x; a(l) = f(a(l-1) W(l) + b(l))."""
-        for layer, v in zip(self.net.layers, batch.tensors, strict=True):
+    def forward(self, batch: Batch, training: bool, first: int = 0) -> None:
+        """a(0) = x; a(l) = f(a(l-1) W(l) + b(l)), from the layer with index `first` on."""
+        for layer, v in zip(self.net.layers[first:], batch.tensors[first:], strict=True):
             self._do(layer, layer.forward, v, training)
 
     def loss(self, batch: Batch, kind: str, rows: int, with_delta: bool, penalty: bool = True) -> None:

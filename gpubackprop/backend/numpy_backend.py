@@ -66,6 +66,9 @@ class NumpyBackend(ArrayBackend):
     def copy_in(self, host: np.ndarray, out: Array) -> None:
         np.copyto(out, host, casting="unsafe")
 
+    def copy_out(self, array: Array, out: np.ndarray) -> None:
+        np.copyto(out, array)
+
     def fill(self, array: Array, value: float) -> None:
         self._run(array.fill, value)
 
