@@ -8,7 +8,8 @@ net.predict(x_test)
 """
 
 from gpubackprop import testing
-from gpubackprop.backend import devices, get_backend
+from gpubackprop.backend import choose_device, devices, get_backend
+from gpubackprop.benchmark import benchmark
 from gpubackprop.checkpoint import Checkpoint, load, load_checkpoint, save
 from gpubackprop.errors import GpuBackpropError
 from gpubackprop.gradcheck import gradcheck
@@ -43,7 +44,9 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Trainer",
+    "benchmark",
     "check_parity",
+    "choose_device",
     "devices",
     "evaluate",
     "get_backend",

@@ -71,13 +71,11 @@ def line_chart(
     parts.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{X_LABEL}</text>')
     height = (TOP + HEIGHT - BOTTOM) / 2
     parts.append(f'<text transform="translate(12 {height}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>')
-    for x_value, label in marks:
-        x = x_axis.place(x_value)
-        anchor = "end" if x > middle else "start"
+    for i, (n, label) in enumerate(marks):
+        x, y = x_axis.place(n), TOP + 10 + 14 * i
+        anchor, gap = ("end", -4) if x > middle else ("start", 4)
         parts.append(f'<line class="crossing" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        parts.append(
-            f'<text x="{x + (-4 if anchor == "end" else 4):.1f}" y="{TOP + 9}" text-anchor="{anchor}">{escape(label)}</text>'
-        )
+        parts.append(f'<text class="note" x="{x + gap:.1f}" y="{y}" text-anchor="{anchor}">{escape(label)}</text>')
     parts += [_line(s, x_axis, y_axis) for s in series]
     return "\n".join([*parts, "</svg>"])
 

@@ -75,14 +75,16 @@ def ceilings(result: Result) -> tuple[list[str], list[list[str]]]:
     return ["contender", "fastest product", "largest copy", "threads", "steps are"], lines
 
 
-def crossing(result: Result) -> list[str]:
-    """Each crossover in words."""
-    return [
-        f"{x.network}: {x.below} and {x.above} change places at a batch of about {rounded(x.batch_size)} "
-        f"(between {x.between[0]} and {x.between[1]}), {PARTS[part]}"
-        for part in PARTS
-        for x in crossovers(result, part)
-    ]
+def crossing(result: Result, network: str) -> tuple[list[str], list[list[str]]]:
+    """Names of columns, and lines: the batch sizes at which one contender overtakes another."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for part in PARTS:
+        for x in crossovers(result, part):
+            if x.network == network:
+                sizes = found.setdefault(f"{x.above} overtakes {x.below}", {}).setdefault(part, [])
+                sizes.append(f"{rounded(x.batch_size)} ({x.between[0]}..{x.between[1]})")
+    lines = [[pair, *(", ".join(sizes.get(part, ["-"])) for part in PARTS)] for pair, sizes in found.items()]
+    return ["at a batch of about", *PARTS.values()], lines
 
 
 def failures(result: Result) -> list[tuple[str, str]]:

@@ -97,18 +97,18 @@ def _sentence(result: Result, network: str) -> str:
     return text + "."
 
 
-def _ranges(cases: Sequence[Case], labels: Sequence[str], part: str) -> list[tuple[float, str]]:
+def winners(cases: Sequence[Case], labels: Sequence[str], part: str = "step") -> list[tuple[float, str]]:
     """[(from this batch size on, this contender)], from the smallest measured; the earlier winner keeps what is a tie."""
     ranges: list[tuple[float, str]] = []
     for case in cases:
-        winners = fastest(case, labels, part)
-        if not winners or (ranges and ranges[-1][1] in winners):
+        first = fastest(case, labels, part)
+        if not first or (ranges and ranges[-1][1] in first):
             continue
-        best = min(winners, key=lambda label: case.seconds(label, part) or float("inf"))
+        best = min(first, key=lambda label: case.seconds(label, part) or float("inf"))
         if not ranges:
             # What ties here with the winner of the next sizes is no change of winner.
             later = [fastest(c, labels, part) for c in cases]
-            best = max(winners, key=lambda label: (_run(later, label), label == best))
+            best = max(first, key=lambda label: (_run(later, label), label == best))
             ranges.append((cases[0].batch_size, best))
             continue
         places = [x.batch_size for x in crossover(cases, ranges[-1][1], best, part) if x.above == best]
@@ -117,21 +117,23 @@ def _ranges(cases: Sequence[Case], labels: Sequence[str], part: str) -> list[tup
     return ranges
 
 
-def _run(winners: Sequence[Sequence[str]], label: str) -> int:
+def _run(first: Sequence[Sequence[str]], label: str) -> int:
     """At how many of the first batch sizes in a row `label` is among the fastest."""
-    return next((i for i, names in enumerate(winners) if label not in names), len(winners))
+    return next((i for i, names in enumerate(first) if label not in names), len(first))
 
 
 def _words(cases: Sequence[Case], labels: Sequence[str], part: str) -> str:
     sizes = [c.batch_size for c in cases]
     span = f"at a batch of {sizes[0]}" if len(sizes) == 1 else f"at all batch sizes from {sizes[0]} to {sizes[-1]}"
-    winners = [fastest(c, labels, part) for c in cases]
-    tied = [label for label in labels if all(label in names for names in winners)]
+    first = [fastest(c, labels, part) for c in cases]
+    tied = [label for label in labels if all(label in names for names in first)]
     if len(tied) > 1:
         return f"{' and '.join(tied)} cannot be told apart {span}"
-    ranges = _ranges(cases, labels, part)
+    ranges = winners(cases, labels, part)
     if len(ranges) == 1:
-        return f"{ranges[0][1]} is fastest {span}"
+        best = ranges[0][1]
+        alone = all(names == [best] for names in first)
+        return f"{best} is fastest {span}" if alone else f"nothing is faster than {best} {span}"
     words = [f"{ranges[0][1]} is fastest up to a batch of about {rounded(ranges[1][0])}"]
     words += [f"{label} from about {rounded(start)} on" for start, label in ranges[1:]]
     return ", ".join(words)

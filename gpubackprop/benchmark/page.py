@@ -9,7 +9,7 @@ from typing import Any
 
 from gpubackprop.benchmark import columns, units
 from gpubackprop.benchmark.chart import Point, Series, line_chart, sample
-from gpubackprop.benchmark.crossover import advice, crossover
+from gpubackprop.benchmark.crossover import advice, rounded, winners
 from gpubackprop.benchmark.results import Result, Timing
 from gpubackprop.benchmark.style import STYLE
 from gpubackprop.benchmark.table import warnings
@@ -35,9 +35,7 @@ def to_html(result: Result) -> str:
 
 def _lead(result: Result) -> str:
     text = "".join(f'<p class="advice">{escape(line)}</p>' for line in advice(result))
-    text += "".join(f'<p class="warning">{escape(line)}</p>' for line in warnings(result))
-    found = "".join(f"<li>{escape(line)}</li>" for line in columns.crossing(result))
-    return text + (f"<ul>{found}</ul>" if found else "")
+    return text + "".join(f'<p class="warning">{escape(line)}</p>' for line in warnings(result))
 
 
 def _legend(result: Result) -> str:
@@ -48,6 +46,9 @@ def _legend(result: Result) -> str:
 def _network(result: Result, network: str) -> str:
     charts = "".join(f"<figure>{svg}</figure>" for svg in _charts(result, network) if svg)
     tables = "".join(by_batch(shown) for shown in columns.tables(result, network))
+    names, lines = columns.crossing(result, network)
+    if lines:
+        tables = table("Crossovers, and the measured sizes around them", names, lines) + tables
     return f"<section>\n<h2>{escape(network)}</h2>\n<div class=charts>{charts}</div>\n{tables}</section>"
 
 
@@ -56,12 +57,7 @@ def _network(result: Result, network: str) -> str:
 
 def _charts(result: Result, network: str) -> list[str]:
     cases = result.of(network)
-    marks = [
-        (x.batch_size, f"{x.batch_size:.2g}" if x.batch_size < 100 else f"{x.batch_size:.0f}")
-        for i, a in enumerate(result.labels)
-        for b in result.labels[i + 1 :]
-        for x in crossover(cases, a, b)
-    ]
+    marks = [(n, f"{label} from {rounded(n)}") for n, label in winners(cases, result.labels)[1:]]
 
     def series(value: Callable[[int, Timing, Timing | None], Point]) -> list[Series]:
         lines = []
@@ -80,7 +76,7 @@ def _charts(result: Result, network: str) -> list[str]:
             series(lambda n, t, _: Point(n, t.median, t.low, t.high)),
             y_label="time a step",
             y_text=lambda v: units.seconds(v, 1),
-            marks=marks[:3],
+            marks=marks,
         ),
         line_chart(
             f"{network}: samples a second",

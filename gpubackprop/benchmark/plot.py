@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from gpubackprop.atomic import replacing
-from gpubackprop.benchmark.crossover import crossovers, rounded
+from gpubackprop.benchmark.crossover import rounded, winners
 from gpubackprop.benchmark.results import Result
 from gpubackprop.errors import ArgumentError, MissingExtraError
 
@@ -57,10 +57,10 @@ def _draw(left: Any, right: Any, result: Result, network: str) -> None:
         below = [n / t.median - n / t.high for n, t in timed]
         above = [n / t.low - n / t.median for n, t in timed]
         right.errorbar(sizes, rates, [below, above], **style)
-    for x in crossovers(result):
-        if x.network == network:
-            left.axvline(x.batch_size, color="gray", linestyle=":")
-            left.annotate(rounded(x.batch_size), (x.batch_size, 0.97), xycoords=("data", "axes fraction"), va="top")
+    for i, (n, label) in enumerate(winners(result.of(network), result.labels)[1:]):
+        left.axvline(n, color="gray", linestyle=":")
+        text = f" {label} from {rounded(n)}"
+        left.annotate(text, (n, 0.03 + 0.06 * i), xycoords=("data", "axes fraction"), fontsize="small")
     for axes, name in ((left, "seconds a step"), (right, "samples a second")):
         axes.set(xscale="log", yscale="log", xlabel="rows in a batch", ylabel=name, title=network)
         axes.grid(alpha=0.3)

@@ -23,6 +23,7 @@ h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; overflow-wrap: anywhere }
 figure { margin: 0 }
 .chart { width: 100%; height: auto; display: block; font: 12px system-ui, sans-serif }
 .chart text { fill: var(--ink) }
+.chart .note { font-size: 11px; paint-order: stroke; stroke: var(--ground); stroke-width: 3px }
 .grid { stroke: var(--rule); stroke-width: .6 }
 .crossing { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 3 3 }
 .line { fill: none; stroke: var(--c); stroke-width: 1.8 }
@@ -45,6 +46,7 @@ ul { padding-left: 1.2rem }
 @media screen and (max-width: 40rem) {
   table { font-size: .82rem }
   th, td { padding: .3rem .2rem }
+  th[scope=row] { white-space: normal; overflow-wrap: anywhere; min-width: 4.5rem }
   dl.facts { display: block }
   dl.facts dd { margin: 0 0 .5rem }
 }

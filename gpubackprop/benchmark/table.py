@@ -24,12 +24,15 @@ def render(result: Result) -> RenderableType:
     for network in result.networks:
         for table in columns.tables(result, network):
             pieces += [_by_batch(network, table), Text()]
-    pieces += [_ceilings(result), Text()]
+        names, lines = columns.crossing(result, network)
+        if lines:
+            pieces += [_lines(f"{network}: crossovers, and the measured sizes around them", names, lines), Text()]
+    names, lines = columns.ceilings(result)
+    pieces += [_lines("what the devices can do at best", names, lines), Text()]
     if result.cases:
         pieces += [Text(f"{name}: {note}", style="dim") for name, note in columns.NOTES.items()] + [Text()]
     pieces += [Text(f"{who}: {why}", style="red") for who, why in columns.failures(result)]
     pieces += [Text(line, style="yellow") for line in warnings(result)]
-    pieces += [Text(line) for line in columns.crossing(result)]
     pieces += [Text(line, style="bold") for line in advice(result)]
     return Group(*pieces)
 
@@ -48,7 +51,7 @@ def warnings(result: Result) -> list[str]:
 
 def to_text(result: Result, width: int = PLAIN_WIDTH) -> str:
     """`render` as plain text."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False, markup=False)
     console.print(render(result))
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
@@ -56,7 +59,7 @@ def to_text(result: Result, width: int = PLAIN_WIDTH) -> str:
 
 def show(renderable: RenderableType) -> None:
     """Print it: in the width of a terminal, or that of the tables where there is none."""
-    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, markup=False)
     console.print(renderable, highlight=False)
 
 
@@ -76,10 +79,9 @@ def _by_batch(network: str, shown: columns.Table) -> Table:
     return table
 
 
-def _ceilings(result: Result) -> Table:
-    names, lines = columns.ceilings(result)
-    table = plain_table("what the devices can do at best", names[:-1])
-    table.add_column(names[-1])
+def _lines(title: str, names: list[str], lines: list[list[str]]) -> Table:
+    table = plain_table(title, names[:-1])
+    table.add_column(names[-1], justify="left" if len(names) > 3 else "right")
     for line in lines:
         table.add_row(*line)
     return table

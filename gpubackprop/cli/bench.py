@@ -1,0 +1,167 @@
+"""`gpubackprop bench`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from typer import Argument, Option
+
+from gpubackprop.atomic import replacing
+from gpubackprop.benchmark.compare import render_comparison
+from gpubackprop.benchmark.page import to_html
+from gpubackprop.benchmark.plot import check_available, save_plot
+from gpubackprop.benchmark.results import Result
+from gpubackprop.benchmark.rows import to_csv
+from gpubackprop.benchmark.runner import BATCH_SIZES, Progress, benchmark
+from gpubackprop.benchmark.table import render, show
+from gpubackprop.errors import ArgumentError, DataError
+
+INTERRUPTED = 130
+LAYERS = "784,512,256,10"
+
+
+def bench(
+    what: Annotated[
+        list[str] | None,
+        Argument(
+            metavar="[RUN | compare A.json B.json]", help="A run folder or saved network; or two results to compare."
+        ),
+    ] = None,
+    layers: Annotated[str | None, Option(help=f"Widths of the network, inputs first. By default {LAYERS}.")] = None,
+    widths: Annotated[
+        str | None, Option(help="Widths for all hidden layers, each a network of its own: 64,256,1024.")
+    ] = None,
+    batch_sizes: Annotated[str, Option(help="Rows a step, with commas between.")] = ",".join(map(str, BATCH_SIZES)),
+    devices: Annotated[
+        str | None,
+        Option(help="cpu, cpu@1 (threads), cpu:float64, cuda:0:tf32, strict, ... By default all there are."),
+    ] = None,
+    activation: Annotated[str, Option(help="Of the hidden layers.")] = "relu",
+    loss: Annotated[str, Option(help="cross_entropy, mean_squared_error, ...")] = "cross_entropy",
+    optimizer: Annotated[str, Option(help="sgd, adam, ...")] = "sgd",
+    phases: Annotated[bool, Option("--phases", help="Also time forward, loss, backward and update apart.")] = False,
+    repeats: Annotated[int, Option(help="Rounds, in which the contenders take turns.", min=1)] = 7,
+    seconds: Annotated[float, Option(help="To time each part for, each turn.")] = 0.1,
+    seed: Annotated[int, Option(help="Of the weights and the random batches.", min=0)] = 0,
+    json: Annotated[str | None, Option(help="Write the result there, for `compare` and device=auto:FILE.")] = None,
+    csv: Annotated[str | None, Option(help="Write a table there.")] = None,
+    plot: Annotated[str | None, Option(help="Draw a PNG there.")] = None,
+    html: Annotated[str | None, Option(help="Write a page there, with plots and tables.")] = None,
+) -> None:
+    """Time training steps on several devices against each other, and say from which batch size on which one is faster.
+
+    `bench compare A.json B.json` shows two results of --json side by side. Ctrl-C shows what was measured by then.
+    """
+    if what and what[0] == "compare":
+        _compare(what[1:])
+        return
+    if what and len(what) > 1:
+        raise ArgumentError(f"bench takes one run folder; got {' '.join(what)}")
+    if what and layers:
+        raise ArgumentError(f"the network is either that of {what[0]} or --layers {layers}; give one of them")
+    network = what[0] if what else _numbers("--layers", layers or LAYERS)
+    outputs = {"--json": json, "--csv": csv, "--plot": plot, "--html": html}
+    _check_writable({name: path for name, path in outputs.items() if path})
+    if plot:
+        check_available()
+    with _Display() as display:
+        result = benchmark(
+            network,
+            devices=devices,
+            batch_sizes=_numbers("--batch-sizes", batch_sizes),
+            widths=_numbers("--widths", widths) if widths else None,
+            activation=activation,
+            loss=loss,
+            optimizer=optimizer,
+            phases=phases,
+            repeats=repeats,
+            seconds=seconds,
+            seed=seed,
+            on_progress=display,
+        )
+    show(render(result))
+    _write(result, json, csv, plot, html)
+    if result.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _compare(paths: list[str]) -> None:
+    if len(paths) != 2:
+        raise ArgumentError(f"bench compare takes two results, A.json and B.json; got {len(paths)}")
+    a, b = (Result.load(path) for path in paths)
+    show(render_comparison(a, b, (paths[0], paths[1])))
+
+
+def _write(result: Result, json: str | None, csv: str | None, plot: str | None, html: str | None) -> None:
+    writers: list[tuple[str | None, Callable[[str], None]]] = [
+        (json, result.save),
+        (csv, lambda path: _write_text(path, to_csv(result))),
+        (html, lambda path: _write_text(path, to_html(result))),
+    ]
+    if result.cases:
+        writers.append((plot, lambda path: save_plot(result, path)))
+    for path, write in writers:
+        if path:
+            write(path)
+            print(f"wrote {path}")
+
+
+def _write_text(path: str, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def _check_writable(outputs: dict[str, str]) -> None:
+    """Before minutes are spent on what could not be kept. Raises DataError."""
+    for name, path in outputs.items():
+        folder = Path(path).parent
+        if not folder.is_dir():
+            raise DataError(f"{name} {path}: there is no folder {folder}; make it first")
+        if Path(path).is_dir() or not os.access(folder, os.W_OK):
+            raise DataError(f"{name} {path}: cannot be written; name a file in a folder that can be written to")
+    doubled = {path for path in outputs.values() if list(outputs.values()).count(path) > 1}
+    if doubled:
+        raise ArgumentError(f"{' and '.join(n for n, p in outputs.items() if p in doubled)} name the same file")
+
+
+def _numbers(name: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ArgumentError(f"{name} must be whole numbers with commas between, as in 16,64; got {text!r}") from None
+
+
+class _Display:
+    """A bar on a terminal, nothing elsewhere."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._bar = Bar(
+            BarColumn(20),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+            refresh_per_second=2,  # drawing it takes time from what is measured
+        )
+        self._task = self._bar.add_task("", total=None)
+        self._shown = console.is_terminal
+
+    def __enter__(self) -> _Display:
+        if self._shown:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._shown:
+            self._bar.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        self._bar.update(self._task, total=progress.total, completed=progress.done, description=progress.text)
