@@ -25,6 +25,7 @@ class Segment:
 
     @property
     def size(self) -> int:
+        """Number of elements."""
         return prod(self.shape)
 
     def of(self, flat: Array) -> Array:

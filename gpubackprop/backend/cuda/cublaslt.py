@@ -55,10 +55,12 @@ class Problem:
 
     @property
     def lda(self) -> int:
+        """Leading dimension of A as it is stored."""
         return self.K if self.transpose_a else self.M
 
     @property
     def ldb(self) -> int:
+        """Leading dimension of B as it is stored."""
         return self.N if self.transpose_b else self.K
 
     @property

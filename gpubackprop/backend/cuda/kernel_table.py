@@ -90,6 +90,7 @@ class Parameter:
 
     @property
     def declaration(self) -> str:
+        """Its type as C++ writes it."""
         return ("const " if self.const else "") + self.type + ("*" if self.pointer else "")
 
 
@@ -226,6 +227,7 @@ class Launch:
 
     @property
     def blocks(self) -> int:
+        """Blocks of the whole grid."""
         return self.grid[0] * self.grid[1] * self.grid[2]
 
 
