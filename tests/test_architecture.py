@@ -1,0 +1,222 @@
+"""What the package is built like: which module may know which, and what every public thing owes its reader."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import gpubackprop
+from gpubackprop.backend import Backend
+
+ROOT = Path(gpubackprop.__file__).parent
+FILES = {
+    "gpubackprop" + "".join(f".{p}" for p in f.relative_to(ROOT).with_suffix("").parts if p != "__init__"): f
+    for f in sorted(ROOT.rglob("*.py"))
+}
+
+# From the ground up; a module may import from its own level and from those below. What is not named here is `TOP`.
+LEVELS = [
+    ["errors"],
+    ["arguments", "precision", "special", "random", "activations", "losses", "schedules"],
+    ["backend"],
+    ["parameters", "initializers", "checks", "layers", "optimizers", "workspace"],
+    ["steps", "inference", "summary", "network"],
+]
+TOP = len(LEVELS)
+COMMANDS = ("cli", "benchmark", "__main__")
+# The kernel of a rule is chosen by the rule's class.
+KNOWN = {("gpubackprop.backend.cuda.kernel_backend", "gpubackprop.optimizers")}
+
+
+def level(module: str) -> int:
+    parts = module.split(".")
+    if len(parts) == 1:
+        return TOP + 2
+    if parts[1] in COMMANDS:
+        return TOP + 1
+    return next((i for i, names in enumerate(LEVELS) if parts[1] in names), TOP)
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The modules that a file imports when it runs, at its top and inside functions, by their full names."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are written with their full names"
+            base = node.module or ""
+            for alias in node.names:
+                yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in FILES else base
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant))
+        yield from imports(node)
+
+
+IMPORTS = {name: sorted(set(imports(ast.parse(file.read_text(encoding="utf-8"))))) for name, file in FILES.items()}
+
+
+def test_the_files_were_found() -> None:
+    assert {"gpubackprop.network", "gpubackprop.backend.cuda.cupy_backend", "gpubackprop.layers"} <= FILES.keys()
+    assert "gpubackprop.losses" in IMPORTS["gpubackprop.network"]
+    assert "gpubackprop.losses" not in IMPORTS["gpubackprop.backend.base"], "there it is for type checkers only"
+    assert "gpubackprop.backend.cuda" in IMPORTS["gpubackprop.backend.select"], "inside a function"
+
+
+def test_arrows_point_down() -> None:
+    upward = [
+        f"{name} (level {level(name)}) imports {other} (level {level(other)})"
+        for name, others in IMPORTS.items()
+        for other in others
+        if other.split(".")[0] == "gpubackprop" and other != "gpubackprop"
+        if level(other) > level(name) and (name, other) not in KNOWN
+    ]
+    assert not upward
+
+
+def test_only_commands_and_front_doors_import_the_package_itself() -> None:
+    inner = [name for name, others in IMPORTS.items() if "gpubackprop" in others and level(name) < TOP]
+    assert not inner
+
+
+def test_only_the_cuda_folder_knows_cupy() -> None:
+    vendors = ("cupy", "cupyx", "cupy_backends", "nvmath", "cuda", "pynvml")
+    found = [
+        f"{name} imports {other}"
+        for name, others in IMPORTS.items()
+        for other in others
+        if other.split(".")[0] in vendors and not name.startswith("gpubackprop.backend.cuda")
+    ]
+    assert not found
+    assert any("cupy" in others for others in IMPORTS.values())
+
+
+# What may be loaded: what a bare installation brings along, and the standard library.
+_IMPORT_ALL = """
+import importlib, pkgutil, sys
+import numpy, rich.console, rich.live, rich.progress, rich.table, safetensors.numpy, typer, typer.testing
+installed = {name.split(".")[0] for name in sys.modules} | set(sys.stdlib_module_names) | {"rich", "numpy", "gpubackprop"}
+
+class Bare:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in installed:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Bare())
+import gpubackprop
+assert gpubackprop.get_backend("auto").name == "cpu"
+names = [m.name for m in pkgutil.walk_packages(gpubackprop.__path__, "gpubackprop.") if not m.name.endswith("__main__")]
+for name in names:
+    importlib.import_module(name)
+gpubackprop.mlp([2, 3, 1]).predict([[0.0, 1.0]])
+print(len(names))
+"""
+
+
+def test_every_module_imports_with_the_hard_dependencies_alone() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _IMPORT_ALL],
+        capture_output=True,
+        text=True,
+        cwd=ROOT.parent,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= len(FILES) - 2
+
+
+def test_importing_the_package_loads_no_optional_library() -> None:
+    optional = "cupy torch sklearn pyarrow matplotlib numba scipy pandas jax nvmath"
+    script = f"import sys, gpubackprop; print(*[n for n in '{optional}'.split() if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT.parent, check=True)
+    assert done.stdout.split() == []
+
+
+# -- what is public ------------------------------------------------------------------------------------------------------------
+
+
+def modules() -> list[ModuleType]:
+    names = [m.name for m in pkgutil.walk_packages(gpubackprop.__path__, "gpubackprop.")]
+    return [gpubackprop, *(importlib.import_module(n) for n in names if not n.endswith("__main__"))]
+
+
+def public(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """The public classes, functions and methods that a module defines, by their full names."""
+    for name, thing in vars(module).items():
+        if name.startswith("_") or getattr(thing, "__module__", None) != module.__name__:
+            continue
+        if inspect.isclass(thing):
+            yield f"{module.__name__}.{name}", thing
+            for member, value in vars(thing).items():
+                if not member.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
+                    yield f"{module.__name__}.{name}.{member}", getattr(thing, member)
+        elif inspect.isfunction(thing):
+            yield f"{module.__name__}.{name}", thing
+
+
+def test_every_public_thing_says_what_it_is() -> None:
+    silent = [m.__name__ for m in modules() if not inspect.getdoc(m)]
+    silent += [name for m in modules() for name, thing in public(m) if not inspect.getdoc(thing)]
+    # An array's attributes mean what NumPy's of the same name mean.
+    known = {
+        f"gpubackprop.backend.strict.StrictArray.{a}" for a in ("shape", "dtype", "ndim", "size", "nbytes", "itemsize")
+    }
+    assert not set(silent) - known, "\n".join(sorted(set(silent) - known))
+
+
+def test_public_names_of_the_package() -> None:
+    assert len(set(gpubackprop.__all__)) == len(gpubackprop.__all__)
+    for name in gpubackprop.__all__:
+        assert getattr(gpubackprop, name).__doc__
+    promised = """Network Dense Activation Dropout BatchNorm LayerNorm Trainer mlp save load gradcheck check_parity devices
+        get_backend SGD RMSprop Adagrad Adadelta Adam AdamW Adamax NAdam RAdam LARS LAMB"""
+    assert set(promised.split()) <= set(gpubackprop.__all__)
+
+
+# -- one vocabulary --------------------------------------------------------------------------------------------------------------
+
+
+def backends() -> list[type[Backend]]:
+    modules()
+    found, queue = [], [Backend]
+    while queue:
+        for kind in queue.pop().__subclasses__():
+            if kind.__module__.startswith("gpubackprop."):
+                found.append(kind)
+                queue.append(kind)
+    return found
+
+
+def parameters(function: Any) -> list[tuple[str, Any, Any]]:
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+OPERATIONS = sorted(n for n, f in vars(Backend).items() if inspect.isfunction(f) and not n.startswith("_"))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_has_one_signature_on_every_device(name: str) -> None:
+    wanted = parameters(getattr(Backend, name))
+    for kind in backends():
+        assert parameters(getattr(kind, name)) == wanted, kind
+
+
+def test_every_device_has_the_whole_vocabulary() -> None:
+    names = {kind.__name__ for kind in backends()}
+    assert {"NumpyBackend", "StrictBackend", "CupyBackend"} <= names
+    missing = {k.__name__: sorted(k.__abstractmethods__) for k in backends() if k.__name__ != "ArrayBackend"}
+    assert not any(missing.values()), missing
+    undescribed = [n for n in OPERATIONS if not getattr(Backend, n).__doc__]
+    assert not undescribed
