@@ -233,6 +233,17 @@ def test_arrays_of_another_device() -> None:
             y_check(there.asarray(np.zeros((4, 2))), be=be)
 
 
+@pytest.mark.parametrize("rows", [2, 5000])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_bad_value_anywhere_is_found(rows: int, value: float) -> None:
+    for row in (0, rows // 2, rows - 1):
+        x = np.full((rows, 3), 1e30, np.float32)
+        check_finite(x, "x")
+        x[row, 2] = value
+        with pytest.raises(ArgumentError, match=rf"x\[{row}, 2\] is {value}; 1 of {3 * rows} values"):
+            check_finite(x, "x")
+
+
 def test_check_finite_leaves_no_warning_and_finds_the_first() -> None:
     check_finite(np.array([[1e38, -1e38]], np.float32), "x")
     with pytest.raises(ArgumentError, match=r"x\[1, 0\] is inf; 2 of 4"):

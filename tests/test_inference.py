@@ -10,6 +10,7 @@ from gpubackprop.activations import ACTIVATIONS, Activation
 from gpubackprop.backend import Backend
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.inference import to_prediction
+from gpubackprop.layers import layer_from
 from gpubackprop.losses import LOSSES, get_loss
 from tests.small import make_data
 
@@ -96,6 +97,24 @@ def test_prediction_changes_nothing(backend: Backend) -> None:
         results.append(net.get_weights())
     for name, array in results[0].items():
         np.testing.assert_array_equal(results[1][name], array)
+
+
+@pytest.mark.parametrize(
+    "first", [gb.Dense(3, 3, "gelu"), gb.BatchNorm(3), gb.LayerNorm(3), gb.Dropout(), gb.Activation("selu")]
+)
+def test_many_rows_are_read_where_they_are_and_stay_as_they_are(backend: Backend, first: gb.Layer) -> None:
+    layer = layer_from(type(first).__name__, first.settings())
+    net = gb.Network([layer, gb.Dense(3, 4, "relu"), gb.Dense(4, 2)], device=backend, dtype="float64")
+    x, _ = make_data(700, 3, 2)
+    x.flags.writeable = False
+    one_by_one = np.concatenate([net.predict(x[i : i + 100]) for i in range(0, 700, 100)])
+    for rows in (x, x[::-1], x.copy(), np.asfortranarray(x)):
+        before = rows.copy()
+        expected = one_by_one if rows[0, 0] == x[0, 0] else one_by_one[::-1]
+        for size in (None, 300, 100):
+            np.testing.assert_allclose(net.predict(rows, size), expected, rtol=1e-12, atol=1e-14)
+        np.testing.assert_array_equal(rows, before)
+        np.testing.assert_allclose(net.predict(backend.asarray(rows)), expected, rtol=1e-12, atol=1e-14)
 
 
 def test_extreme_logits() -> None:
