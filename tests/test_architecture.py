@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +22,8 @@ FILES = {
     "gpubackprop" + "".join(f".{p}" for p in f.relative_to(ROOT).with_suffix("").parts if p != "__init__"): f
     for f in sorted(ROOT.rglob("*.py"))
 }
+
+MODULES = [name for name in FILES if not name.endswith("__main__")]
 
 # From the ground up; a module may import from its own level and from those below. What is not named here is `TOP`.
 LEVELS = [
@@ -104,7 +105,7 @@ def test_only_the_cuda_folder_knows_cupy() -> None:
 
 # What may be loaded: what a bare installation brings along, and the standard library.
 _IMPORT_ALL = """
-import importlib, pkgutil, sys
+import importlib, sys
 import numpy, rich.console, rich.live, rich.progress, rich.table, safetensors.numpy, typer, typer.testing
 installed = {name.split(".")[0] for name in sys.modules} | set(sys.stdlib_module_names) | {"rich", "numpy", "gpubackprop"}
 
@@ -116,17 +117,15 @@ class Bare:
 sys.meta_path.insert(0, Bare())
 import gpubackprop
 assert gpubackprop.get_backend("auto").name == "cpu"
-names = [m.name for m in pkgutil.walk_packages(gpubackprop.__path__, "gpubackprop.") if not m.name.endswith("__main__")]
-for name in names:
+for name in sys.argv[1:]:
     importlib.import_module(name)
 gpubackprop.mlp([2, 3, 1]).predict([[0.0, 1.0]])
-print(len(names))
 """
 
 
 def test_every_module_imports_with_the_hard_dependencies_alone() -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", _IMPORT_ALL],
+        [sys.executable, "-W", "error", "-c", _IMPORT_ALL, *MODULES],
         capture_output=True,
         text=True,
         cwd=ROOT.parent,
@@ -134,7 +133,6 @@ def test_every_module_imports_with_the_hard_dependencies_alone() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= len(FILES) - 2
 
 
 def test_importing_the_package_loads_no_optional_library() -> None:
@@ -148,8 +146,7 @@ def test_importing_the_package_loads_no_optional_library() -> None:
 
 
 def modules() -> list[ModuleType]:
-    names = [m.name for m in pkgutil.walk_packages(gpubackprop.__path__, "gpubackprop.")]
-    return [gpubackprop, *(importlib.import_module(n) for n in names if not n.endswith("__main__"))]
+    return [importlib.import_module(name) for name in MODULES]
 
 
 def public(module: ModuleType) -> Iterator[tuple[str, Any]]:
