@@ -271,26 +271,31 @@ def _compare(
     check: _Central, probes: list[_Probe], rng: np.random.Generator
 ) -> tuple[list[Derivative], list[Derivative], int]:
     """Hold every probe's derivative to the gradient: (compared, without a smooth point, how many were at a kink at first)."""
-    point, compared, resampled = check.point, [], 0
+    point, compared, unchecked = check.point, [], []
+    pending: list[tuple[_Probe, Derivative | None]] = [(probe, None) for probe in probes]
+    resampled = 0
     for attempt in range(ATTEMPTS):
-        at_kink, unchecked = [], []
-        for probe in probes:
+        again: list[tuple[_Probe, Derivative | None]] = []
+        last = attempt == ATTEMPTS - 1
+        for probe, before in pending:
             gradient = point.gradients[probe.name]
             analytic = float(gradient[probe.index] if probe.index is not None else np.vdot(gradient, probe.u))
             numeric, one_sided, kink = check.numeric(point, probe)
             tolerance = check.tolerance(point, probe, analytic)
             found = Derivative(probe.name, probe.index, analytic, numeric, tolerance)
-            # Across one kink the one-sided differences are twice as far apart as the error; where the loss is smooth
-            # they agree to order eps, and a gradient that is wrong is wrong by more.
-            if kink or (not found.right and one_sided >= found.error > 0):
-                at_kink.append(probe)
+            # Across a kink one-sided differences are further apart than the error, unless several cancel; where the loss is
+            # smooth they agree to order eps. What is wrong at other points as well is wrong, and said as it was found first.
+            suspect = not found.right and one_sided >= 0.01 * found.error
+            if last and kink:
                 unchecked.append(found)
+            elif last or not (kink or suspect):
+                compared.append((before or found) if suspect else found)
             else:
-                compared.append(found)
-        resampled += len(at_kink) if attempt == 0 else 0
-        probes = at_kink
-        if not probes:
-            return compared, [], resampled
+                again.append((probe, before or (None if kink else found)))
+        resampled = len(again) if attempt == 0 else resampled
+        pending = again
+        if not pending:
+            break
         point = check.at(*(_nearby(check, a, rng) for a in (check.point.P, check.point.x)))
     return compared, unchecked, resampled
 

@@ -9,6 +9,7 @@ import numpy as np
 from gpubackprop.arguments import whole_number
 from gpubackprop.checks import check_x
 from gpubackprop.losses import Loss
+from gpubackprop.precision import compute_type
 from gpubackprop.workspace import Batch
 
 if TYPE_CHECKING:
@@ -54,14 +55,16 @@ def program(net: Network, batch: Batch, first: int = 0) -> Any:
 
 
 def to_prediction(outputs: np.ndarray, loss: Loss) -> np.ndarray:
-    """Softmax or sigmoid of logits (n, m), in place on the host, as the loss's `output` says."""
+    """Softmax or sigmoid of logits (n, m), in place on the host, as the loss's `output` says; computed in float32 at least."""
+    wide = outputs.astype(compute_type(outputs.dtype), copy=False)
     if loss.output == "softmax":
-        outputs -= outputs.max(axis=1, keepdims=True)
-        np.exp(outputs, out=outputs)
-        outputs /= outputs.sum(axis=1, keepdims=True)
+        wide -= wide.max(axis=1, keepdims=True)
+        np.exp(wide, out=wide)
+        wide /= wide.sum(axis=1, keepdims=True)
     elif loss.output == "sigmoid":
-        outputs *= 0.5
-        np.tanh(outputs, out=outputs)
-        outputs *= 0.5
-        outputs += 0.5
+        wide *= 0.5
+        np.tanh(wide, out=wide)
+        wide *= 0.5
+        wide += 0.5
+    np.copyto(outputs, wide, casting="unsafe")
     return outputs

@@ -76,10 +76,11 @@ def check_layer(
     allow_allocations: whether a step may make new arrays, as array expressions without `out=` do.
 
     Checked are: shapes and initial values; gradients of parameters and input in float64, in training and in inference,
-    for batches of 9 rows and of 1 (`gradcheck`); that gradients add up when beta is 1; on "cpu", "strict" and, where there is
-    one, "cuda": that x, delta and the parameters are left alone, that a smaller batch in the buffers of a larger one and arrays
-    that are not contiguous give the same bits as a batch of their own, that a recorded step does what the layer's Python
-    does; that a steady step on "strict" neither waits nor allocates; and parity of all devices in float32 and float64.
+    for batches of 9 rows and of 1 (`gradcheck`); on "cpu", "strict" and, where there is one, "cuda": that gradients add up
+    when beta is 1, that x, delta and the parameters are left alone, that a smaller batch in the buffers of a larger one
+    and arrays that are not contiguous give the same bits as a batch of their own, that a recorded step does what the
+    layer's Python does; that a steady step on "strict" neither waits nor allocates; and parity of all devices in float32
+    and float64.
 
     Raises CheckFailedError with the full list if anything is wrong, whatever the layer raised included.
     """
@@ -94,8 +95,8 @@ def check_layer(
             for n in (ROWS, 1):
                 name = f"gradients, {'training' if training else 'inference'}, {n} row{'s' if n > 1 else ''}"
                 checks.append(_run(name, "cpu", bench.gradients, n, training))
-        checks.append(_run("gradients add up when beta is 1", "cpu", bench.accumulation))
         for device in devices:
+            checks.append(_run("gradients add up when beta is 1", device, bench.accumulation, device))
             checks.append(_run("x, delta and parameters left alone", device, bench.left_alone, device))
             checks.append(_run("smaller batch in the same buffers", device, bench.ragged, device))
             checks.append(_run("input that is not contiguous", device, bench.not_contiguous, device))
@@ -174,8 +175,8 @@ class _Bench:
             if not report:
                 yield str(report)
 
-    def accumulation(self) -> Iterator[str]:
-        net = self.net(capture=False)
+    def accumulation(self, device: str) -> Iterator[str]:
+        net = self.net(device, capture=False)
         _, once = net.loss_and_gradients(self.x, self.y, training=True)
         net.layers[1].gradients(net.backend, net._workspace.batch(ROWS).tensors[1], 1.0)
         twice = net._parameters.to_host(net._parameters.G)

@@ -13,6 +13,9 @@ from gpubackprop.losses import Loss
 from gpubackprop.precision import accumulator
 from gpubackprop.random import MaskStream
 
+MANY = 64 * 1024
+"""Rows past which they are added up in float64: a float32 product with ones loses more digits the more there are."""
+
 
 class ArrayBackend(Backend):
     """The whole vocabulary over `self.xp`, a namespace with NumPy's functions.
@@ -90,12 +93,12 @@ class ArrayBackend(Backend):
     def normalize(self, x: Array, axis: int, eps: float, mean: Array, var: Array, rstd: Array, xhat: Array) -> None:
         xp = self.xp
         count = x.shape[axis]
-        xp.sum(x, axis=axis, out=mean, keepdims=True)
+        self._sums(x, axis, mean)
         xp.multiply(mean, 1 / count, out=mean)
         xp.subtract(x, mean, out=xhat)
         # The squares go through xhat twice: the second pass is cheaper than a buffer of its own.
         xp.multiply(xhat, xhat, out=xhat)
-        xp.sum(xhat, axis=axis, out=var, keepdims=True)
+        self._sums(xhat, axis, var)
         xp.multiply(var, 1 / count, out=var)
         xp.add(var, eps, out=rstd)
         xp.sqrt(rstd, out=rstd)
@@ -107,15 +110,21 @@ class ArrayBackend(Backend):
         xp, t = self.xp, self.scratch(g)
         mean, dot = self.scratch(rstd, 1), self.scratch(rstd, 2)
         count = g.shape[axis]
-        xp.sum(g, axis=axis, out=mean, keepdims=True)
+        self._sums(g, axis, mean)
         xp.multiply(mean, 1 / count, out=mean)
         xp.multiply(g, xhat, out=t)
-        xp.sum(t, axis=axis, out=dot, keepdims=True)
+        self._sums(t, axis, dot)
         xp.multiply(dot, 1 / count, out=dot)
         xp.multiply(xhat, dot, out=t)
         xp.subtract(g, mean, out=out)
         xp.subtract(out, t, out=out)
         xp.multiply(out, rstd, out=out)
+
+    def _sums(self, values: Array, axis: int, out: Array) -> None:
+        if axis == 0:
+            self.column_sums(values, out[0])
+        else:
+            self.xp.sum(values, axis=1, out=out, keepdims=True)
 
     # -- loss, gradients, parameters ------------------------------------------------------------------------------
 
@@ -145,7 +154,12 @@ class ArrayBackend(Backend):
         self.xp.multiply(delta, t, out=delta)
 
     def column_sums(self, values: Array, out: Array) -> None:
-        self.dot(self.ones(len(values), values.dtype), values, out)
+        if len(values) <= MANY:
+            self.dot(self.ones(len(values), values.dtype), values, out)
+            return
+        sums = self._leading(out.size, accumulator(values.dtype), "sums", self.empty)
+        self.xp.sum(values, axis=0, dtype=sums.dtype, out=sums)
+        self.xp.copyto(out, sums, casting="unsafe")
 
     def total(self, values: Array, scale: float, out: Array) -> None:
         self.xp.sum(values, dtype=accumulator(values.dtype), out=out)

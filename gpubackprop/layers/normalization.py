@@ -56,10 +56,10 @@ class _Norm(Layer):
         for values, gradient in ((t, self.gradient_arrays["gamma"]), (v.delta, self.gradient_arrays["beta"])):
             if beta:
                 part = be.scratch(gradient, 1)
-                xp.sum(values, axis=0, out=part)
+                be.column_sums(values, part)
                 xp.add(gradient, part, out=gradient)
             else:
-                xp.sum(values, axis=0, out=gradient)
+                be.column_sums(values, gradient)
 
     def backward(self, be: Backend, v: Tensors, dx: Array, training: bool) -> None:
         g = be.scratch(v.delta, 3)

@@ -1,0 +1,530 @@
+"""Bugs to plant: one expression of the library's source, what it is changed to, and the check that must notice."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Bug:
+    """`where` ("losses:MeanSquaredError._scale") says `new` instead of `old`."""
+
+    name: str
+    where: str
+    old: str
+    new: str
+    caught_by: str
+
+    def plant(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Compile the method anew with the bug in it, and put it in the place of the right one."""
+        module_name, _, path = self.where.partition(":")
+        module = importlib.import_module(f"gpubackprop.{module_name}")
+        *owners, method = path.split(".")
+        owner: Any = module
+        for part in owners:
+            owner = getattr(owner, part)
+        right = owner.__dict__[method]
+        source = textwrap.dedent(inspect.getsource(right))
+        assert source.count(self.old) == 1, f"{self.where} has {self.old!r} {source.count(self.old)} times, not once"
+        # Within a function, so that super() finds its class.
+        body = textwrap.indent(source.replace(self.old, self.new), "    ")
+        names: dict[str, Any] = {}
+        scope = {**vars(module)}
+        exec(f"from __future__ import annotations\ndef plant(__class__):\n{body}\n    return {method}", scope, names)
+        monkeypatch.setattr(owner, method, names["plant"](owner))
+
+
+BUGS = [
+    # -- losses
+    Bug(
+        "1/n dropped",
+        "losses:HalfSquaredError._scale",
+        "0.5 / rows",
+        "0.5",
+        "property: duplicated data has the same mean",
+    ),
+    Bug("sum over outputs for mean", "losses:MeanSquaredError._scale", "(rows * m)", "rows", "formulas"),
+    Bug("1/2 of the squared error dropped", "losses:HalfSquaredError._scale", "0.5 /", "1.0 /", "formulas"),
+    Bug("2 of the square's derivative dropped", "losses:_Squared.value_and_delta", "2 * scale", "scale", "gradients"),
+    Bug("sign of the residual", "losses:_Squared.value_and_delta", "subtract(a, y", "subtract(y, a", "gradients"),
+    Bug(
+        "absolute error's delta not averaged",
+        "losses:MeanAbsoluteError.value_and_delta",
+        "xp.multiply(v.t, scale, out=delta)",
+        "xp.copyto(delta, v.t)",
+        "gradients",
+    ),
+    Bug(
+        "binary cross-entropy without y z",
+        "losses:BinaryCrossEntropy.value_and_delta",
+        "xp.subtract(t, d, out=t)",
+        "pass",
+        "gradients",
+    ),
+    Bug(
+        "sigmoid's derivative twice",
+        "losses:BinaryCrossEntropy.value_and_delta",
+        "xp.subtract(t, y, out=t)",
+        "xp.subtract(t, y, out=t); xp.multiply(t, t, out=t)",
+        "gradients",
+    ),
+    Bug(
+        "label taken from the next column",
+        "losses:CrossEntropy._from_labels",
+        "xp.multiply(y, len(a), out=v.index)",
+        "xp.add(y, 1, out=v.index); xp.remainder(v.index, a.shape[1], out=v.index); "
+        "xp.multiply(v.index, len(a), out=v.index)",
+        "formulas",
+    ),
+    Bug(
+        "softmax without its 1",
+        "losses:CrossEntropy._from_labels",
+        "xp.subtract(picked, 1 / rows, out=picked)",
+        "pass",
+        "gradients",
+    ),
+    Bug(
+        "cross-entropy averaged over classes",
+        "losses:CrossEntropy._from_labels",
+        "be.total(picked, 1 / rows, value)",
+        "be.total(picked, 1 / (rows * a.shape[1]), value)",
+        "gradients",
+    ),
+    Bug(
+        "sign of the delta",
+        "losses:CrossEntropy._from_probabilities",
+        "xp.subtract(t, s, out=t)",
+        "xp.subtract(s, t, out=t)",
+        "gradients",
+    ),
+    Bug(
+        "row maximum not taken out",
+        "losses:CrossEntropy._shift",
+        "be.xp.subtract(v.s, v.row, out=v.s)",
+        "pass",
+        "property: shifted logits are the same distribution",
+    ),
+    # -- activations
+    Bug("a (1 + a)", "activations:Sigmoid.times_derivative", "subtract(1.0", "add(1.0", "gradients"),
+    Bug(
+        "sigmoid of z, not of z/2 by tanh",
+        "activations:Sigmoid.forward",
+        "xp.multiply(z, 0.5, out=a)",
+        "xp.copyto(a, z)",
+        "gradients",
+    ),
+    Bug(
+        "1 - a for 1 - a^2",
+        "activations:Tanh.times_derivative",
+        "multiply(saved, saved",
+        "multiply(saved, 1.0",
+        "gradients",
+    ),
+    Bug(
+        "leaky ReLU with slope 0 below",
+        "activations:LeakyReLU.times_derivative",
+        "xp.add(t, self.slope, out=t)",
+        "pass",
+        "gradients",
+    ),
+    Bug(
+        "SELU's derivative above 0",
+        "activations:ELU.times_derivative",
+        "if self.alpha != 1.0:",
+        "if False:",
+        "gradients",
+    ),
+    Bug("GELU without z phi(z)", "activations:GELU.times_derivative", "xp.add(t, u, out=t)", "pass", "gradients"),
+    Bug(
+        "GELU's approximation with another constant",
+        "activations:GELUTanh._s",
+        "multiply(s, self.k",
+        "multiply(s, 0.0447",
+        "formulas",
+    ),
+    Bug(
+        "SiLU's derivative without 1", "activations:SiLU.times_derivative", "xp.add(s, 1.0, out=s)", "pass", "gradients"
+    ),
+    Bug(
+        "softplus of the other sign",
+        "activations:Softplus.times_derivative",
+        "xp.negative(t, out=t)",
+        "pass",
+        "gradients",
+    ),
+    # -- products
+    Bug("transposed product", "backend.array_backend:ArrayBackend.propagate", "W.T", "W", "gradients"),
+    Bug(
+        "derivative left out in propagate",
+        "backend.array_backend:ArrayBackend.propagate",
+        "self.times_derivative(f, saved, out)",
+        "pass",
+        "gradients",
+    ),
+    Bug("bias missing", "backend.array_backend:ArrayBackend.affine", "if b is not None:", "if False:", "gradients"),
+    Bug(
+        "bias missing in large products",
+        "backend.numpy_backend:NumpyBackend.affine",
+        "self.xp.copyto(z, b)",
+        "self.xp.copyto(z, 0.0)",
+        "parity",
+    ),
+    Bug(
+        "mean for sum in db",
+        "backend.array_backend:ArrayBackend.affine_gradients",
+        "            self.column_sums(delta, db)\n",
+        "            self.column_sums(delta, db); self.xp.multiply(db, 1 / len(x), out=db)\n",
+        "gradients",
+    ),
+    Bug(
+        "x^T delta the other way round",
+        "backend.array_backend:ArrayBackend.affine_gradients",
+        "        self.dot(x.T, delta, dW)\n",
+        "        self.dot(delta.T, x, dW) if dW.shape[0] == dW.shape[1] else self.dot(x.T, delta, dW)\n",
+        "gradients",
+    ),
+    Bug(
+        "micro-batches overwrite",
+        "backend.array_backend:ArrayBackend._add_to",
+        "self.xp.add(total, part, out=total)",
+        "self.xp.copyto(total, part)",
+        "contract",
+    ),
+    Bug(
+        "beta taken twice",
+        "backend.array_backend:ArrayBackend._add_to",
+        "if beta != 1:",
+        "if beta:\n        beta = beta + 1",
+        "contract",
+    ),
+    Bug(
+        "last rows of an update block left out",
+        "backend.numpy_backend:NumpyBackend.update",
+        "range(0, P.size, BLOCK)",
+        "range(0, P.size - BLOCK, BLOCK)",
+        "parity",
+    ),
+    Bug(
+        "micro-batches overwrite in direct products",
+        "backend.numpy_backend:NumpyBackend._dot_add",
+        "gemv)(a, b, beta, out)",
+        "gemv)(a, b, 0.0, out)",
+        "property: micro batches add up to the batch",
+    ),
+    # -- steps
+    Bug(
+        "derivative of the wrong layer",
+        "steps:Steps.backward",
+        "batch.tensors[i - 1], layers[i - 1].activation",
+        "batch.tensors[i - 1], layers[i].activation",
+        "gradients",
+    ),
+    Bug(
+        "derivative of the last layer left out",
+        "steps:Steps.loss",
+        "be.times_derivative(net.layers[-1].activation, last.saved, last.delta)",
+        "pass",
+        "gradients",
+    ),
+    Bug("derivative from a for z", "layers.dense:Dense.propagate", "below.saved", "below.a", "gradients"),
+    Bug(
+        "L2 penalty without its gradient",
+        "steps:Steps.penalty",
+        "if net.l2 and with_delta:",
+        "if with_delta and net.l2 < 0:",
+        "gradients",
+    ),
+    Bug("L2 penalty without its half", "steps:Steps.penalty", "net.l2 / 2", "net.l2", "gradients"),
+    Bug(
+        "L1 penalty of the other sign",
+        "steps:Steps.penalty",
+        "xp.multiply(t, net.l1, out=t)",
+        "xp.multiply(t, -net.l1, out=t)",
+        "gradients",
+    ),
+    Bug("penalty on biases", "steps:Steps.penalty", "if W.ndim < 2:", "if W.ndim < 1:", "formulas"),
+    Bug(
+        "mean of a part's own rows",
+        "steps:Steps.part",
+        "self.loss(batch, kind, rows,",
+        "self.loss(batch, kind, batch.n,",
+        "property: micro batches add up to the batch",
+    ),
+    Bug(
+        "masks of a part drawn from the first row on",
+        "workspace:Batch.begins_at",
+        "v.first_row = row",
+        "v.first_row = 0",
+        "dropout",
+    ),
+    Bug("steps not counted", "steps:Steps._count", "if self._random:", "if False:", "dropout"),
+    # -- layers
+    Bug(
+        "dropout not scaled",
+        "random:MaskStream.fill_mask",
+        "xp.multiply(scaled, 1 / (1 - self.p), out=scaled)",
+        "pass",
+        "dropout",
+    ),
+    Bug(
+        "dropout's mask left out of the gradient",
+        "layers.dropout:Dropout.backward",
+        "be.xp.multiply(v.delta, v.mask, out=dx)",
+        "be.xp.copyto(dx, v.delta)",
+        "gradients",
+    ),
+    Bug("dropout in prediction", "layers.dropout:Dropout.forward", "if training:", "if True:", "dropout"),
+    Bug(
+        "mean's share of the derivative left out",
+        "backend.array_backend:ArrayBackend.normalize_backward",
+        "xp.subtract(g, mean, out=out)",
+        "xp.copyto(out, g)",
+        "gradients",
+    ),
+    Bug(
+        "variance's share of the derivative left out",
+        "backend.array_backend:ArrayBackend.normalize_backward",
+        "xp.subtract(out, t, out=out)",
+        "pass",
+        "gradients",
+    ),
+    Bug(
+        "gain's gradient from x for xhat",
+        "layers.normalization:_Norm.gradients",
+        "xp.multiply(v.delta, v.xhat, out=t)",
+        "xp.multiply(v.delta, v.x, out=t)",
+        "gradients",
+    ),
+    Bug(
+        "gradients of a normalisation overwritten",
+        "layers.normalization:_Norm.gradients",
+        "if beta:",
+        "if False:",
+        "contract",
+    ),
+    Bug("biased running variance", "layers.normalization:BatchNorm.forward", "n / max(n - 1, 1)", "1.0", "formulas"),
+    Bug(
+        "running statistics take the batch's share",
+        "layers.normalization:BatchNorm.forward",
+        "be.xp.multiply(running, 1 - self.momentum, out=running)",
+        "be.xp.multiply(running, self.momentum, out=running)",
+        "formulas",
+    ),
+    Bug(
+        "statistics through the gradient in prediction",
+        "layers.normalization:BatchNorm.backward",
+        "if training:",
+        "if True:",
+        "gradients",
+    ),
+    Bug(
+        "a layer scales its input in place",
+        "layers.normalization:_Norm._scale",
+        'be.xp.add(v.a, self.parameters["beta"], out=v.a)',
+        'be.xp.add(v.a, self.parameters["beta"], out=v.a); be.xp.multiply(v.x, 1.5, out=v.x)',
+        "contract",
+    ),
+    # -- networks, buffers
+    Bug(
+        "stale x",
+        "network:Network._load",
+        "self.backend.copy_in(x, batch.x)",
+        "None if getattr(batch, 'loaded', False) else self.backend.copy_in(x, batch.x); batch.loaded = True",
+        "gradients",
+    ),
+    Bug(
+        "stale targets",
+        "network:Network._load_targets",
+        "self.backend.copy_in(y, batch.target_buffer(kind))",
+        "self.backend.copy_in(y, batch.target_buffer(kind)) if not hasattr(batch, 'seen') else None; batch.seen = 1",
+        "training",
+    ),
+    Bug(
+        "a smaller batch reaches into the rows before it",
+        "workspace:Workspace._view",
+        "self._flat[key][: prod(view)]",
+        "self._flat[key][self._flat[key].size - prod(view) :][::-1]",
+        "contract",
+    ),
+    Bug(
+        "a loss that changes after it was handed out",
+        "network:Network._new_value",
+        "return slot",
+        "return self.value",
+        "training",
+    ),
+    Bug(
+        "arrays that overlap in the flat buffer",
+        "parameters:Parameters.__init__",
+        "end += -(-prod(shape) // aligned) * aligned",
+        "end += max(prod(shape) // aligned, 1) * aligned",
+        "gradients",
+    ),
+    Bug(
+        "gradient of the input left out of the first layer's activation",
+        "steps:Steps.backward",
+        "batch.input_tensors(), _NO_ACTIVATION",
+        "batch.input_tensors(), layers[0].activation",
+        "gradients",
+    ),
+    Bug(
+        "one momentum for all networks",
+        "optimizers.base:Optimizer.bind",
+        "self.state = {name: be.zeros(P.shape, P.dtype) for name in self.states}",
+        "self.state = vars(Optimizer).get('_shared', {}); setattr(Optimizer, '_shared', self.state); "
+        "[self.state.setdefault(k, be.zeros(P.shape, P.dtype)) for k in self.states]",
+        "training",
+    ),
+    Bug(
+        "last batch of an epoch left out",
+        "training.trainer:Trainer._epoch",
+        "steps = -(-rows.n // size)",
+        "steps = rows.n // size",
+        "training",
+    ),
+    Bug(
+        "last batch of an epoch one row short",
+        "training.trainer:Trainer._run",
+        "min(size, rows.n - start)",
+        "min(size, rows.n - start - 1)",
+        "training",
+    ),
+    Bug(
+        "epoch's loss divided by its steps",
+        "training.trainer:Trainer._epoch",
+        '"loss": total / rows.n',
+        '"loss": total / (steps * size)',
+        "training",
+    ),
+    Bug(
+        "targets in another order than x",
+        "data.batches:Rows.load",
+        "self.be.gather_rows(self.y, index, y)",
+        "self.be.gather_rows(self.y, self._order[: len(y)], y)",
+        "training",
+    ),
+    Bug(
+        "first chunk predicted for every chunk",
+        "inference:predict",
+        "rows = x[start : start + size]",
+        "rows = x[: len(x[start : start + size])]",
+        "training",
+    ),
+    # -- optimizers
+    Bug("weights go up", "optimizers.sgd:SGD.rule", "xp.subtract(p, g, out=p)", "xp.add(p, g, out=p)", "gradients"),
+    Bug(
+        "momentum that damps the gradient",
+        "optimizers.sgd:SGD.rule",
+        "xp.add(step, g, out=step)",
+        "xp.multiply(g, 1 - self.momentum, out=g); xp.add(step, g, out=step)",
+        "training",
+    ),
+    Bug("direct momentum without its factor", "optimizers.sgd:SGD.accumulator", "self.momentum\n", "1.0\n", "parity"),
+    Bug(
+        "Nesterov without the gradient itself",
+        "optimizers.sgd:SGD.rule",
+        "xp.add(g, t, out=g)",
+        "xp.copyto(g, t)",
+        "pytorch: sgd nesterov",
+    ),
+    Bug("Adam without bias correction", "optimizers.moments:Adam.scalars", "lr / c1", "lr", "pytorch: adam"),
+    Bug(
+        "epsilon inside the bias correction",
+        "optimizers.moments:Adam.rule",
+        "xp.divide(t, h[1], out=t)\n    xp.add(t, self.eps, out=t)",
+        "xp.add(t, self.eps, out=t)\n    xp.divide(t, h[1], out=t)",
+        "pytorch: adam decay",
+    ),
+    Bug(
+        "betas swapped",
+        "optimizers.moments:_Moments._update_moments",
+        "decaying_average(be, v, self.betas[1], t)",
+        "decaying_average(be, v, self.betas[0], t)",
+        "pytorch: adam decay",
+    ),
+    Bug(
+        "steps counted from 0",
+        "optimizers.base:Optimizer.current_learning_rate",
+        "max(self.t, 1) - 1",
+        "max(self.t, 1)",
+        "training",
+    ),
+    Bug("AdamW with coupled decay", "optimizers.moments:AdamW.__init__", "True", "False", "pytorch: adamw decay"),
+    Bug("decay forgotten", "optimizers.base:Optimizer.decay", "be.xp.add(g, t, out=g)", "pass", "pytorch: sgd decay"),
+    Bug(
+        "epsilon under the root",
+        "optimizers.adaptive:RMSprop.rule",
+        "        xp.sqrt(s, out=t)\n",
+        "        xp.add(s, self.eps, out=t)\n        xp.sqrt(t, out=t)\n",
+        "pytorch: rmsprop",
+    ),
+    Bug(
+        "centered without the square",
+        "optimizers.adaptive:RMSprop.rule",
+        "xp.multiply(state[-1], state[-1], out=t)",
+        "xp.copyto(t, state[-1])",
+        "pytorch: rmsprop centered",
+    ),
+    Bug(
+        "learning-rate decay from step 1 on",
+        "optimizers.adaptive:Adagrad.scalars",
+        "(t - 1)",
+        "t",
+        "pytorch: adagrad decay",
+    ),
+    Bug(
+        "Adadelta's average of g for that of d",
+        "optimizers.adaptive:Adadelta.rule",
+        "decaying_average(be, u, self.rho, t)",
+        "xp.copyto(u, s)",
+        "pytorch: adadelta",
+    ),
+    Bug(
+        "Adamax with a sum for a maximum",
+        "optimizers.moments:Adamax.rule",
+        "xp.maximum(u, t, out=u)",
+        "xp.add(u, t, out=u)",
+        "pytorch: adamax",
+    ),
+    Bug(
+        "NAdam with this step's momentum for the next",
+        "optimizers.moments:NAdam.scalars",
+        "self._mu(t + 1)",
+        "self._mu(t)",
+        "pytorch: nadam",
+    ),
+    Bug(
+        "RAdam rectified from the start",
+        "optimizers.moments:RAdam.scalars",
+        "rho <= 5",
+        "rho <= 4",
+        "pytorch: radam decay",
+    ),
+    Bug(
+        "short gradients made longer",
+        "backend.array_backend:ArrayBackend.clip_by_norm",
+        "xp.minimum(factor, 1.0, out=factor)",
+        "pass",
+        "clipping",
+    ),
+    Bug(
+        "LARS scaled by |g| / |w|",
+        "optimizers.layerwise:LARS.segment_rule",
+        "self._ratio(be, w, u)",
+        "self._ratio(be, u, w); xp.copyto(w, u)",
+        "paper: lars",
+    ),
+    Bug(
+        "LAMB's decay outside the ratio",
+        "optimizers.layerwise:LAMB.segment_rule",
+        "be.norm(g, u)",
+        "xp.subtract(g, t, out=g) if self.weight_decay else None; be.norm(g, u)",
+        "paper: lamb decay",
+    ),
+]
