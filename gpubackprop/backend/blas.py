@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from functools import cache
+from functools import cache, partial
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpubackprop.backend.recorder import Call
-
-_ROW_MAJOR, _PLAIN, _TRANSPOSED = ctypes.c_int(101), ctypes.c_int(111), ctypes.c_int(112)
+# The enumerations of CBLAS.
+_ROW_MAJOR, _ORDER = ctypes.c_int(101), {False: ctypes.c_int(111), True: ctypes.c_int(112)}
 _REALS: dict[Any, tuple[str, Any]] = {
     np.dtype(np.float32): ("s", ctypes.c_float),
     np.dtype(np.float64): ("d", ctypes.c_double),
@@ -33,16 +32,24 @@ _NAMES = (
 )
 
 
+class Direct(partial):  # type: ignore[type-arg]
+    """A BLAS call with its arguments, which also says in NumPy's terms what it does: ("gemm", (a, b, beta, c)), ..."""
+
+    routine: str
+    operands: tuple[Any, ...]
+
+
 class DirectBlas:
     """BLAS calls with prebuilt arguments, to be made now or kept in a recorded step.
 
-    Each method returns a (function, arguments) pair that keeps its arrays alive, or None for arrays that it cannot
+    Each method returns a function without arguments that keeps its arrays alive, or None for arrays that it cannot
     take: another type than float32 or float64, or a matrix without unit stride along one axis.
     """
 
     def __init__(self, library: Any, prefix: str, suffix: str, integer: Any) -> None:
         self.name = f"{prefix}gemm{suffix}"
         self.integer = integer
+        self.integer_size = ctypes.sizeof(integer)
         self.addresses: dict[str, int] = {}
         """Routine -> address, for code that is compiled to machine code."""
         self._routines: dict[str, Any] = {}
@@ -53,43 +60,43 @@ class DirectBlas:
                 self._routines[letter + routine] = function
                 self.addresses[letter + routine] = ctypes.cast(function, ctypes.c_void_p).value or 0
 
-    def gemm(self, a: np.ndarray, b: np.ndarray, beta: float, c: np.ndarray) -> Call | None:
+    def gemm(self, a: np.ndarray, b: np.ndarray, beta: float, c: np.ndarray) -> Direct | None:
         """c = a b + beta c.  a (n, k), b (k, m), c (n, m)."""
-        sides = _layout(a), _layout(b), _layout(c)
-        if not _one_type(a, b, c) or None in sides or sides[2][0] is not _PLAIN:  # type: ignore[index]
+        left, right, result = layout(a), layout(b), layout(c)
+        if not _one_type(a, b, c) or left is None or right is None or result is None or result[0]:
             return None
-        letter, real = _REALS[a.dtype]
-        i = self.integer
-        (ta, lda), (tb, ldb), (_, ldc) = sides  # type: ignore[misc]
-        n, k, m = i(a.shape[0]), i(a.shape[1]), i(b.shape[1])
-        return self._routines[letter + "gemm"], (
-            *(_ROW_MAJOR, ta, tb, n, m, k, real(1), _pointer(a), i(lda), _pointer(b), i(ldb)),
-            *(real(beta), _pointer(c), i(ldc)),
-        )
+        (ta, lda), (tb, ldb), (_, ldc) = left, right, result
+        i, real = self.integer, _REALS[a.dtype][1]
+        sizes = _ORDER[ta], _ORDER[tb], i(a.shape[0]), i(b.shape[1]), i(a.shape[1])
+        factors = real(1), _pointer(a), i(lda), _pointer(b), i(ldb), real(beta)
+        return self._call("gemm", (a, b, beta, c), _ROW_MAJOR, *sizes, *factors, _pointer(c), i(ldc))
 
-    def gemv(self, a: np.ndarray, x: np.ndarray, beta: float, y: np.ndarray) -> Call | None:
+    def gemv(self, a: np.ndarray, x: np.ndarray, beta: float, y: np.ndarray) -> Direct | None:
         """y = a x + beta y.  a (n, k), x (k,), y (n,), both without gaps."""
-        side = _layout(a)
+        side = layout(a)
         if not _one_type(a, x, y) or side is None or not (x.flags.c_contiguous and y.flags.c_contiguous):
             return None
-        letter, real = _REALS[a.dtype]
-        i = self.integer
+        i, real = self.integer, _REALS[a.dtype][1]
         transposed, lda = side
-        rows, columns = a.shape if transposed is _PLAIN else a.shape[::-1]
-        return self._routines[letter + "gemv"], (
-            *(_ROW_MAJOR, transposed, i(rows), i(columns), real(1), _pointer(a), i(lda), _pointer(x), i(1)),
-            *(real(beta), _pointer(y), i(1)),
-        )
+        rows, columns = a.shape[::-1] if transposed else a.shape
+        factors = real(1), _pointer(a), i(lda), _pointer(x), i(1), real(beta)
+        sizes = _ORDER[transposed], i(rows), i(columns)
+        return self._call("gemv", (a, x, beta, y), _ROW_MAJOR, *sizes, *factors, _pointer(y), i(1))
 
-    def axpy(self, alpha: np.ndarray, x: np.ndarray, y: np.ndarray) -> Call | None:
+    def axpy(self, alpha: np.ndarray, x: np.ndarray, y: np.ndarray) -> Direct | None:
         """y = y + alpha x for arrays without gaps and a 0-d alpha, which is read at each call."""
         if not _one_type(alpha, x, y) or not (x.flags.c_contiguous and y.flags.c_contiguous):
             return None
-        letter, real = _REALS[x.dtype]
-        i = self.integer
-        return self._routines[letter + "axpy"], (
-            *(i(x.size), real.from_buffer(alpha), _pointer(x), i(1), _pointer(y), i(1)),
+        i, real = self.integer, _REALS[x.dtype][1]
+        return self._call(
+            "axpy", (alpha, x, y), i(x.size), real.from_buffer(alpha), _pointer(x), i(1), _pointer(y), i(1)
         )
+
+    def _call(self, routine: str, operands: tuple[Any, ...], *arguments: Any) -> Direct:
+        letter = _REALS[operands[-1].dtype][0]
+        call = Direct(self._routines[letter + routine], *arguments)
+        call.routine, call.operands = routine, operands
+        return call
 
 
 @cache
@@ -128,7 +135,7 @@ def _multiplies(blas: DirectBlas) -> bool:
         wanted = a @ a.T + 2, a.T @ np.ones(2, dtype) + 2
         for call in (blas.gemm(a, a.T, 2.0, c), blas.gemv(a.T, np.ones(2, dtype), 2.0, y)):
             assert call is not None
-            call[0](*call[1])
+            call()
         if not (np.array_equal(c, wanted[0]) and np.array_equal(y, wanted[1])):
             return False
     return True
@@ -139,15 +146,15 @@ def _one_type(*arrays: np.ndarray) -> bool:
     return first in _REALS and all(a.dtype == first and a.flags.aligned for a in arrays)
 
 
-def _layout(a: np.ndarray) -> tuple[Any, int] | None:
-    """(whether it is stored by columns, leading dimension), or None where BLAS could not take it."""
+def layout(a: np.ndarray) -> tuple[bool, int] | None:
+    """(whether the matrix is stored by columns, its leading dimension), or None where BLAS could not take it."""
     if a.ndim != 2 or 0 in a.shape:
         return None
     item, (rows, columns), (down, along) = a.itemsize, a.shape, a.strides
     if (along == item or columns == 1) and (down >= columns * item or rows == 1) and down % item == 0:
-        return _PLAIN, max(down // item, columns)
+        return False, max(down // item, columns)
     if (down == item or rows == 1) and (along >= rows * item or columns == 1) and along % item == 0:
-        return _TRANSPOSED, max(along // item, rows)
+        return True, max(along // item, rows)
     return None
 
 

@@ -115,7 +115,7 @@ class NumpyBackend(ArrayBackend):
         """out = a b + beta out in one call, if that can be had."""
         product = (self._blas.gemm if b.ndim == 2 else self._blas.gemv)(a, b, beta, out) if self._blas else None
         if product is not None:
-            self._run(product[0], *product[1])
+            self._run(product)
         return product is not None
 
     def affine(self, x: Array, W: Array, b: Array | None, f: Activation, z: Array, out: Array) -> None:
@@ -145,7 +145,7 @@ class NumpyBackend(ArrayBackend):
             super().subtract_scaled(p, eta, v)
             return
         self.xp.negative(eta, out=minus)
-        self._run(axpy[0], *axpy[1])
+        self._run(axpy)
 
     def positive_part(self, z: Array, out: Array) -> None:
         # Against an array of zeros, as long as fits into the L1 cache: a scalar operand takes NumPy up to 1.6 times as long.
