@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpubackprop import within_memory
 from gpubackprop.arguments import not_negative, whole_number
 from gpubackprop.backend import Backend, get_backend
 from gpubackprop.backend.base import Array, Program
@@ -119,7 +120,8 @@ class Network:
         """One forward pass, one backward pass and one update; returns the loss before it as a 0-d float64 array on the device.
 
         micro_batch_size: work through the batch in parts of this many rows, whose gradients add up to the same
-        gradient in less memory (but for `BatchNorm`, which then normalises each part on its own).
+        gradient in less memory (but for `BatchNorm`, which then normalises each part on its own). Where the device has no
+        memory for a part, parts are halved, with a warning.
         """
         x = check_x(x, self.widths[0], self.dtype, self.backend)
         y = check_y(y, len(x), self.widths[-1], self.dtype, self.loss_function, self.backend)
@@ -128,20 +130,27 @@ class Network:
         if micro_batch_size is not None:
             micro_batch_size = whole_number("micro_batch_size", micro_batch_size)
         optimizer.bind(self._parameters)
-        if micro_batch_size is not None and micro_batch_size < len(x):
+        if micro_batch_size is None and self.rows_at_once is None:
+            done = optimizer.t
+            try:
+                self._train_on(x, y, optimizer)
+                return self._new_value()
+            except self.backend.memory_errors as error:
+                reason = str(error)
+            within_memory.shrink(self, optimizer, done, len(x), reason)
 
-            def load(start: int, n: int) -> Batch:
-                batch = self._load(x[start : start + n])
-                self._load_targets(batch, y[start : start + n])
-                return batch
+        def load(start: int, n: int) -> Batch:
+            batch = self._load(x[start : start + n])
+            self._load_targets(batch, y[start : start + n])
+            return batch
 
-            kind = "labels" if y.ndim == 1 else "targets"
-            self._steps.train_in_parts(load, len(x), kind, optimizer, micro_batch_size)
-        else:
-            batch = self._load(x)
-            kind = self._load_targets(batch, y)
-            self._steps.train(batch, kind, optimizer)
+        kind = "labels" if y.ndim == 1 else "targets"
+        within_memory.train(self, load, len(x), kind, optimizer, micro_batch_size)
         return self._new_value()
+
+    def _train_on(self, x: Array, y: Array, optimizer: Optimizer) -> None:
+        batch = self._load(x)
+        self._steps.train(batch, self._load_targets(batch, y), optimizer)
 
     # -- parameters -----------------------------------------------------------------------------------------------
 
@@ -238,6 +247,8 @@ class Network:
         self.step = be.zeros((), np.uint64)
         """Training steps done: what dropout's random numbers are counted by."""
         be.fill(self.step, step)
+        self.rows_at_once: int | None = None
+        """Rows for which the device had memory, once it did not have it for more."""
         self._ring: tuple[Array, int] | None = None
         for i, layer in enumerate(self.layers):
             own = [_of_layer(d, i) for d in (self._parameters.views, self._parameters.gradients, self._state)]
@@ -270,6 +281,11 @@ class Network:
         y = check_y(y, len(x), self.widths[-1], self.dtype, self.loss_function, self.backend)
         batch = self._load(x)
         return batch, self._load_targets(batch, y)
+
+    def release_buffers(self) -> None:
+        """Let go of everything that a step works on; the parameters stay. The next step makes it anew."""
+        self._workspace.release()
+        self._inference.release()
 
     def program(self, step: Any, recordable: bool = True) -> Program:
         """`step` recorded, or as it is where recording is turned off."""

@@ -77,11 +77,16 @@ class Workspace:
         self._flat: dict[Any, Array] = {}
         self._batches: OrderedDict[int, Batch] = OrderedDict()
 
+    def release(self) -> None:
+        """Let go of all buffers; they are made anew when a batch needs them."""
+        self._flat.clear()
+        self._batches.clear()
+        self.capacity = 0
+
     def batch(self, n: int) -> Batch:
         """The views for n rows; the same object each time, as long as it is kept."""
         if n > self.capacity:
-            self._flat.clear()
-            self._batches.clear()
+            self.release()
             self.capacity = n
         if n not in self._batches:
             self._batches[n] = self._make(n)

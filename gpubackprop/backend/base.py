@@ -131,6 +131,16 @@ class Backend(ABC):
         """The program that does what `step` does. `step` must depend on shapes only, never on values."""
         return step
 
+    loops: bool = False
+    """Whether `loop` is worth asking."""
+
+    def loop(
+        self, program: Program, rows: Any, batch: Any, optimizer: Any, count: int
+    ) -> Callable[[int], int] | None:
+        """A function (first step) -> steps done, that runs `count` training steps over `rows` without the host; None
+        where the host has to run each one."""
+        return None
+
     def call(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call a function that is no part of the vocabulary, now or, in a recorded step, at each replay."""
         function(*arguments)

@@ -28,6 +28,11 @@ class Rows:
         self.kind = "labels" if y.ndim == 1 else "targets"
         self._order: Array = None
 
+    @property
+    def permutation(self) -> Array:
+        """The order on the device, (n,) int64; None where the rows come as they stand."""
+        return self._order
+
     def order(self, permutation: np.ndarray) -> None:
         """Hand out the rows in this order, (n,) integers, from now on: one transfer an epoch."""
         if self._order is None:

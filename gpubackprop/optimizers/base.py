@@ -94,6 +94,17 @@ class Optimizer:
         if saved is not None:
             self.set_state(saved)
 
+    def next_scalars(self) -> tuple[float, ...]:
+        """Count the step and return its scalars, for a device that is handed those of many steps at once."""
+        self.t += 1
+        return self._all_scalars()
+
+    def go_back_to(self, t: int) -> None:
+        """After t steps again: a step that was prepared has not taken place."""
+        self.t = t
+        self._written = None
+        self._settled = None
+
     def prepare(self) -> None:
         """Count the step and hand its scalars to the device. On the host, before the step is run."""
         self.t += 1

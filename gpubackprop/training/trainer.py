@@ -4,12 +4,13 @@ with another batch size."""
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any
 
 import numpy as np
 
+from gpubackprop import within_memory
 from gpubackprop.arguments import whole_number
 from gpubackprop.backend.base import Array
 from gpubackprop.checks import check_x, check_y
@@ -164,17 +165,38 @@ class Trainer:
     def _run(self, rows: Rows, size: int, parts: int | None, first: int, last: int) -> None:
         """Steps `first` to `last` of an epoch."""
         net, optimizer, kind = self.net, self.optimizer, rows.kind
-        prepare = optimizer.prepare
-        for step in range(first, last):
+        prepare, loops = optimizer.prepare, parts is None and net.backend.loops
+        step = first
+        while step < last:
             start = step * size
             n = min(size, rows.n - start)
-            if parts is not None and parts < n:
-                net._steps.train_in_parts(rows.loader(net, start), n, kind, optimizer, parts, accumulate=True)
+            if loops and (alone := self._by_itself(rows, size, min(last, rows.n // size) - step)) is not None:
+                step += alone(step)
                 continue
-            batch = net._workspace.batch(n)
-            rows.load(start, batch.x, batch.target_buffer(kind))
-            prepare()
-            net._steps.training_program(batch, kind, optimizer, accumulate=True)()
+            step += 1
+            if parts is None and net.rows_at_once is None:
+                done = optimizer.t
+                batch = None
+                try:
+                    batch = net._workspace.batch(n)
+                    rows.load(start, batch.x, batch.target_buffer(kind))
+                    prepare()
+                    net._steps.training_program(batch, kind, optimizer, accumulate=True)()
+                    continue
+                except net.backend.memory_errors as error:
+                    reason = str(error)
+                batch = None
+                within_memory.shrink(net, optimizer, done, n, reason)
+            within_memory.train(net, rows.loader(net, start), n, kind, optimizer, parts, accumulate=True)
+
+    def _by_itself(self, rows: Rows, size: int, count: int) -> Callable[[int], int] | None:
+        """What does the next `count` full steps without the host, if the device can."""
+        net = self.net
+        if count < 1 or (net.rows_at_once or size) < size:
+            return None
+        batch = net._workspace.batch(size)
+        program = net._steps.training_program(batch, rows.kind, self.optimizer, accumulate=True)
+        return net.backend.loop(program, rows, batch, self.optimizer, count)
 
     def _checked_validation(self, data: tuple[Any, Any] | None) -> tuple[Array, Array] | None:
         if data is None:

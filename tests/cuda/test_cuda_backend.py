@@ -218,6 +218,53 @@ def test_trainer(gpu):  # noqa: F811
         np.testing.assert_allclose(histories[0][column], histories[1][column], rtol=1e-4)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "nadam", "sgd", "lamb"])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_many_steps_in_one_launch(gpu, optimizer, shuffle):  # noqa: F811
+    """20 full batches and a short one, three times: the steps between the first and the last run without the host."""
+    x, y = data(20 * 8 + 3)
+    weights = []
+    for loops in (True, False):
+        backend = CudaBackend(0)
+        backend.loops = loops
+        net = network(backend, l2=1e-3)
+        rule = gb.AdamW(0.01, clip_norm=1.0, schedule=Cosine()) if optimizer == "adamw" else OPTIMIZERS[optimizer]()
+        launches = gpu.state.graph_launches
+        gb.Trainer(net, rule).fit(x, y, epochs=3, batch_size=8, shuffle=shuffle)
+        assert rule.t == 63
+        # 16 in one and 3 or 4 singly, and the short batch from its second epoch on; LAMB has no table to read.
+        together = loops and optimizer != "lamb"
+        assert gpu.state.graph_launches - launches == ((1 + 3) + (1 + 4) + (1 + 4) + 2 if together else 59 + 2)
+        weights.append(net.get_weights())
+    for name, array in weights[0].items():
+        np.testing.assert_array_equal(array, weights[1][name])
+
+
+@pytest.mark.parametrize("level", ["plain CuPy", "epilogues, eager", "graphs, epilogues"])
+def test_out_of_memory_halves_the_batch(gpu, level):  # noqa: F811
+    x, y = data(4096)
+    nets, rules = [network(LEVELS[level](), False), network("cpu", False)], [gb.SGD(0.1), gb.SGD(0.1)]
+    nets[0].train_step(x[:16], y[:16], rules[0])
+    nets[1].train_step(x[:16], y[:16], rules[1])
+    gpu.state.limit = gpu.state.live + 3_000_000
+    with pytest.warns(RuntimeWarning, match="no memory for 4096 rows at once .* parts of 2048"):
+        nets[0].train_step(x, y, rules[0])
+    nets[1].train_step(x, y, rules[1])
+    assert nets[0].rows_at_once < 4096
+    for net, rule in zip(nets, rules, strict=True):
+        net.train_step(x, y, rule)
+    assert rules[0].t == 3
+    for name, want in nets[1].get_weights().items():
+        assert relative(nets[0].get_weights()[name], want) < 1e-4, name
+
+
+def test_out_of_memory_is_an_error_where_parts_would_differ(gpu):  # noqa: F811
+    net = network(CudaBackend(0))
+    gpu.state.limit = gpu.state.live + 100_000
+    with pytest.raises(DeviceError, match="BatchNorm would normalise smaller parts differently"):
+        net.train_step(*data(4096), gb.SGD(0.1))
+
+
 class Doubled(gb.Layer):
     """A layer of a user's own, in plain array expressions: it cannot be captured."""
 

@@ -16,6 +16,7 @@ from gpubackprop.backend.cuda.cublaslt import CublasLt
 from gpubackprop.backend.cuda.graph import GraphProgram, Recorder
 from gpubackprop.backend.cuda.kernel_backend import KernelBackend
 from gpubackprop.backend.cuda.kernel_table import C_TYPE
+from gpubackprop.backend.cuda.loop import DeviceLoop
 from gpubackprop.backend.cuda.precision import HALF, LossScale, half_type
 from gpubackprop.backend.cuda.products import Products
 from gpubackprop.errors import DeviceError, MissingExtraError
@@ -44,7 +45,7 @@ class CudaBackend(KernelBackend):
         except ImportError as error:
             raise MissingExtraError("cuBLASLt (nvmath-python)", "cuda12") from error
         self.products = Products(self.lt, precision == "tf32", epilogues)
-        self.recorder = Recorder(self.cupy, index)
+        self.recorder = Recorder(self.cupy)
         self.graphs = graphs
         self.loss_scale = LossScale(self) if precision == "fp16" else None
         self._in_program = False
@@ -82,6 +83,18 @@ class CudaBackend(KernelBackend):
             function(*arguments)
         else:
             self.recorder.call(function, *arguments)
+
+    loops = True
+
+    def loop(self, program: Program, rows: Any, batch: Any, optimizer: Any, count: int) -> Callable[[int], int] | None:
+        if not isinstance(program, GraphProgram) or not program.warm or self.recorder.failure:
+            return None
+        if program.loop is None or program.loop.rows is not rows:
+            if not DeviceLoop.possible(rows, batch, optimizer):
+                return None
+            program.loop = DeviceLoop(self, rows, batch, program.step, optimizer)
+        loop = program.loop
+        return lambda first: loop.run(first, count)
 
     @contextmanager
     def inside_program(self) -> Iterator[None]:

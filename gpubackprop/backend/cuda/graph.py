@@ -12,10 +12,8 @@ log = logging.getLogger("gpubackprop.cuda")
 class Recorder:
     """Captures on a stream and from a memory pool of its own, and knows whether it is doing so."""
 
-    def __init__(self, cupy: Any, index: int) -> None:
+    def __init__(self, cupy: Any) -> None:
         self.cupy = cupy
-        with cupy.cuda.Device(index):
-            self.pool = cupy.cuda.MemoryPool()
         self.parts: list[Callable[[], Any]] | None = None
         """While capturing: the graphs so far, and the host calls between them."""
         self.failure: str | None = None
@@ -23,8 +21,9 @@ class Recorder:
         self.graphs = 0
         """Graphs made so far."""
 
-    def capture(self, step: Callable[[], None]) -> list[Callable[[], Any]]:
-        """The step as graphs to launch, with the host calls between them. Nothing of the step is done.
+    def capture(self, step: Callable[[], None]) -> tuple[list[Callable[[], Any]], Any]:
+        """The step as graphs to launch, with the host calls between them, and the memory that they were given. Nothing of the
+        step is done.
 
         Raises what `step` raises, and CuPy's errors for what cannot be captured.
         """
@@ -33,7 +32,8 @@ class Recorder:
         self.parts = []
         try:
             # Should anything allocate after all, it must not be handed out again while the graph lives.
-            with cupy.cuda.using_allocator(self.pool.malloc), stream:
+            pool = cupy.cuda.MemoryPool()
+            with cupy.cuda.using_allocator(pool.malloc), stream:
                 self._stream = stream
                 stream.begin_capture()
                 try:
@@ -43,7 +43,7 @@ class Recorder:
                     raise
                 self._close()
             parts, self.graphs = self.parts, self.graphs + 1
-            return parts
+            return parts, pool
         finally:
             self.parts = None
 
@@ -70,21 +70,22 @@ class GraphProgram:
     """A recorded step. The first call does the step as it is, which plans its products and allocates its buffers; the
     second captures it; from then on a call is a launch. Where it cannot be captured it goes on as it is."""
 
-    def __init__(self, backend: Any, step: Callable[[], None]) -> None:
-        self.backend, self.step = backend, step
+    def __init__(self, backend: Any, step: Callable[[], None], warm: bool = False) -> None:
+        self.backend, self.step, self.warm = backend, step, warm
+        self.loop: Any = None
+        """A `DeviceLoop` of this step, once there is one."""
         self.parts: list[Callable[[], Any]] | None = None
         self.kept: tuple[Any, ...] = ()
         """The memory that the graph's nodes point to, besides what `step` holds."""
-        self._warm = False
 
     def __call__(self) -> None:
         if self.parts is not None:
             for part in self.parts:
                 part()
-        elif not self._warm:
+        elif not self.warm:
             with self.backend.inside_program():
                 self.step()
-            self._warm = True
+            self.warm = True
         else:
             self._capture()
             self()
@@ -93,8 +94,8 @@ class GraphProgram:
         backend = self.backend
         try:
             with backend.inside_program():
-                self.parts = backend.recorder.capture(self.step)
-            self.kept = backend.memory_in_use()
+                self.parts, pool = backend.recorder.capture(self.step)
+            self.kept = (pool, *backend.memory_in_use())
         except backend.memory_errors:
             raise
         except Exception as error:  # whatever it is, the step runs without a graph, and says why

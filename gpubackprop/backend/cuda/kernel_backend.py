@@ -19,7 +19,7 @@ from gpubackprop.losses import LOSSES, Loss
 from gpubackprop.random import MaskStream
 
 _HALF = ("float16", "bfloat16")
-_ROWS, _LABELS = (frozenset(table.variants()[name]) for name in ("gather_rows", "gather_labels"))
+ROWS, LABELS = (frozenset(table.variants()[name]) for name in ("gather_rows", "gather_labels"))
 
 
 class Scalars(tuple):  # type: ignore[type-arg]
@@ -27,6 +27,8 @@ class Scalars(tuple):  # type: ignore[type-arg]
 
     table: Array
     flat: Array
+    row: Array | None = None
+    """Which row of the table is read, a uint32 on the device; None for the first."""
 
 
 class KernelBackend(CupyBackend):
@@ -220,11 +222,11 @@ class KernelBackend(CupyBackend):
 
     def gather_rows(self, source: Array, index: Array, out: Array) -> None:
         types = tuple(C_TYPE.get(a.dtype.name, "") for a in (source, index, out))
-        if source.ndim == 2 and types in _ROWS:
+        if source.ndim == 2 and types in ROWS:
             geometry = table.gather(len(index), self.kernels.multiprocessors)
             arguments = (source, index, None, out, len(index), source.shape[1], None, None, 0)
             self.launch("gather_rows", types, geometry, *arguments)
-        elif source.ndim == 1 and types in _LABELS:
+        elif source.ndim == 1 and types in LABELS:
             geometry = self._flat(len(index), 1)
             self.launch("gather_labels", types, geometry, source, index, None, out, len(index))
         else:
@@ -255,7 +257,7 @@ class KernelBackend(CupyBackend):
         self.launch("set_scalars", (t,), table.one_block(), h.table, h.flat, len(values), *four)
 
     def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
-        rule = _rule(optimizer)
+        rule = rule_of(optimizer)
         if rule is None or not isinstance(h, Scalars):
             self._generic_update(optimizer, P, G, state, h)
             return
@@ -264,7 +266,7 @@ class KernelBackend(CupyBackend):
         decay = 0.0 if optimizer.decoupled_weight_decay else optimizer.weight_decay
         slots = (*state, None, None, None)[:3]
         self.launch(
-            "optimizer_step", (name, t, t, t), self._flat(P.size, 16 // P.itemsize), P, G, *slots, None, P.size, h.table, None,
+            "optimizer_step", (name, t, t, t), self._flat(P.size, 16 // P.itemsize), P, G, *slots, None, P.size, h.table, h.row,
             None, inf, None, self._skip(G), *constants, float(decay),
         )  # fmt: skip
 
@@ -294,7 +296,7 @@ def _activation(f: Activation) -> tuple[str, float] | None:
     return ACTIVATION[f.name], 0.0
 
 
-def _rule(optimizer: Any) -> tuple[str, tuple[float, float, float]] | None:
+def rule_of(optimizer: Any) -> tuple[str, tuple[float, float, float]] | None:
     """The kernel's rule for an optimizer and its three constants; None for one of the user's own."""
     o, kind = optimizer, type(optimizer)
     if kind is optimizers.SGD:
