@@ -55,9 +55,9 @@ def check_parity(
     (("cpu", "float64"), ("cpu", "float32")), ("cuda", ("cuda", "tf32")). The first is what the second is held to. Both start
     with the weights, the seed and the step counter of `net`, which stays as it is.
     optimizer: a name or an optimizer whose settings are taken; SGD(0.01, momentum=0.9) by default.
-    tolerance: largest relative error of a tensor, by default that of the coarser side in `TOLERANCES`. A tensor that is
-    ill-conditioned, such as a small difference of large numbers, may be further off: by 8 times what one rounding of the
-    weights and of x for each step so far moves it on either device.
+    tolerance: largest relative error of a tensor; one that is given is held to as it is. By default that of the coarser side
+    in `TOLERANCES`, and a tensor that is ill-conditioned, such as a small difference of large numbers, may be further off: by
+    8 times what one rounding of the weights and of x for each step so far moves it on either device.
 
     Held to each other are, in the order of computation: each layer's output (and running statistics), the loss, from the
     last layer to the first its delta and its gradients, and then the updates; from step 11 on the loss alone. Where a
@@ -78,9 +78,13 @@ def check_parity(
     a, b = (_Side(net, device, rule) for device in devices)
     if a.label == b.label:
         b.label += " (second copy)"
-    tolerance = max(TOLERANCES[a.grade], TOLERANCES[b.grade]) if tolerance is None else float(tolerance)
-    report = ParityReport((a.label, b.label), tolerance, [repr(layer) for layer in net.layers], [a.tf32, b.tf32])
-    _follow(report, a, b, x, y, int(steps))
+    usual = max(TOLERANCES[a.grade], TOLERANCES[b.grade])
+    report = ParityReport(
+        (a.label, b.label), float(tolerance or usual), [repr(layer) for layer in net.layers], [a.tf32, b.tf32]
+    )
+    # Rounding of the coarser type is taken into account where the tolerance is that type's.
+    unit = max(_UNIT[a.grade], _UNIT[b.grade]) if tolerance is None else 0.0
+    _follow(report, a, b, x, y, int(steps), unit)
     return report
 
 
@@ -169,8 +173,7 @@ class _Side:
         self.net.backend.copy_in(flat, target)
 
 
-def _follow(report: ParityReport, a: _Side, b: _Side, x: np.ndarray, y: np.ndarray, steps: int) -> None:
-    unit = max(_UNIT[a.grade], _UNIT[b.grade])
+def _follow(report: ParityReport, a: _Side, b: _Side, x: np.ndarray, y: np.ndarray, steps: int, unit: float) -> None:
     for step in range(1, steps + 1):
         report.steps = step
         if step > FOLLOWED:

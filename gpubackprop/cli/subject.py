@@ -1,0 +1,46 @@
+"""What the proofs are run on: a network and a few rows, from a data set and settings or from a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from gpubackprop.cli.model import Model
+from gpubackprop.cli.preparation import Part
+from gpubackprop.cli.settings import Settings
+from gpubackprop.cli.train import prepare
+from gpubackprop.data import Dataset, load
+from gpubackprop.network import Network
+from gpubackprop.random import host_generator
+
+
+def subject(
+    data: str, settings: Settings, rows: int, target: str | None = None, task: str = "auto", folder: str | None = None
+) -> tuple[Network, np.ndarray, np.ndarray]:
+    """(network, x, y) with `rows` rows of the data, drawn from the seed and prepared as for training.
+
+    data: a run folder (or its .safetensors file), whose network and data set are taken and whose settings count; or a data
+    set, for which a network is made with `settings`. Raises what `load` and `Model.load` raise.
+    """
+    path = Path(data)
+    if path.suffix == ".safetensors" or (path.is_dir() and (path / "model.safetensors").exists()):
+        model = Model.load(path, settings.device)
+        source = model.data
+        loaded = load(
+            source["source"], target=target or source["target"], task=source["task"], folder=folder or source["folder"]
+        )
+        x, y = model.match(replace(loaded, x_test=None, y_test=None))
+    else:
+        loaded = load(data, target=target, task=task, folder=folder)
+        x, y = loaded.x, loaded.y
+        model = prepare(
+            loaded, Part(x, y, "all rows"), settings.completed(loaded), _source(data, loaded, target, folder)
+        )
+    chosen = host_generator(settings.seed, 13).permutation(len(x))[:rows]
+    return model.net, model.prepare(x[chosen]), model.prepare_targets(y[chosen])
+
+
+def _source(data: str, loaded: Dataset, target: str | None, folder: str | None) -> dict[str, object]:
+    return {"source": data, "target": target, "task": loaded.task, "folder": folder}
