@@ -8,6 +8,7 @@ import numpy as np
 
 from gpubackprop.arguments import whole_number
 from gpubackprop.checks import check_x
+from gpubackprop.layers import LAYERS
 from gpubackprop.losses import Loss
 from gpubackprop.precision import compute_type
 from gpubackprop.workspace import Batch
@@ -26,7 +27,8 @@ def predict(net: Network, x: Any, batch_size: int | None = None) -> np.ndarray:
     size = CHUNK if batch_size is None else whole_number("batch_size", batch_size)
     be = net.backend
     x = check_x(x, net.widths[0], net.dtype, be)
-    in_place = be.owns(x) and x.dtype == net.dtype
+    # A layer of somebody's own may write into what it is given; those of this library do not.
+    in_place = be.owns(x) and x.dtype == net.dtype and type(net.layers[0]) in LAYERS.values()
     out = np.empty((len(x), net.widths[-1]), net.dtype)
     for start in range(0, len(x), size):
         rows = x[start : start + size]

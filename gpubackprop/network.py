@@ -63,7 +63,7 @@ class Network:
         self.l1, self.l2 = not_negative("l1", l1), not_negative("l2", l2)
         self.capture = bool(capture)
         self.widths = self._build_layers()
-        self._check_output_activation()
+        self._check_output()
         self._place(self._initial_arrays())
 
     # -- the public mathematics -----------------------------------------------------------------------------------
@@ -192,8 +192,15 @@ class Network:
     def to(self, device: str | Backend) -> Network:
         """Move the network to another device, with its weights; returns itself. Optimizers follow at their next step."""
         weights, step = self.get_weights(), int(self.backend.to_host(self.step))
-        self.backend = get_backend(device, precision=self.precision)
-        self._place(weights, step)
+        before = dict(vars(self))
+        try:
+            self.backend = get_backend(device, precision=self.precision)
+            self._place(weights, step)
+        except BaseException:
+            # A device that is not there, or has no room: the network stays where it was.
+            vars(self).update(before)
+            self._bind_layers()
+            raise
         return self
 
     # -- looking at it --------------------------------------------------------------------------------------------
@@ -216,7 +223,12 @@ class Network:
                 raise ArgumentError(f"layer {i} ({layer!r}) {error}") from None
         return widths
 
-    def _check_output_activation(self) -> None:
+    def _check_output(self) -> None:
+        if self.loss_function.name == "cross_entropy" and self.widths[-1] == 1:
+            raise ArgumentError(
+                'loss="cross_entropy" needs an output for each class: of one output it is always 0; take two outputs, or '
+                'loss="binary_cross_entropy"'
+            )
         last, output = self.layers[-1].activation.name, self.loss_function.output
         if output != "identity" and last in ("sigmoid", "softmax"):
             raise ArgumentError(
@@ -250,14 +262,18 @@ class Network:
         self.rows_at_once: int | None = None
         """Rows for which the device had memory, once it did not have it for more."""
         self._ring: tuple[Array, int] | None = None
-        for i, layer in enumerate(self.layers):
-            own = [_of_layer(d, i) for d in (self._parameters.views, self._parameters.gradients, self._state)]
-            layer.bind(own[0], own[1], own[2], layer.random_stream(self.seed, i, self.step))
+        self._bind_layers()
         make = (be, self.layers, self.widths, self.loss_function, self.dtype)
         self._workspace = Workspace(*make, training=True)
         self._inference = Workspace(*make, training=False)
         self._steps = Steps(self)
         self._write(arrays)
+
+    def _bind_layers(self) -> None:
+        """Hand each layer its views of the flat buffers."""
+        for i, layer in enumerate(self.layers):
+            own = [_of_layer(d, i) for d in (self._parameters.views, self._parameters.gradients, self._state)]
+            layer.bind(own[0], own[1], own[2], layer.random_stream(self.seed, i, self.step))
 
     def _write(self, arrays: dict[str, np.ndarray]) -> None:
         for name, array in self._state.items():

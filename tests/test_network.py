@@ -364,3 +364,40 @@ def test_two_optimizers_may_take_turns(backend: Backend) -> None:
             net.train_step(x, y, slow)
         results.append(net.get_weights())
     assert_same_bits(*results)
+
+
+def test_a_move_that_fails_leaves_the_network_where_it_was(monkeypatch):
+    net = gb.Network([gb.Dense(3, 4, "relu"), gb.Dropout(0.5), gb.Dense(4, 2)], loss="cross_entropy", device="cpu")
+    x, y, optimizer = np.ones((5, 3)), np.zeros(5, int), gb.SGD(0.1, momentum=0.9)
+    net.train_step(x, y, optimizer)
+    weights = net.get_weights()
+
+    def no_room(*args, **options):
+        raise MemoryError("no room for the workspace")
+
+    with monkeypatch.context() as m:
+        m.setattr("gpubackprop.network.Workspace", no_room)
+        with pytest.raises(MemoryError):
+            net.to("strict")
+    assert net.backend.name == "cpu"
+    for name, w in net.get_weights().items():
+        np.testing.assert_array_equal(w, weights[name])
+    net.train_step(x, y, optimizer)
+    assert any((w != weights[name]).any() for name, w in net.get_weights().items())
+
+
+def test_cross_entropy_of_one_output_is_refused():
+    with pytest.raises(gb.GpuBackpropError, match="binary_cross_entropy"):
+        gb.mlp([3, 1], loss="cross_entropy")
+
+
+def test_predict_never_lets_a_layer_write_into_the_users_rows():
+    class Greedy(gb.Layer):
+        def forward(self, be, v, training):
+            v.x *= 2
+            be.xp.copyto(v.a, v.x)
+
+    net = gb.Network([Greedy(), gb.Dense(3, 2)], loss="half_squared_error", device="cpu")
+    x = np.ones((500, 3), np.float32)
+    net.predict(x)
+    np.testing.assert_array_equal(x, 1)

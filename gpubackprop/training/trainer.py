@@ -42,6 +42,7 @@ class Trainer:
         self.history = History()
         self._schedule = self.optimizer.schedule
         self._reason: str | None = None
+        self._settings: dict[str, Any] | None = None
 
     def stop(self, reason: str) -> None:
         """End the fit after this epoch; `history.stopped` becomes `reason`. For callbacks."""
@@ -93,11 +94,12 @@ class Trainer:
         optimizer.track_norm = (
             any(isinstance(c, GradientTolerance) for c in callbacks) or optimizer.clip_norm is not None
         )
+        self._check_settings()
         optimizer.bind(net._parameters)
         steps = -(-n // size)
         optimizer.schedule = self._schedule.over(optimizer.t + epochs * steps)
 
-        rows = Rows(be, x, y)
+        rows = be.stream(x, y) or Rows(be, x, y)
         self.history, self._reason = History(), None
         for c in callbacks:
             c.on_fit_start(self, Plan(epochs, steps, n, size))
@@ -197,6 +199,17 @@ class Trainer:
         batch = net._workspace.batch(size)
         program = net._steps.training_program(batch, rows.kind, self.optimizer, accumulate=True)
         return net.backend.loop(program, rows, batch, self.optimizer, count)
+
+    def _check_settings(self) -> None:
+        """All but the learning rate and its schedule is part of the recorded step: a later change would pass unnoticed."""
+        now = {k: v for k, v in self.optimizer.settings().items() if k not in ("learning_rate", "schedule")}
+        for name, value in (self._settings or {}).items():
+            if now.get(name) != value:
+                raise ArgumentError(
+                    f"{name} of the optimizer was changed from {value!r} to {now.get(name)!r} after training began; only "
+                    "learning_rate and schedule can change: make a new optimizer"
+                )
+        self._settings = now
 
     def _checked_validation(self, data: tuple[Any, Any] | None) -> tuple[Array, Array] | None:
         if data is None:

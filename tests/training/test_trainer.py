@@ -259,7 +259,7 @@ def test_data_in_any_layout_gives_the_same_fit():
 )
 def test_bad_settings(change, message):
     x, y = blobs(8)
-    with pytest.raises(ArgumentError, match=message):
+    with pytest.raises((ArgumentError, ArgumentTypeError), match=message):
         gb.Trainer(net_for(), "sgd").fit(x, y, **{"epochs": 1, **change})
 
 
@@ -292,3 +292,14 @@ def test_zero_epochs_change_nothing():
     assert len(history) == 0
     for name, w in before.items():
         np.testing.assert_array_equal(net.get_weights()[name], w)
+
+
+def test_settings_that_are_recorded_cannot_change_between_fits():
+    x, y = blobs(8)
+    trainer = gb.Trainer(net_for(), gb.SGD(0.1, weight_decay=0.1))
+    trainer.fit(x, y, epochs=1)
+    trainer.optimizer.learning_rate = 0.01
+    assert trainer.fit(x, y, epochs=1)["learning_rate"] == [0.01]
+    trainer.optimizer.weight_decay = 0.0
+    with pytest.raises(ArgumentError, match=r"weight_decay of the optimizer was changed from 0\.1 to 0\.0"):
+        trainer.fit(x, y, epochs=1)
