@@ -131,6 +131,11 @@ class Backend(ABC):
         """The program that does what `step` does. `step` must depend on shapes only, never on values."""
         return step
 
+    def stream(self, x: np.ndarray, y: np.ndarray) -> Any:
+        """What hands out the rows of host arrays batch by batch, as `data.batches.Rows` does, where the device has no room
+        for all of them; None where it has."""
+        return None
+
     loops: bool = False
     """Whether `loop` is worth asking."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Callable, Iterator
@@ -38,8 +39,18 @@ class State:
     live: int = 0
     limit: int = 1 << 40
     streams: dict[int, Any] = field(default_factory=dict)
-    stack: list[Any] = field(default_factory=list)
-    allocators: list[Any] = field(default_factory=list)
+    null: Any = None
+    local: threading.local = field(default_factory=threading.local)
+
+    @property
+    def stack(self) -> list[Any]:
+        """The current streams of this thread, innermost last."""
+        return self.local.__dict__.setdefault("stack", [self.null])
+
+    @property
+    def allocators(self) -> list[Any]:
+        """The allocators that were put in place in this thread."""
+        return self.local.__dict__.setdefault("allocators", [])
 
     def counts(self) -> tuple[int, int, int]:
         """Allocations, transfers and waits."""
@@ -514,7 +525,7 @@ def module() -> types.ModuleType:
     """A fresh `cupy` module over a fresh `state`."""
     fresh = State()
     state.__dict__.update(fresh.__dict__)
-    state.stack.append(Stream(null=True))
+    state.null = Stream(null=True)
     cupy = types.ModuleType("cupy")
     for name in _UFUNCS:
         setattr(cupy, name, _ufunc(getattr(np, name)))

@@ -90,7 +90,7 @@ class CudaBackend(KernelBackend):
         if not isinstance(program, GraphProgram) or not program.warm or self.recorder.failure:
             return None
         if program.loop is None or program.loop.rows is not rows:
-            if not DeviceLoop.possible(rows, batch, optimizer):
+            if not DeviceLoop.possible(self, rows, batch, optimizer):
                 return None
             program.loop = DeviceLoop(self, rows, batch, program.step, optimizer)
         loop = program.loop

@@ -101,6 +101,20 @@ class CupyBackend(ArrayBackend):
     def synchronize(self) -> None:
         self._device.synchronize()
 
+    data_share = 0.5
+    """The share of the memory that is free now which a data set may take; a larger one is streamed."""
+
+    def stream(self, x: np.ndarray, y: np.ndarray) -> Any:
+        if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)):
+            return None
+        with self._device:
+            free, _ = self.cupy.cuda.runtime.memGetInfo()
+        if x.nbytes + y.nbytes <= self.data_share * free:
+            return None
+        from gpubackprop.backend.cuda.streams import StreamedRows
+
+        return StreamedRows(self, x, y)
+
     def release_memory(self) -> None:
         """Give memory that no array holds back to the device."""
         import gc

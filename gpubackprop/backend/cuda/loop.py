@@ -40,9 +40,11 @@ class DeviceLoop:
         self._graphs: dict[int, Any] = {}
 
     @staticmethod
-    def possible(rows: Any, batch: Any, optimizer: Optimizer) -> bool:
+    def possible(backend: Any, rows: Any, batch: Any, optimizer: Optimizer) -> bool:
         """Whether kernels can gather these rows, and the optimizer's kernel reads its numbers from a table."""
         if not isinstance(optimizer.h, Scalars) or rule_of(optimizer) is None:
+            return False
+        if not (backend.owns(rows.x) and backend.owns(rows.y)):
             return False
         types = [
             (C_TYPE.get(source.dtype.name), "long long", C_TYPE.get(out.dtype.name), source.ndim)
