@@ -51,6 +51,8 @@ def random_case(seed: int) -> Case:
     loss = losses[seed % len(losses)]
     if loss in LOGIT_LOSSES:
         activations[-1] = "identity"
+    if loss == "cross_entropy":
+        widths[-1] = max(widths[-1], 2)
     n = int(rng.integers(1, 34))
     return Case(widths, activations, loss, rng.standard_normal((n, widths[0])), targets(loss, n, widths[-1], rng), seed)
 

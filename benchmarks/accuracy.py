@@ -1,0 +1,249 @@
+"""What is checked against what, and the worst error measured: the table of the README.
+
+    python -m benchmarks.accuracy            prints the table and writes benchmarks/results/accuracy.json
+
+Needs PyTorch. Errors are relative: the norm of the difference over the norm of the expected array, unless a row says otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import gpubackprop as gb
+from benchmarks.machine import machine
+from gpubackprop.activations import ACTIVATIONS
+from gpubackprop.layers import Tensors
+from gpubackprop.losses import LOSSES
+from tests.oracles.random_networks import LOGIT_LOSSES, random_case, relative, targets
+from tests.oracles.test_differences import LAYERS, PAIRS
+from tests.oracles.test_layerwise_papers import CASES, worst_error
+from tests.oracles.test_torch_autograd import differences
+from tests.oracles.test_torch_optimizers import RULES, SCHEDULES, pytorch, trajectory
+from tests.planted.bugs import BUGS
+from tests.test_numerical_honesty import LOGITS, exact, value_and_delta
+
+RESULTS = Path(__file__).with_name("results") / "accuracy.json"
+MANY = 10_000_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. allowed: what the tests demand."""
+
+    what: str
+    against: str
+    cases: str
+    worst: float
+    allowed: str
+
+
+def autograd() -> Iterator[Row]:
+    worst: dict[str, float] = {}
+    for seed in range(300):
+        for name, error in differences(torch, random_case(seed)).items():
+            kind = "delta" if name.startswith("delta") else name.split(".")[-1]
+            worst[kind] = max(worst.get(kind, 0.0), error)
+    names = {"weight": "dC/dW", "bias": "dC/db", "x": "dC/dx", "delta": "delta of each layer", "loss": "loss"}
+    for kind, text in names.items():
+        yield Row(f"{text}, float64", "PyTorch autograd", "300 random networks", worst[kind], "1e-12")
+
+
+def measured_derivatives() -> Iterator[Row]:
+    rng = np.random.default_rng(7)
+    for method, text, allowed in (
+        ("complex", "complex step, h = 1e-30", "1e-12 of the largest entry"),
+        ("central", "central differences, eps = 1e-5", "1e-7 + 1e-5 abs(g)"),
+    ):
+        worst, entries, networks = 0.0, 0, 0
+        for layers, loss in PAIRS:
+            x, y = rng.standard_normal((4, 3)), targets(loss, 4, 2, rng)
+            for f in ACTIVATIONS:
+                net = gb.Network(LAYERS[layers](f), loss=loss, dtype="float64", device="cpu", seed=1)
+                report = gb.gradcheck(net, x, y, method=method)
+                assert report, str(report)
+                entries, networks = entries + len(report.compared), networks + 1
+                worst = max(worst, report.max_error)
+        cases = f"{entries:,} entries of {networks} networks: each layer x activation x loss"
+        yield Row("every gradient, float64 (absolute)", text, cases, worst, allowed)
+
+
+def optimizers() -> Iterator[Row]:
+    torch.set_default_dtype(torch.float64)
+    families: dict[str, float] = {}
+    for name, (make, kind, _) in RULES.items():
+        families[kind] = max(families.get(kind, 0.0), trajectory(torch, make(), pytorch(torch, name)))
+    for kind, error in families.items():
+        count = sum(rule[1] == kind for rule in RULES.values())
+        cases = f"100 steps, {count} setting{'s' if count > 1 else ''}"
+        yield Row(f"{kind}, weights after each step", "torch.optim", cases, error, "1e-12")
+    worst = 0.0
+    for name, (ours, kind, theirs) in SCHEDULES.items():
+        schedule = gb.schedules.get_schedule(name, **ours)
+
+        def scheduler(o: Any, kind: str = kind, theirs: dict[str, Any] = theirs) -> Any:
+            return getattr(torch.optim.lr_scheduler, kind)(o, **theirs)
+
+        make = lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)  # noqa: E731
+        worst = max(worst, trajectory(torch, gb.SGD(0.1, momentum=0.9, schedule=schedule), make, scheduler))
+    yield Row("schedules", "torch.optim.lr_scheduler", f"100 steps, {len(SCHEDULES)} schedules", worst, "1e-12")
+    clip = trajectory(
+        torch,
+        gb.Adam(0.01, clip_norm=0.05),
+        lambda p: torch.optim.Adam(p, lr=0.01),
+        clip=lambda p: torch.nn.utils.clip_grad_norm_(p, 0.05),
+    )
+    yield Row("clipping by norm", "clip_grad_norm_", "100 steps", clip, "1e-12")
+    torch.set_default_dtype(torch.float32)
+    for kind in ("lars", "lamb"):
+        worst = max(worst_error(make(), rule) for name, (make, rule) in CASES.items() if name.startswith(kind))
+        yield Row(
+            f"{kind.upper()}, weights after each step", "its paper's formula", "100 steps, 2 settings", worst, "1e-12"
+        )
+
+
+def symmetries() -> Iterator[Row]:
+    for dtype, allowed in (("float64", "1e-12"), ("float32", "1e-5")):
+        worst = dict.fromkeys(("permuted batch", "sum of micro-batches", "row alone", "permuted hidden units"), 0.0)
+        for seed in range(300):
+            case, rng = random_case(seed), np.random.default_rng(seed)
+            if len(case.x) < 2:
+                continue
+            net = case.network(dtype=dtype)
+            gradients = net.loss_and_gradients(case.x, case.y)[1]
+            order = rng.permutation(len(case.x))
+            _keep(worst, "permuted batch", net.loss_and_gradients(case.x[order], case.y[order])[1], gradients)
+            sizes = len(case.x) // 2, len(case.x) - len(case.x) // 2
+            first = net.loss_and_gradients(case.x[: sizes[0]], case.y[: sizes[0]])[1]
+            second = net.loss_and_gradients(case.x[sizes[0] :], case.y[sizes[0] :])[1]
+            mean = {k: (sizes[0] * first[k] + sizes[1] * second[k]) / len(case.x) for k in first}
+            _keep(worst, "sum of micro-batches", mean, gradients)
+            a = np.array(net.forward(case.x))
+            _keep(worst, "row alone", {"a": np.array(net.forward(case.x[:1]))}, {"a": a[:1]})
+            if len(case.widths) > 2:
+                units = rng.permutation(case.widths[1])
+                other = case.network(dtype=dtype)
+                other.set_weights(_permuted(net.get_weights(), units))
+                found = other.loss_and_gradients(case.x, case.y)[1]
+                _keep(worst, "permuted hidden units", found, _permuted(gradients, units))
+        for name, error in worst.items():
+            yield Row(f"{name}, {dtype} (of the largest array)", "itself", "300 random networks", error, allowed)
+
+
+def _permuted(w: dict[str, np.ndarray], units: np.ndarray) -> dict[str, np.ndarray]:
+    changed = {"0.weight": w["0.weight"][:, units], "0.bias": w["0.bias"][units], "1.weight": w["1.weight"][units]}
+    return {**w, **changed}
+
+
+def _keep(worst: dict[str, float], name: str, found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    largest = max(float(np.linalg.norm(e)) for e in expected.values())
+    if largest:
+        off = max(float(np.linalg.norm(found[k] - e)) for k, e in expected.items()) / largest
+        worst[name] = max(worst[name], off)
+
+
+def parity() -> Iterator[Row]:
+    rng = np.random.default_rng(3)
+    pairs = (
+        ("float64", ("cpu", "strict"), "1e-12"),
+        ("float32", ("cpu", "strict"), "1e-5"),
+        ("float64", ("cpu", ("cpu", "float32")), "1e-5"),
+    )
+    for dtype, devices, allowed in pairs:
+        worst = 0.0
+        for f in ACTIVATIONS:
+            for loss in LOSSES:
+                net = gb.mlp([20, 40, 30, 5], activation=f, loss=loss, dtype=dtype, dropout=0.1, device="cpu", seed=2)
+                x, y = rng.standard_normal((64, 20)), targets(loss, 64, 5, rng)
+                report = gb.check_parity(net, x, y, devices, 10)
+                assert report, str(report)
+                held = [d.relative_error for (_, kind), d in report.worst.items() if kind in ("forward", "delta")]
+                worst = max(worst, *held)
+        one = f"{dtype} on the cpu"
+        other = "strict" if devices[1] == "strict" else "float32 on the cpu"
+        cases = f"10 steps of {len(ACTIVATIONS) * len(LOSSES)} networks"
+        yield Row(f"outputs and deltas, {one}", other, cases, worst, allowed)
+
+
+def large_logits() -> Iterator[Row]:
+    rng = np.random.default_rng(0)
+    for dtype, largest in LOGITS.items():
+        a = rng.uniform(-largest, largest, (1000, 10)).astype(dtype)
+        worst = 0.0
+        for loss in LOGIT_LOSSES:
+            y = rng.integers(0, 10, 1000) if loss == "cross_entropy" else rng.integers(0, 2, a.shape).astype(dtype)
+            value, delta = value_and_delta(gb.get_backend("cpu"), LOSSES[loss](), a, y)
+            assert np.isfinite(delta).all()
+            worst = max(worst, abs(value / exact(loss, a, y)[0] - 1))
+        yield Row(
+            f"cross-entropies of logits to +-{largest:g}, {dtype}", "float64", "10,000 logits", worst, "finite, 1e-6"
+        )
+
+
+def many_rows() -> Iterator[Row]:
+    be, rng = gb.get_backend("cpu"), np.random.default_rng(1)
+    a = rng.standard_normal((MANY, 1), np.float32) + np.float32(3)
+    z = a.astype(np.float64)
+    value, delta = value_and_delta(be, LOSSES["mean_squared_error"](), a, np.zeros_like(a))
+    error = abs(value / float(np.square(z).mean()) - 1)
+    yield Row("mean loss of 10 million rows, float32", "float64 sum", "mean_squared_error", error, "1e-6")
+    sums = be.empty((1,), np.float32)
+    be.column_sums(delta, sums)
+    yield Row(
+        "dC/db of 10 million rows, float32",
+        "float64 sum",
+        "mean_squared_error",
+        relative(sums, delta.sum(axis=0, dtype=np.float64)),
+        "1e-6",
+    )
+    W = be.empty((1, 1), np.float32)
+    be.dot(a.T, delta, W)
+    expected = (z * delta).sum(axis=0)
+    yield Row(
+        "dC/dW of 10 million rows, float32 product",
+        "float64 sum",
+        "mean_squared_error",
+        relative(W[0], expected),
+        "not demanded",
+    )
+    v = Tensors(**{k: be.empty((1, 1), np.float32) for k in ("mean", "var", "rstd")})
+    be.normalize(a, 0, 1e-5, v.mean, v.var, v.rstd, be.empty(a.shape, np.float32))
+    error = max(abs(float(v.mean[0, 0]) / z.mean() - 1), abs(float(v.var[0, 0]) / z.var() - 1))
+    yield Row("batch statistics of 10 million rows, float32", "float64", "mean and variance", error, "1e-6")
+
+
+CHAPTERS: tuple[Callable[[], Iterator[Row]], ...] = (
+    autograd,
+    measured_derivatives,
+    optimizers,
+    symmetries,
+    parity,
+    large_logits,
+    many_rows,
+)
+
+
+def main() -> None:
+    """Measure every row, print the table as Markdown, and write the results."""
+    torch.set_num_threads(1)
+    about, started = machine(), time.perf_counter()
+    rows = [row for chapter in CHAPTERS for row in chapter()]
+    print("| what | against | cases | worst error | demanded |\n|---|---|---|---|---|")
+    for row in rows:
+        print(f"| {row.what} | {row.against} | {row.cases} | {row.worst:.1e} | {row.allowed} |")
+    print(f"| planted bugs | all of the above | {len(BUGS)} bugs, each caught in tests/test_planted_bugs.py | | all |")
+    seconds = round(time.perf_counter() - started, 1)
+    result = {"machine": about, "seconds": seconds, "planted_bugs": len(BUGS), "rows": [asdict(row) for row in rows]}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
