@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from gpubackprop.activations import Activation
 from gpubackprop.backend.array_backend import ArrayBackend
 from gpubackprop.backend.base import Array, DeviceInfo, Program
 from gpubackprop.backend.blas import direct_blas
+from gpubackprop.backend.compiled import MachineCode, installed
 from gpubackprop.backend.recorder import Call, RecordingNamespace, prepare, replay
 from gpubackprop.errors import DeviceError
 from gpubackprop.special import Blocks, normal_cdf
@@ -48,6 +50,8 @@ class NumpyBackend(ArrayBackend):
         self._calls: list[Call] | None = None
         self._blocks = Blocks()
         self._blas = direct_blas() if direct else None
+        self._machines: WeakKeyDictionary[Any, MachineCode] = WeakKeyDictionary()
+        self.loops = installed()
 
     # -- memory and the boundary to the host ---------------------------------------------------------------------
 
@@ -80,7 +84,8 @@ class NumpyBackend(ArrayBackend):
 
     def describe(self) -> str:
         products = f"products that add by {self._blas.name}" if self._blas else "products by ndarray.dot alone"
-        return f"steps recorded and replayed, {products}"
+        small = ", or compiled by Numba where they are small" if self.loops else ""
+        return f"steps recorded and replayed{small}, {products}"
 
     # -- recording ------------------------------------------------------------------------------------------------
 
@@ -92,6 +97,24 @@ class NumpyBackend(ArrayBackend):
         finally:
             self._calls, self.xp = None, np
         return replay(calls)
+
+    def loop(self, program: Program, rows: Any, batch: Any, optimizer: Any, count: int) -> Callable[[int], int] | None:
+        """Steps in machine code, where that repays compiling them; the schedule knows how many are to come."""
+        if not hasattr(program, "calls"):
+            return None
+        if program not in self._machines:
+            x, y = batch.x, batch.target_buffer(rows.kind)
+            self._machines[program] = MachineCode(program.calls, x, y, optimizer.h)
+        to_come = (optimizer.schedule.total or 0) - optimizer.t
+        run = self._machines[program].program(max(count, to_come))
+        if run is None:
+            return None
+
+        def steps(first: int) -> int:
+            run(rows.x, rows.y, rows.permutation, first * batch.n, optimizer.prepare_many(count))
+            return count
+
+        return steps
 
     def call(self, function: Callable[..., None], *arguments: Any) -> None:
         if self._calls is None:

@@ -108,8 +108,7 @@ class Optimizer:
     def prepare(self) -> None:
         """Count the step and hand its scalars to the device. On the host, before the step is run."""
         self.t += 1
-        settled = self._settled
-        if settled is not None and settled[0] is self.schedule and settled[1] == self.learning_rate:
+        if self._is_settled():
             return
         assert self.parameters is not None
         be = self.parameters.backend
@@ -117,7 +116,29 @@ class Optimizer:
         if values != self._written:
             be.write_scalars(self.h, values)
             self._written = values
-        # Where eta is the only number and no schedule changes it, this was the last time.
+        self._settle(values)
+
+    def prepare_many(self, steps: int) -> np.ndarray:
+        """Count steps that are done without `prepare`, and return the scalars of each, (steps, count)."""
+        assert self.parameters is not None
+        numbers = np.empty((steps, len(self.h)), self.parameters.dtype)
+        for i in range(steps):
+            if self._is_settled():
+                numbers[i:] = self.learning_rate
+                self.t += steps - i
+                break
+            self.t += 1
+            self._written = self._all_scalars()
+            numbers[i] = self._written
+            self._settle(self._written)
+        return numbers
+
+    def _is_settled(self) -> bool:
+        settled = self._settled
+        return settled is not None and settled[0] is self.schedule and settled[1] == self.learning_rate
+
+    def _settle(self, values: tuple[float, ...]) -> None:
+        # Where eta is the only number and no schedule changes it, it is written once.
         constant = type(self.schedule) is Constant and not self.schedule.warmup
         if constant and values == (self.learning_rate,) and type(self).scalars is Optimizer.scalars:
             self._settled = self.schedule, self.learning_rate

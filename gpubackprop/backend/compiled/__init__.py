@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from gpubackprop.backend.compiled.program import EpochProgram, epoch_program
+from gpubackprop.backend.compiled.program import EpochProgram, MachineCode, installed
 
-__all__ = ["EpochProgram", "epoch_program"]
+__all__ = ["EpochProgram", "MachineCode", "installed"]

@@ -40,6 +40,11 @@ def type_of(dtype: Any) -> str:
     return _TYPES[char]
 
 
+def pointer_to(a: np.ndarray) -> str:
+    """The function of the generated code that makes an address a pointer to elements like the array's."""
+    return _POINTERS[a.dtype.char]
+
+
 @dataclass
 class Loop:
     """Elementwise operations over one shape, to be written as one loop."""
@@ -66,7 +71,10 @@ class Source:
 
     def pointers(self) -> list[str]:
         """The lines that take the pointers from the table."""
-        return [f"{name} = {_POINTERS[char]}(T[{i}])" for i, (name, char) in enumerate(self._named())]
+        return [
+            f"{name} = {pointer_to(a)}(T[{i}])"
+            for i, (name, a) in enumerate(zip(self.slots.values(), self.arrays, strict=True))
+        ]
 
     def element(self, a: np.ndarray, *index: str) -> str:
         """The element of `a` at these loop variables."""
@@ -81,9 +89,6 @@ class Source:
     def write(self, depth: int, line: str) -> None:
         """Add a line at a depth of loops."""
         self.lines.append("    " * depth + line)
-
-    def _named(self) -> list[tuple[str, str]]:
-        return [(name, char) for (_, char), name in self.slots.items()]
 
 
 def write_step(operations: list[Operation]) -> Source:
