@@ -23,7 +23,7 @@ h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; overflow-wrap: anywhere }
 figure { margin: 0 }
 .chart { width: 100%; height: auto; display: block; font: 12px system-ui, sans-serif }
 .chart text { fill: var(--ink) }
-.chart .note { font-size: 11px; paint-order: stroke; stroke: var(--ground); stroke-width: 3px }
+.chart .note { paint-order: stroke; stroke: var(--ground); stroke-width: 3px }
 .grid { stroke: var(--rule); stroke-width: .6 }
 .crossing { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 3 3 }
 .line { fill: none; stroke: var(--c); stroke-width: 1.8 }
