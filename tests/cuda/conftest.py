@@ -6,9 +6,11 @@ import shutil
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gpubackprop.backend.cuda import kernel_table as table
+from gpubackprop.backend.select import fallback_reason
 from tests.cuda import harness
 
 MULTIPROCESSORS = 2
@@ -62,8 +64,60 @@ class Kernels:
         self.runners[wanted](name, template, launch, *arguments, offset=offset)
 
 
-@pytest.fixture(scope="session")
-def run(pytestconfig: pytest.Config) -> Kernels:
+class OnDevice:
+    """The same on the GPU, with the same guards around every array and the same call twice for the same bits."""
+
+    def __init__(self) -> None:
+        import cupy
+
+        from gpubackprop.backend.cuda.launcher import Kernels as Launcher
+
+        self.cupy, self.kernels = cupy, Launcher(cupy, 0)
+
+    def __call__(
+        self, name: str, template: Iterable[Any], launch: table.Launch, *arguments: Any, offset: int = 0
+    ) -> None:
+        first, second = (self._once(name, tuple(template), launch, arguments, offset) for _ in range(2))
+        for key, array in first.items():
+            assert array.tobytes() == second[key].tobytes(), f"{name}: two launches gave different bits"
+        for argument in arguments:
+            if isinstance(argument, np.ndarray):
+                argument[...] = first[id(argument)]
+
+    def _once(
+        self, name: str, template: tuple[Any, ...], launch: table.Launch, arguments: tuple[Any, ...], offset: int
+    ) -> dict[int, np.ndarray]:
+        held: dict[int, tuple[harness.Guarded, Any]] = {}
+        values = []
+        for argument in arguments:
+            if isinstance(argument, np.ndarray):
+                if id(argument) not in held:
+                    guarded = harness.Guarded(argument, offset)
+                    # Device memory is aligned to 256 bytes: the array must lie as far from that as it does on the host.
+                    there = self.cupy.empty((len(guarded.bytes) + 16,), np.uint8)
+                    shift = guarded.bytes.ctypes.data % 16
+                    there[shift : shift + len(guarded.bytes)].set(guarded.bytes)
+                    held[id(argument)] = (guarded, there[shift:])
+                guarded, there = held[id(argument)]
+                values.append(there[guarded.start : guarded.stop])
+            else:
+                values.append(argument)
+        self.kernels.launch(name, template, launch, *values)
+        found = {}
+        for key, (guarded, there) in held.items():
+            guarded.bytes[...] = self.cupy.asnumpy(there[: len(guarded.bytes)])
+            guarded.check(name)
+            found[key] = guarded.array.copy()
+        return found
+
+
+@pytest.fixture(scope="session", params=["shim", pytest.param("gpu", marks=pytest.mark.cuda)])
+def run(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Any:
+    """The kernels on the CPU, and, where there is a GPU, on it."""
+    if request.param == "gpu":
+        if reason := fallback_reason():
+            pytest.skip(f"no GPU to test on: {reason}")
+        return OnDevice()
     if shutil.which("g++") is None:
         pytest.skip("no g++ here to run the kernels on the CPU")
     return Kernels(pytestconfig.cache.mkdir("cuda_kernels"))

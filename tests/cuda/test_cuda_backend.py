@@ -393,3 +393,9 @@ def test_normalisation_says_that_it_needs_wide_activations(gpu):  # noqa: F811
 def test_half_precision_needs_float32_parameters(gpu):  # noqa: F811
     with pytest.raises(DeviceError, match="float32"):
         CudaBackend(0, "bf16").storage(np.float64)
+
+
+@pytest.mark.parametrize("device", ["cuda", ("cuda", "tf32"), ("cuda", "fp16")])
+def test_parity_check(gpu, device):  # noqa: F811
+    report = gb.check_parity(smooth("cpu"), *data(64), devices=("cpu", device), steps=5)
+    assert report, str(report)

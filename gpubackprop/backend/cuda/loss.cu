@@ -1,4 +1,4 @@
-// Loss value and delta in one pass. The value's per-block sums go to partial[gridDim.x]; finish_sum makes one number of them
+// Loss value and delta in one pass. The value is added up in double; its per-block sums go to partial[gridDim.x]; finish_sum makes one number of them
 // (scale 1: the divisor is in already). inverse_count is 1 / n or 1 / (n m), where n counts the samples of the whole batch, of
 // which this launch may see a part. loss_scale (null: 1) multiplies delta only, for float16 gradients.
 // delta: null where only the value is wanted.
@@ -42,7 +42,7 @@ __global__ void cross_entropy(const T* z, const Y* y, D* delta, double* partial,
                               double inverse_count, const float* loss_scale) {
     typedef acc_t<T> A;
     const A scale = A(inverse_count * (loss_scale ? *loss_scale : 1.0f));
-    A loss = 0;
+    double loss = 0;
     for_each_row<GROUP>(rows, [&](index_t row, int lane, bool active) {
         const T* logits = z + row * classes;
         const int count = active ? classes : 0;
@@ -70,10 +70,10 @@ __global__ void cross_entropy(const T* z, const Y* y, D* delta, double* partial,
             else target = A(widen(y[row * classes + c]));
             delta[row * classes + c] = narrow<D>((exp(widen(logits[c]) - largest) / sum * mass - target) * scale);
         }
-        if (active && lane == 0) loss += mass * log(sum) - dot;
+        if (active && lane == 0) loss += double(mass * log(sum) - dot);
     });
     loss = block_sum(loss);
-    if (threadIdx.x == 0) partial[blockIdx.x] = double(loss) * inverse_count;
+    if (threadIdx.x == 0) partial[blockIdx.x] = loss * inverse_count;
 }
 
 // Losses that are a sum over elements: the term and its derivative by a (by the logit, for BinaryCrossEntropy).
@@ -111,7 +111,7 @@ __global__ void elementwise_loss(const T* a, const Y* y, D* delta, double* parti
     typedef acc_t<T> A;
     constexpr int V = 4;
     const A scale = A(inverse_count * (loss_scale ? *loss_scale : 1.0f));
-    A loss = 0;
+    double loss = 0;
     grid_stride<V>(n, aligned<V>(a, y, delta), [&](index_t i, auto width) {
         constexpr int W = decltype(width)::value;
         const Pack<T, W> output = load<W>(a, i);
@@ -120,11 +120,11 @@ __global__ void elementwise_loss(const T* a, const Y* y, D* delta, double* parti
 #pragma unroll
         for (int k = 0; k < W; ++k) {
             A slope;
-            loss += L::term(A(widen(output.v[k])), A(widen(target.v[k])), slope);
+            loss += double(L::term(A(widen(output.v[k])), A(widen(target.v[k])), slope));
             d.v[k] = narrow<D>(slope * scale);
         }
         if (delta) store(delta, i, d);
     });
     loss = block_sum(loss);
-    if (threadIdx.x == 0) partial[blockIdx.x] = double(loss) * inverse_count;
+    if (threadIdx.x == 0) partial[blockIdx.x] = loss * inverse_count;
 }

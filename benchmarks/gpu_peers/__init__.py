@@ -1,0 +1,1 @@
+"""The libraries that `benchmarks.gpu` compares on one GPU, behind one face."""
