@@ -66,8 +66,6 @@ class Parameters:
         return {s.name: s.of(host).copy() for s in self.segments}
 
     def write(self, values: dict[str, np.ndarray]) -> None:
-        """Put host arrays of the right shapes into the buffer of parameters, in one transfer."""
-        host = np.zeros(self.P.shape, self.dtype)
+        """Put host arrays of the right shapes into the buffer of parameters, without a second copy of all of them."""
         for s in self.segments:
-            s.of(host)[...] = values[s.name]
-        self.backend.copy_in(host, self.P)
+            self.backend.copy_in(values[s.name], self.views[s.name])

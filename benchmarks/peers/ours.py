@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 import gpubackprop as gb
-from benchmarks.peers.base import LEARNING_RATE, MOMENTUM, Config, Peer
+from benchmarks.peers.base import BATCHES, LEARNING_RATE, MOMENTUM, Config, Peer
+from gpubackprop.backend.compiled import MachineCode
+from gpubackprop.data.batches import Rows
+
+FOREVER = 10**9
+"""Steps to come, which repay any compilation."""
 
 
 class Step(Peer):
@@ -43,3 +48,49 @@ class TrainStep(Step):
         net, x, y, optimizer = self.net, self.x, self.y, self.optimizer
         for _ in range(steps):
             net.train_step(x, y, optimizer)
+
+
+class Fit(Step):
+    """`Trainer.fit` with its progress display's callbacks, over all batches: what a user waits for, in Python's replay."""
+
+    compiled = False
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.net.backend.loops = self.compiled
+        self.data = config.data()
+        self.trainer = gb.Trainer(self.net, self.optimizer, callbacks=[Listener()])
+
+    def run(self, steps: int) -> None:
+        """Whole epochs: the data is as many batches as make `steps`, up to BATCHES, again and again."""
+        x, y = self.data
+        rows = min(steps, BATCHES) * self.config.batch
+        self.trainer.fit(x[:rows], y[:rows], epochs=-(-steps // BATCHES), batch_size=self.config.batch)
+
+
+class Numba(Step):
+    """The step in machine code, with the gathering of its rows, as the `numba` extra runs an epoch."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        x, y = config.data()
+        self.rows = Rows(self.net.backend, x, y)
+
+    def run(self, steps: int) -> None:
+        if not self.optimizer.t:
+            self.net.train_step(self.x, self.y, self.optimizer)
+            batch, kind = self.net._load_pair(self.x, self.y)
+            program = self.net._steps.training_program(batch, kind, self.optimizer, accumulate=True)
+            code = MachineCode(program.calls, batch.x, batch.target_buffer(kind), self.optimizer.h)
+            self.code = code.program(FOREVER)
+            if self.code is None:
+                raise SystemExit(f"there is no machine code for config {self.config.name}")
+        order = np.arange(steps * self.config.batch) % self.rows.n
+        self.code(self.rows.x, self.rows.y, order, 0, self.optimizer.prepare_many(steps))
+
+
+class Listener(gb.Callback):
+    """Listens as a progress display does, which makes the loop stop for reports."""
+
+    def on_progress(self, trainer: gb.Trainer, progress: object) -> None:
+        self.last = progress
