@@ -109,7 +109,7 @@ class ParityReport:
             d = self.worst.get((layer, kind))
             return "" if d is None else f"{d.relative_error:.1e}{'!' if d.beyond else ' '}"
 
-        rows = [("worst", *KINDS)]
+        rows: list[tuple[str, ...]] = [("worst", *KINDS)]
         rows.extend((f"{i} {name}", *(cell(i, kind) for kind in KINDS)) for i, name in enumerate(self.layers))
         rows.append(("loss", cell(None, "loss"), *("" for _ in KINDS[1:])))
         width = max(len(row[0]) for row in rows)

@@ -1,0 +1,20 @@
+"""`gpubackprop devices`."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gpubackprop.backend import devices as found
+
+
+def devices() -> None:
+    """List the devices that networks can run on, and why one cannot be used."""
+    table = Table("device", "works", "what it is", "memory", box=SIMPLE_HEAD)
+    for device in found():
+        memory = f"{device.memory / 2**30:.1f} GiB" if device.memory else ""
+        what = device.description if device.working else f"{device.description}: {device.reason}"
+        table.add_row(device.name, "yes" if device.working else "no", escape(what), memory)
+    Console().print(table)

@@ -1,0 +1,65 @@
+"""`gpubackprop doctor`."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import numpy as np
+from rich.console import Console
+from typer import Option
+
+from gpubackprop import __version__, mlp
+from gpubackprop.backend import fallback_reason, get_backend
+from gpubackprop.blas import blas_name, blas_threads
+from gpubackprop.cli.devices import devices
+from gpubackprop.optimizers import SGD
+
+_PACKAGES = ("numba", "scipy", "scikit-learn", "pyarrow", "matplotlib", "cupy-cuda12x", "cupy-cuda13x", "nvmath-python")
+_EXTRAS = {
+    "numba": "numba",
+    "scipy": "numba",
+    "scikit-learn": "data",
+    "pyarrow": "data",
+    "matplotlib": "plot",
+    "cupy-cuda12x": "cuda12",
+    "cupy-cuda13x": "cuda13",
+    "nvmath-python": "cuda12",
+}
+
+
+def doctor(
+    device: Annotated[str, Option(help="The device to try a training step on.")] = "auto",
+    precision: Annotated[str | None, Option(help="fp32, fp64, or on a GPU tf32, bf16, fp16.")] = None,
+) -> None:
+    """Say what this installation runs on, and what keeps it from a GPU; try one training step."""
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    say(f"gpubackprop {__version__}, Python {platform.python_version()}, NumPy {np.__version__}, {platform.platform()}")
+    say(f"BLAS: {blas_name()}, {blas_threads() or 'an unknown number of'} threads")
+    devices()
+    reason = fallback_reason()
+    say(f'device="auto" takes {get_backend("auto").name}' + (f": {reason}" if reason else ""))
+    for name in _PACKAGES:
+        say(f"  {name:<14} {_version(name)}")
+    net = mlp([8, 16, 3], loss="cross_entropy", device=device, precision=precision)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(32, 8)), rng.integers(0, 3, 32)
+    before, optimizer = net.loss(x, y), SGD(0.1)
+    for _ in range(20):
+        net.train_step(x, y, optimizer)
+    after = net.loss(x, y)
+    verdict = "works" if after < before else "DOES NOT WORK: the loss should have fallen"
+    say(f"20 training steps on {net.backend.name}: loss {before:.4f} -> {after:.4f}: {verdict}")
+    say(f"steps there: {net.backend.describe()}")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return f'not installed (pip install "gpubackprop[{_EXTRAS[package]}]")'

@@ -1,0 +1,65 @@
+"""`gpubackprop predict`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from rich.console import Console
+from typer import Argument, Option
+
+from gpubackprop.atomic import replacing
+from gpubackprop.cli.model import Array, Model
+from gpubackprop.data.inputs import load_inputs
+from gpubackprop.errors import ArgumentError, DataError
+
+
+def predict(
+    run: Annotated[str, Argument(metavar="RUN", help="A run folder that `train` wrote.")],
+    data: Annotated[str, Argument(metavar="DATA", help="Rows to predict: what `train` takes; no target is needed.")],
+    out: Annotated[str, Option(help="FILE.csv or FILE.npy to write.")],
+    folder: Annotated[str | None, Option(help="Where the IDX files of (fashion-)mnist are.")] = None,
+    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    batch_size: Annotated[int | None, Option(help="Rows at a time.", min=1)] = None,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a trained network's predictions, a row for each row of DATA.
+
+    .csv: the class and the probability of each class, or the values of the targets, in their own unit. .npy: the
+    probabilities (n, classes) or values (n, targets) as a floating-point array.
+    """
+    path = Path(out)
+    if path.suffix not in (".csv", ".npy"):
+        raise ArgumentError(f"--out must end in .csv or .npy; got {out!r}")
+    if path.exists() and not overwrite:
+        raise DataError(f"{out}: exists; choose another --out, or add --overwrite to replace it")
+    model = Model.load(Path(run), device)
+    answers = model.answers(load_inputs(data, model.data["features"], folder=folder), batch_size)
+    content = _csv(model, answers) if path.suffix == ".csv" else _npy(answers)
+    os.makedirs(path.parent, exist_ok=True)
+    with replacing(path) as file:
+        file.write(content)
+    Console().print(f"{len(answers):,} predictions in {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _csv(model: Model, answers: Array) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if model.classes:
+        writer.writerow(["prediction", *(f"p({name})" for name in model.classes)])
+        best = answers.argmax(axis=1)
+        writer.writerows([model.classes[k], *(f"{p:.6g}" for p in row)] for k, row in zip(best, answers, strict=True))
+    else:
+        writer.writerow(model.data["targets"])
+        writer.writerows([f"{value:.9g}" for value in row] for row in answers)
+    return text.getvalue().encode()
+
+
+def _npy(answers: Array) -> bytes:
+    content = io.BytesIO()
+    np.save(content, answers, allow_pickle=False)
+    return content.getvalue()

@@ -1,0 +1,63 @@
+"""`gpubackprop summary`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from typer import Argument, Option
+
+from gpubackprop.cli.model import Model
+from gpubackprop.cli.run_folder import read_settings
+from gpubackprop.training import History
+
+SHOWN = 10
+"""Epochs in the table of the history."""
+
+_HEADINGS = {"learning_rate": "rate", "samples_per_second": "samples/s", "gradient_norm": "|gradient|"}
+
+
+def summary(
+    run: Annotated[str, Argument(metavar="RUN", help="A run folder that `train` wrote.")],
+    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+) -> None:
+    """Show what is in a run folder: the network, the settings, the history and the result."""
+    folder = Path(run)
+    model, about = Model.load(folder, device), read_settings(folder)
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    say(model.net.summary())
+    rows = about.get("rows", {})
+    say(f"data: {model.data['name']}; " + "; ".join(f"{part}: {what}" for part, what in rows.items() if what))
+    settings = {k: v for k, v in about.get("settings", {}).items() if v is not None}
+    say("settings: " + ", ".join(f"{k}={v}" for k, v in settings.items()))
+    history = History.load(folder / "history.jsonl")
+    if len(history):
+        console.print(_epochs(history))
+    result = about.get("result")
+    if result:
+        scores = ", ".join(f"{k} {v:.4f}" for k, v in result["test"].items())
+        best = f", best epoch {result['best_epoch']}" if result["best_epoch"] else ""
+        say(f"stopped by {result['stopped']} after {result['epochs']} epochs{best}; test: {scores}")
+
+
+def _epochs(history: History) -> Table:
+    columns = [k for k, v in history.records[-1].items() if isinstance(v, (int, float))]
+    table = Table(*(_HEADINGS.get(c, c) for c in columns), box=SIMPLE_HEAD)
+    step = max(-(-len(history) // SHOWN), 1)
+    for record in history:
+        if (record["epoch"] - 1) % step == 0 or record is history.records[-1]:
+            table.add_row(*(_number(record.get(c)) for c in columns))
+    return table
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+    return "" if value is None else str(value)
