@@ -14,6 +14,9 @@ FLOOR = 0.1
 """Gradients smaller than this share of the whole gradient's norm are held to that: such as of a bias in front of a
 `BatchNorm`, which is nothing but rounding."""
 
+DRIFT = 10
+"""Times the tolerance that the losses may have drifted apart over a stretch of training."""
+
 
 def disagreement(
     found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], dtype: str, precision: str, kinks: bool
@@ -34,6 +37,8 @@ def disagreement(
             return f"{name} is not finite"
         gradient = name.startswith("gradient")
         allowed = tolerance**0.5 if kinks and gradient else tolerance
+        if name == "losses of training":
+            allowed = DRIFT * tolerance
         difference = float(np.linalg.norm(got.astype(np.float64) - expected))
         scale = max(float(np.linalg.norm(expected)), FLOOR * whole if gradient else 0.0)
         if difference > allowed * scale:

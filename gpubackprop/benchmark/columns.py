@@ -12,11 +12,11 @@ from gpubackprop.benchmark.results import Result
 from gpubackprop.benchmark.rows import Row, parts, rows
 
 NOTES = {
-    "step, ±": "a training step on data that is on the device: the median over the rounds, and half the range of their "
-    "middle 80 %. * is the fastest, or cannot be told from it",
-    "with transfer": "the same, with the batch copied to the device first",
-    "host, device": "on the CPU the Python around a step, and its operations. On a GPU the time to launch a step, and "
-    "between CUDA events around it: the two overlap",
+    "step, ±": "a training step as Trainer.fit does it, on data that is on the device: the median over the rounds, and half "
+    "the range of their middle 80 %. * is the fastest, or cannot be told from it",
+    "with transfer": "one step at a time, with its batch copied to the device first",
+    "host, device": "of one step at a time: on the CPU what prepares it, and its operations; on a GPU the time to launch it, "
+    "and between CUDA events around it, which overlap",
     "FLOP/s, B/s, of best": "the operations of the step's matrix products, and the bytes of its operands, each counted once; "
     "as a share of the fastest product and of the largest copy of this run. Above 100 % it came out of a cache",
 }

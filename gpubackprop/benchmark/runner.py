@@ -60,9 +60,9 @@ def benchmark(
     DEVICE[@THREADS][:TYPE], as in "cpu", "cpu@1", "cpu:float64", "cuda:0:tf32", "strict"; None: all that work here.
     optimizer: a name. phases: also time forward, loss, backward and update apart. seed: of weights and random batches.
 
-    Each contender runs in a process of its own. Before it is timed, its outputs, loss and gradients are held to those of
-    the same network in float64 on the CPU; one that is wrong gets no figures. Then they take turns in random order,
-    `repeats` times, and time each part for about `seconds` a turn, after a warm-up.
+    Each contender runs in a process of its own. Before it is timed, its outputs, loss, gradients and the losses of a stretch
+    of training are held to those of the same network in float64 on the CPU; one that is wrong gets no figures. Then they
+    take turns in random order, `repeats` times, and time each part for about `seconds` a turn, after a warm-up.
 
     Ctrl-C ends it early and gives back what there is, with `result.interrupted`. Raises ArgumentError and DataError for what
     cannot be measured, DeviceError for a device that is not there.
@@ -191,7 +191,7 @@ class _Comparison:
         self._report(f"{described['name']}, batch {n}: the same results everywhere?")
         expected, why = None, ""
         try:
-            expected = self.reference.ask("prepare", *ask)["tensors"]
+            expected = self.reference.ask("prepare", *ask, True)["tensors"]
             self.reference.ask("release")
         except ContenderError as error:
             why = f"there is nothing to hold its results to: {error}"

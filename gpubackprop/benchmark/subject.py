@@ -91,7 +91,9 @@ def describe(net: Network) -> Description:
     }
 
 
-def build(described: Description, backend: Backend, dtype: str, precision: str = "native") -> Network:
+def build(
+    described: Description, backend: Backend, dtype: str, precision: str = "native", capture: bool = True
+) -> Network:
     """The network that was described."""
     return Network(
         [build_layer(entry, {}) for entry in described["layers"]],
@@ -102,6 +104,7 @@ def build(described: Description, backend: Backend, dtype: str, precision: str =
         seed=described["seed"],
         l1=described["l1"],
         l2=described["l2"],
+        capture=capture,
     )
 
 

@@ -37,12 +37,14 @@ class Server:
         """See `ceilings.ceilings`."""
         return ceilings(self._new_backend(), self.contender.dtype)
 
-    def prepare(self, described: dict[str, Any], n: int, optimizer: str, seed: int) -> dict[str, Any]:
-        """Build a network and a batch of n rows; what they compute, and what work a step is."""
+    def prepare(
+        self, described: dict[str, Any], n: int, optimizer: str, seed: int, plain: bool = False
+    ) -> dict[str, Any]:
+        """Build a network and batches of n rows; what they compute, and what work a step is."""
         self.measurement = None
         c = self.contender
         # A backend of its own for each, so that scratch memory of the network before is not there already.
-        self.measurement = Measurement(described, self._new_backend(), c.dtype, c.precision, n, optimizer, seed)
+        self.measurement = Measurement(described, self._new_backend(), c.dtype, c.precision, n, optimizer, seed, plain)
         m = self.measurement
         return {"tensors": m.tensors(), "work": m.work(), "how": m.describe()}
 

@@ -13,7 +13,9 @@ from gpubackprop.benchmark.contenders import Contender
 from gpubackprop.benchmark.subject import descriptions
 from gpubackprop.blas import blas_threads
 from gpubackprop.errors import ArgumentError, DeviceError
+from tests.benchmark.samples import UNCOMPILED
 
+MAIN = "from gpubackprop.benchmark.worker import main; main()"
 PREPARE = (descriptions([4, 3, 2])[0], 5, "sgd", 0)
 
 
@@ -23,7 +25,7 @@ def python(code: str) -> tuple[str, ...]:
 
 
 def test_a_process_of_its_own_with_its_own_threads() -> None:
-    with closing(Client(Contender("cpu", threads=1))) as client:
+    with closing(Client(Contender("cpu", threads=1), python(f"{UNCOMPILED}\n{MAIN}"))) as client:
         assert client.start() == {"device": "cpu", "threads": 1}
         assert set(client.ask("prepare", *PREPARE)) == {"tensors", "work", "how"}
         assert client.ask("block", 0.001, False)["step"] > 0

@@ -8,12 +8,20 @@ import numpy as np
 import pytest
 
 import gpubackprop as gb
-from gpubackprop.backend import Backend, get_backend
+from gpubackprop.backend import Backend, get_backend, numpy_backend
 from gpubackprop.backend.numpy_backend import BLOCK
 from gpubackprop.benchmark import ceilings, measure
 from gpubackprop.benchmark.agreement import disagreement
 from gpubackprop.benchmark.measure import PHASES, Measurement
 from gpubackprop.benchmark.subject import descriptions
+
+GRADIENTS = [f"gradient {i}.{k}" for i in "01" for k in ("weight", "bias")]
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling a step takes seconds."""
+    monkeypatch.setattr(numpy_backend, "installed", lambda: False)
 
 
 def measurement(backend: Backend, n: int = 6, dtype: str = "float32", **options: Any) -> Measurement:
@@ -30,15 +38,10 @@ def test_a_block_has_every_part_of_a_step(backend: Backend) -> None:
     assert not set(PHASES) & measurement(backend).block(0.001, phases=False).keys()
 
 
-def test_on_the_cpu_host_and_device_are_the_whole_step() -> None:
-    parts = measurement(get_backend("cpu")).block(0.005, phases=False)
-    assert parts["host"] + parts["device"] == pytest.approx(parts["step"])
-
-
 def test_what_is_compared_is_what_the_network_computes(backend: Backend) -> None:
     m = measurement(backend, n=7)
     found, expected = m.tensors(), measurement(get_backend("cpu"), n=7, dtype="float64").tensors()
-    assert list(expected) == ["outputs", "loss", *(f"gradient {i}.{k}" for i in "01" for k in ("weight", "bias"))]
+    assert list(expected) == ["outputs", "loss", *GRADIENTS, "losses of training"]
     assert disagreement(found, expected, "float32", "native", kinks=False) is None
     net = gb.mlp([5, 4, 3], activation="relu", loss="cross_entropy", device="cpu", dtype="float64")
     net.set_weights({k: v.astype(np.float32) for k, v in net.get_weights().items()})
@@ -47,12 +50,33 @@ def test_what_is_compared_is_what_the_network_computes(backend: Backend) -> None
     assert np.allclose(expected["gradient 0.weight"], gradients["0.weight"], rtol=1e-12)
 
 
+def test_the_losses_of_training_are_those_of_its_steps() -> None:
+    m = measurement(get_backend("cpu"), n=3000, dtype="float64")
+    assert m.stretch == 2
+    total = float(m.tensors()["losses of training"])
+    m._restart()
+    order = m.rows.permutation
+    parts = [(m.rows.x[order[i : i + 3000]], m.rows.y[order[i : i + 3000]]) for i in (0, 3000)]
+    losses = [float(m.net.train_step(x, y, m.optimizer)) for x, y in parts]
+    assert total == pytest.approx(3000 * sum(losses), rel=1e-12)
+    assert losses[0] != losses[1]
+
+
+def test_plain_runs_nothing_recorded() -> None:
+    (described,) = descriptions([5, 4, 3])
+    plain = Measurement(described, get_backend("cpu"), "float64", "native", 6, "adam", 1, plain=True)
+    recorded = Measurement(described, get_backend("cpu"), "float64", "native", 6, "adam", 1)
+    assert not hasattr(plain._program, "calls")
+    assert hasattr(recorded._program, "calls")
+    assert disagreement(recorded.tensors(), plain.tensors(), "float64", "native", kinks=False) is None
+
+
 def test_blocks_begin_with_the_same_weights() -> None:
     m = measurement(get_backend("cpu"))
     first = m.tensors()
     m.block(0.01, phases=True)
     assert not np.array_equal(m.tensors()["outputs"], first["outputs"]), "it trains"
-    m.net.set_weights(m._weights)
+    m._restart()
     assert np.array_equal(m.tensors()["outputs"], first["outputs"])
 
 

@@ -14,12 +14,13 @@ import pytest
 import gpubackprop as gb
 from gpubackprop.backend.select import fallback_reason
 from gpubackprop.benchmark import runner
-from gpubackprop.benchmark.client import COMMAND, Client
+from gpubackprop.benchmark.client import Client
 from gpubackprop.benchmark.contenders import Contender, contenders
 from gpubackprop.benchmark.results import Result
 from gpubackprop.benchmark.runner import Progress, benchmark, run
 from gpubackprop.benchmark.subject import descriptions
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError, DeviceError, GpuBackpropError
+from tests.benchmark.samples import UNCOMPILED
 
 PLAN: dict[str, Any] = {"optimizer": "sgd", "repeats": 2, "seconds": 0.001, "phases": False, "seed": 0}
 
@@ -35,8 +36,14 @@ main()
 """
 
 
+QUICK = (sys.executable, "-c", f"{UNCOMPILED}; from gpubackprop.benchmark.worker import main; main()")
+
+
 class QuickClient(Client):
-    """With ceilings that take no time to measure."""
+    """With ceilings that take no time to measure, and steps that take none to compile."""
+
+    def __init__(self, contender: Contender, command: tuple[str, ...] = QUICK) -> None:
+        super().__init__(contender, command)
 
     def ask(self, name: str, *arguments: Any) -> Any:
         if name == "ceilings":
@@ -92,7 +99,7 @@ def test_turns_are_taken_in_rounds() -> None:
 def test_who_computes_something_else_gets_no_figures() -> None:
     def connect(contender: Contender) -> Client:
         wrong = (sys.executable, "-c", WRONG)
-        return QuickClient(contender, wrong if contender.device == "strict" else COMMAND)
+        return QuickClient(contender, wrong if contender.device == "strict" else QUICK)
 
     found = compare("cpu@1,strict", [4], connect)
     (case,) = found.cases
@@ -104,11 +111,21 @@ def test_who_computes_something_else_gets_no_figures() -> None:
     assert "strict failed (6-5-3 at 4): wrong result" in " ".join(str(found).split())
 
 
+def test_a_wrong_update_is_found_by_the_losses_of_training() -> None:
+    wrong = "from gpubackprop.backend.strict import StrictBackend as S; right = S.update\n"
+    wrong += "S.update = lambda self, o, P, *a: (right(self, o, P, *a), self.xp.multiply(P, 0.9999, out=P))\n"
+    wrong += "from gpubackprop.benchmark.worker import main; main()"
+    found = compare("strict", [4], lambda c: QuickClient(c, (sys.executable, "-c", wrong)))
+    said = found.cases[0].cells["strict"].failed
+    assert said is not None
+    assert said.startswith("wrong result: losses of training")
+
+
 def test_one_that_dies_does_not_stop_the_others() -> None:
     dying = "from gpubackprop.benchmark import worker; worker.Server.block = lambda *a: __import__('os')._exit(3); worker.main()"
 
     def connect(contender: Contender) -> Client:
-        return QuickClient(contender, (sys.executable, "-c", dying) if contender.device == "strict" else COMMAND)
+        return QuickClient(contender, (sys.executable, "-c", dying) if contender.device == "strict" else QUICK)
 
     found = compare("strict,cpu@1", [2, 4], connect)
     for case in found.cases:

@@ -19,7 +19,8 @@ from tests.benchmark.samples import result
 COMMAND = [sys.executable, "-W", "error", "-c", "from gpubackprop.cli import main; main()", "bench"]
 ROOT = str(Path(gb.__file__).parent.parent)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": ROOT, "TERM": "xterm", "COLUMNS": "100"}
-QUICK = ["--devices", "cpu@1,strict", "--repeats", "1", "--seconds", "0.001"]
+# On "cpu", steps might be compiled, which takes seconds for each.
+QUICK = ["--devices", "strict@1,strict:float64", "--repeats", "1", "--seconds", "0.001"]
 
 
 def bench(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -47,7 +48,6 @@ def test_a_comparison_with_everything_written(tmp_path: Path) -> None:
     compared = bench("compare", "a.json", "a.json", folder=tmp_path)
     assert compared.returncode == 0
     assert "B is faster in 0 and slower in 0 of 4 cases" in " ".join(compared.stdout.split())
-    assert gb.choose_device(tmp_path / "a.json") == "cpu"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends Ctrl-C through a terminal")
@@ -55,7 +55,7 @@ def test_ctrl_c_prints_what_there_is(tmp_path: Path) -> None:
     import pty
 
     terminal, its_end = pty.openpty()
-    slow = ["--layers", "6,5,3", "--devices", "cpu@1", "--batch-sizes", "2,8,16", "--seconds", "0.1", "--repeats", "3"]
+    slow = ["--layers", "6,5,3", "--devices", "strict", "--batch-sizes", "2,8,16", "--seconds", "0.1", "--repeats", "3"]
     process = subprocess.Popen(
         [*COMMAND, *slow, "--json", "a.json"],
         stdout=subprocess.PIPE,
@@ -82,7 +82,7 @@ def test_ctrl_c_prints_what_there_is(tmp_path: Path) -> None:
     found = Result.load(tmp_path / "a.json")
     assert found.interrupted
     assert found.cases[0].batch_size == 2
-    assert len(found.cases[0].cells["cpu@1"].timings["step"].blocks) == 3
+    assert len(found.cases[0].cells["strict"].timings["step"].blocks) == 3
 
 
 @pytest.mark.parametrize(
