@@ -239,6 +239,13 @@ class KernelBackend(CupyBackend):
         self.launch("finish_sum", (C_TYPE[out.dtype.name],), table.one_block(), partial, geometry.blocks, 1.0, 0, out)
         self.xp.sqrt(out, out=out)
 
+    def total_of_squares(self, values: Array, scale: float, out: Array) -> None:
+        geometry = self._flat(values.size, 16 // values.itemsize)
+        partial = self._partial(geometry.blocks)
+        self.launch("squared_norm", (C_TYPE[values.dtype.name],), geometry, values, values.size, None, inf, partial)
+        types = (C_TYPE[out.dtype.name],)
+        self.launch("finish_sum", types, table.one_block(), partial, geometry.blocks, float(scale), 0, out)
+
     def scalars(self, count: int, dtype: Any) -> Scalars:
         flat = self.zeros((count,), dtype)
         own = Scalars(flat[i : i + 1].reshape(()) for i in range(count))

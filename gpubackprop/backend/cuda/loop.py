@@ -36,7 +36,9 @@ class DeviceLoop:
         self._table: Array = backend.zeros((AHEAD, self._width), np.float64)
         self._row: Array = backend.zeros((), np.uint32)
         self._offset: Array = backend.zeros((), np.int64)
-        # The graph of many steps cannot be the first thing that is ever done: that is what the step's own program was for.
+        # What the step's own program does not launch is launched once here: a kernel should not be loaded during a capture.
+        self._gather()
+        self._advance()
         self._graphs: dict[int, Any] = {}
 
     @staticmethod
@@ -94,6 +96,9 @@ class DeviceLoop:
                 self.step()
         finally:
             h.table, h.row = single
+        self._advance()
+
+    def _advance(self) -> None:
         self.be.launch("advance", (), table.one_block(), None, self._row, self._offset, self.batch.n, None)
 
     def _gather(self) -> None:

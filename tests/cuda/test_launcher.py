@@ -1,0 +1,63 @@
+"""Launching by name, and what is kept on disk."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from gpubackprop.backend.cuda import cache
+from gpubackprop.backend.cuda import kernel_table as table
+from gpubackprop.backend.cuda.launcher import Kernels, _best_architecture
+from gpubackprop.errors import ArgumentError, DeviceError
+from tests.cuda.stand_in import gpu, shim  # noqa: F401
+
+
+def test_launch(gpu):  # noqa: F811
+    kernels = Kernels(gpu.cupy, 0)
+    assert (kernels.arch, kernels.multiprocessors) == ("sm_90", 2)
+    z = gpu.cupy.asarray(np.arange(-4, 4, dtype=np.float32))
+    for _ in range(2):
+        kernels.launch("activation", ("float", "Relu"), table.flat(8, 4, 2), z, z, 8, 0.0)
+    np.testing.assert_array_equal(z.get(), [0, 0, 0, 0, 0, 1, 2, 3])
+    with pytest.raises(ArgumentError, match="takes 4 arguments; got 3"):
+        kernels.launch("activation", ("float", "Relu"), table.flat(8, 4, 2), z, z, 8)
+
+
+def test_a_kernel_is_compiled_once_a_machine(gpu, monkeypatch):  # noqa: F811
+    z = gpu.cupy.asarray(np.ones(4, np.float32))
+    arguments = ("activation", ("float", "Tanh"), table.flat(4, 4, 2), z, z, 4, 0.0)
+    Kernels(gpu.cupy, 0).launch(*arguments)
+    monkeypatch.setattr("gpubackprop.backend.cuda.compile.compile_cubin", None)
+    Kernels(gpu.cupy, 0).launch(*arguments)
+    np.testing.assert_allclose(z.get(), np.tanh(np.tanh(1.0)), rtol=1e-6)
+
+
+def test_architecture(gpu, monkeypatch):  # noqa: F811
+    assert [_best_architecture(c) for c in ("70", "75", "86", "90", "100", "103")] == (
+        ["sm_70", "sm_70", "sm_80", "sm_90", "sm_100", "sm_100"]
+    )
+    with pytest.raises(DeviceError, match=r"compute capability 6\.1"):
+        _best_architecture("61")
+
+
+def test_cache_survives_what_is_wrong_with_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("GPUBACKPROP_CACHE", str(tmp_path / "cache"))
+    assert cache.load("x.json") is None
+    cache.store("x.json", {"a": 1})
+    assert cache.load("x.json") == {"a": 1}
+    (tmp_path / "cache" / "x.json").write_text("{broken")
+    assert cache.load("x.json") is None
+    path = cache.path_of("k.cubin", b"one")
+    assert cache.path_of("k.cubin", b"two").read_bytes() == b"two"
+    assert path.parent == tmp_path / "cache"
+    assert os.listdir(path.parent).count("k.cubin") == 1
+
+
+def test_cache_that_cannot_be_written(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GPUBACKPROP_CACHE", str(tmp_path / "file" / "cache"))
+    cache.store("x.json", {"a": 1})
+    assert cache.load("x.json") is None
+    assert cache.path_of("k.cubin", b"one").read_bytes() == b"one"
