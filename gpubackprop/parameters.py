@@ -67,5 +67,6 @@ class Parameters:
 
     def write(self, values: dict[str, np.ndarray]) -> None:
         """Put host arrays of the right shapes into the buffer of parameters, without a second copy of all of them."""
+        self.backend.fill(self.P, 0.0)
         for s in self.segments:
             self.backend.copy_in(values[s.name], self.views[s.name])
