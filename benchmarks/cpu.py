@@ -75,10 +75,14 @@ class Worker:
         time.sleep(PAUSE)
 
     def close(self) -> None:
-        """Let the process end."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        """End the process: at the end of its commands it ends by itself, and one that hangs is not waited for."""
+        with self.process:
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+            try:
+                self.process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
 
     def _answer(self) -> Any:
         assert self.process.stdout is not None
@@ -99,21 +103,23 @@ def check(ours: list[np.ndarray], theirs: list[np.ndarray], peer: str) -> None:
 def measure(config: str, peers: list[str], seconds: float) -> dict[str, Any]:
     """{peer: {seconds, spread, blocks}} for one config, `seconds` of timing for each peer, at least three blocks."""
     workers = [Worker(peer, config) for peer in peers if peer != "ours numba" or config in SMALL]
-    for worker in workers:
-        worker.started()
-    ours = next(w for w in workers if w.peer == "ours").gradients()
-    for worker in workers:
-        if not worker.peer.startswith(("ours", "limit")):
-            check(ours, worker.gradients(), worker.peer)
-    for worker in workers:
-        worker.turn()
-        worker.blocks.clear()
-    end = time.perf_counter() + seconds * len(workers)
-    while time.perf_counter() < end or len(workers[0].blocks) < 3:
-        for worker in random.sample(workers, len(workers)):
+    try:
+        for worker in workers:
+            worker.started()
+        ours = next(w for w in workers if w.peer == "ours").gradients()
+        for worker in workers:
+            if not worker.peer.startswith(("ours", "limit")):
+                check(ours, worker.gradients(), worker.peer)
+        for worker in workers:
             worker.turn()
-    for worker in workers:
-        worker.close()
+            worker.blocks.clear()
+        end = time.perf_counter() + seconds * len(workers)
+        while time.perf_counter() < end or len(workers[0].blocks) < 3:
+            for worker in random.sample(workers, len(workers)):
+                worker.turn()
+    finally:
+        for worker in workers:
+            worker.close()
     return {w.peer: summary(w.blocks) for w in workers}
 
 
