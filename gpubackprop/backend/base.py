@@ -271,6 +271,12 @@ class Backend(ABC):
     def subtract_scaled(self, p: Array, eta: Array, v: Array) -> None:
         """p = p - eta v, elementwise, with a 0-d eta."""
 
+    def update_by_segment(
+        self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...], segments: Any
+    ) -> bool:
+        """One step of LARS or LAMB over all arrays of the flat buffers at once; False where only their own rule can do it."""
+        return False
+
     @abstractmethod
     def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         """One step of `optimizer.rule` over flat arrays. `h` holds this step's 0-d scalars. G may be used up."""

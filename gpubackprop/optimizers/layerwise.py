@@ -25,6 +25,8 @@ class _Layerwise(Optimizer):
     def update(self, be: Backend, P: Array, G: Array) -> None:
         assert self.parameters is not None
         state = tuple(self.state.values())
+        if be.update_by_segment(self, P, G, state, self.h, self.parameters.segments):
+            return
         for s in self.parameters.segments:
             views = [flat[s.start : s.start + s.size] for flat in (P, G, *state)]
             self.segment_rule(be, views[0], views[1], tuple(views[2:]), len(s.shape) > 1)

@@ -142,6 +142,26 @@ def test_training_in_lower_precision(gpu, precision):  # noqa: F811
     assert {v.dtype for v in net.parameters.values()} == {np.dtype(np.float32)}
 
 
+@pytest.mark.parametrize("name", ["lars", "lamb", "adam"])
+def test_optimizers_under_loss_scaling(gpu, name):  # noqa: F811
+    assert_same_steps(smooth(CudaBackend(0, "fp16")), smooth("cpu"), OPTIMIZERS[name], 10 * PRECISIONS["fp16"])
+
+
+class Own(gb.SGD):
+    """A rule of a user's own, which no kernel knows."""
+
+    def rule(self, be, p, g, state, h):
+        be.xp.sign(g, out=g)
+        be.xp.multiply(g, h[0], out=g)
+        be.xp.subtract(p, g, out=p)
+
+
+def test_a_rule_of_ones_own(gpu):  # noqa: F811
+    assert_same_steps(smooth(CudaBackend(0)), smooth("cpu"), lambda: Own(1e-3), 1e-5)
+    with pytest.raises(DeviceError, match="has no kernel"):
+        smooth(CudaBackend(0, "fp16")).train_step(*data(), Own(1e-3))
+
+
 def test_float64(gpu):  # noqa: F811
     net, reference = network(CudaBackend(0), dtype="float64"), network("cpu", dtype="float64")
     assert_same_steps(net, reference, lambda: gb.Adam(0.01), 1e-12)
@@ -232,9 +252,8 @@ def test_many_steps_in_one_launch(gpu, optimizer, shuffle):  # noqa: F811
         launches = gpu.state.graph_launches
         gb.Trainer(net, rule).fit(x, y, epochs=3, batch_size=8, shuffle=shuffle)
         assert rule.t == 63
-        # 16 in one and 3 or 4 singly, and the short batch from its second epoch on; LAMB has no table to read.
-        together = loops and optimizer != "lamb"
-        assert gpu.state.graph_launches - launches == ((1 + 3) + (1 + 4) + (1 + 4) + 2 if together else 59 + 2)
+        # 16 in one and 3 or 4 singly, and the short batch from its second epoch on.
+        assert gpu.state.graph_launches - launches == ((1 + 3) + (1 + 4) + (1 + 4) + 2 if loops else 59 + 2)
         weights.append(net.get_weights())
     for name, array in weights[0].items():
         np.testing.assert_array_equal(array, weights[1][name])

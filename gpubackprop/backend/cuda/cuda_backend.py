@@ -250,6 +250,14 @@ class CudaBackend(KernelBackend):
         if self.loss_scale is not None:
             self.loss_scale.adapt()
 
+    def update_by_segment(
+        self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...], segments: Any
+    ) -> bool:
+        done = super().update_by_segment(optimizer, P, G, state, h, segments)
+        if done and self.loss_scale is not None:
+            self.loss_scale.adapt()
+        return done
+
     def _skip(self, G: Array) -> Array | None:
         return None if self.loss_scale is None else self.loss_scale.look_at(G)
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import Any
 
 import numpy as np
 
-from gpubackprop import optimizers
 from gpubackprop.activations import ACTIVATIONS, ELU, Activation, LeakyReLU
 from gpubackprop.backend.base import Array
 from gpubackprop.backend.cuda import kernel_table as table
-from gpubackprop.backend.cuda.cupy_backend import CupyBackend
 from gpubackprop.backend.cuda.kernel_table import ACTIVATION, C_TYPE, LOSS
-from gpubackprop.backend.cuda.launcher import Kernels
+from gpubackprop.backend.cuda.update import UpdateKernels
 from gpubackprop.errors import DeviceError
 from gpubackprop.losses import LOSSES, Loss
 from gpubackprop.random import MaskStream
@@ -22,43 +19,15 @@ _HALF = ("float16", "bfloat16")
 ROWS, LABELS = (frozenset(table.variants()[name]) for name in ("gather_rows", "gather_labels"))
 
 
-class Scalars(tuple):  # type: ignore[type-arg]
-    """An optimizer's 0-d scalars, and the same numbers as one row of the table that its kernel reads."""
-
-    table: Array
-    flat: Array
-    row: Array | None = None
-    """Which row of the table is read, a uint32 on the device; None for the first."""
-
-
-class KernelBackend(CupyBackend):
+class KernelBackend(UpdateKernels):
     """GPU number `index`, with kernels of our own for everything but the products.
 
     What has no kernel (an activation, loss or optimizer of one's own) runs through array expressions. Raises DeviceError
     or MissingExtraError where the kernels cannot be compiled.
     """
 
-    def __init__(self, index: int = 0, precision: str = "native") -> None:
-        super().__init__(index, precision)
-        self.kernels = Kernels(self.cupy, index)
-        # The smallest kernel, to know now whether the compiler, the driver and the launch work together.
-        ones = self.zeros((4,), np.float64)
-        self.launch("set_scalars", ("double",), table.one_block(), ones, None, 4, 1.0, 2.0, 3.0, 4.0)
-        if not (self.to_host(ones) == [1, 2, 3, 4]).all():
-            raise DeviceError("a kernel compiled for this GPU wrote something else than it should")
-
     def describe(self) -> str:
         return f"own kernels, products by CuPy, eager{self.fallback}"
-
-    def launch(self, name: str, template: tuple[str | int, ...], geometry: table.Launch, *arguments: Any) -> None:
-        """Queue one kernel of kernels.cu."""
-        self.kernels.launch(name, template, geometry, *arguments)
-
-    def _flat(self, n: int, width: int = 4) -> table.Launch:
-        return table.flat(n, width, self.kernels.multiprocessors)
-
-    def _partial(self, n: int, dtype: Any = np.float64) -> Array:
-        return self._leading(n, dtype, "partial", self.empty)
 
     # -- activations ----------------------------------------------------------------------------------------------
 
@@ -218,7 +187,7 @@ class KernelBackend(CupyBackend):
         """What delta is multiplied by on the device, so that small ones survive in float16; None for 1."""
         return None
 
-    # -- rows, norms, update ------------------------------------------------------------------------------------------
+    # -- rows ------------------------------------------------------------------------------------------
 
     def gather_rows(self, source: Array, index: Array, out: Array) -> None:
         types = tuple(C_TYPE.get(a.dtype.name, "") for a in (source, index, out))
@@ -231,60 +200,6 @@ class KernelBackend(CupyBackend):
             self.launch("gather_labels", types, geometry, source, index, None, out, len(index))
         else:
             super().gather_rows(source, index, out)
-
-    def norm(self, G: Array, out: Array) -> None:
-        geometry = self._flat(G.size, 16 // G.itemsize)
-        partial = self._partial(geometry.blocks)
-        self.launch("squared_norm", (C_TYPE[G.dtype.name],), geometry, G, G.size, None, inf, partial)
-        self.launch("finish_sum", (C_TYPE[out.dtype.name],), table.one_block(), partial, geometry.blocks, 1.0, 0, out)
-        self.xp.sqrt(out, out=out)
-
-    def total_of_squares(self, values: Array, scale: float, out: Array) -> None:
-        geometry = self._flat(values.size, 16 // values.itemsize)
-        partial = self._partial(geometry.blocks)
-        self.launch("squared_norm", (C_TYPE[values.dtype.name],), geometry, values, values.size, None, inf, partial)
-        types = (C_TYPE[out.dtype.name],)
-        self.launch("finish_sum", types, table.one_block(), partial, geometry.blocks, float(scale), 0, out)
-
-    def scalars(self, count: int, dtype: Any) -> Scalars:
-        flat = self.zeros((count,), dtype)
-        own = Scalars(flat[i : i + 1].reshape(()) for i in range(count))
-        own.flat = flat
-        # One more number than the rule's own: the factor of decoupled decay, 1 where nobody writes it.
-        own.table = self.zeros((count + 1,), np.float64)
-        own.table.fill(1.0)
-        return own
-
-    def write_scalars(self, h: tuple[Array, ...], values: tuple[float, ...]) -> None:
-        if not isinstance(h, Scalars) or len(values) > 4:
-            super().write_scalars(h, values)
-            return
-        four = (*map(float, values), 0.0, 0.0, 0.0, 0.0)[:4]
-        t = C_TYPE[h.flat.dtype.name]
-        self.launch("set_scalars", (t,), table.one_block(), h.table, h.flat, len(values), *four)
-
-    def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
-        rule = rule_of(optimizer)
-        if rule is None or not isinstance(h, Scalars):
-            self._generic_update(optimizer, P, G, state, h)
-            return
-        name, constants = rule
-        t = C_TYPE[P.dtype.name]
-        decay = 0.0 if optimizer.decoupled_weight_decay else optimizer.weight_decay
-        slots = (*state, None, None, None)[:3]
-        self.launch(
-            "optimizer_step", (name, t, t, t), self._flat(P.size, 16 // P.itemsize), P, G, *slots, None, P.size, h.table, h.row,
-            None, inf, None, self._skip(G), *constants, float(decay),
-        )  # fmt: skip
-
-    def _generic_update(
-        self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]
-    ) -> None:
-        super().update(optimizer, P, G, state, h)
-
-    def _skip(self, G: Array) -> Array | None:
-        """An int on the device that is not 0 where this update must be left out; None for never."""
-        return None
 
 
 def _plain(*arrays: Array) -> bool:
@@ -301,27 +216,3 @@ def _activation(f: Activation) -> tuple[str, float] | None:
     if type(f) is ELU:
         return (ACTIVATION[f.name], float(f.alpha)) if f.scale == 1.0 and f.alpha >= 0 else None
     return ACTIVATION[f.name], 0.0
-
-
-def rule_of(optimizer: Any) -> tuple[str, tuple[float, float, float]] | None:
-    """The kernel's rule for an optimizer and its three constants; None for one of the user's own."""
-    o, kind = optimizer, type(optimizer)
-    if kind is optimizers.SGD:
-        return ("Momentum", (o.momentum, float(o.nesterov), 0.0)) if o.momentum else ("Sgd", (0.0, 0.0, 0.0))
-    if kind is optimizers.RMSprop:
-        name = f"Rmsprop{'Centered' * o.centered}{'Momentum' * bool(o.momentum)}"
-        return name, (o.alpha, o.eps, o.momentum)
-    if kind is optimizers.Adagrad:
-        return "Adagrad", (o.eps, 0.0, 0.0)
-    if kind is optimizers.Adadelta:
-        return "Adadelta", (o.rho, o.eps, 0.0)
-    moments = {
-        optimizers.Adam: "Adam",
-        optimizers.AdamW: "Adam",
-        optimizers.Adamax: "Adamax",
-        optimizers.NAdam: "Nadam",
-        optimizers.RAdam: "Radam",
-    }
-    if kind in moments:
-        return moments[kind], (*o.betas, o.eps)
-    return None

@@ -13,9 +13,10 @@ import numpy as np
 from gpubackprop.backend.base import Array
 from gpubackprop.backend.cuda import kernel_table as table
 from gpubackprop.backend.cuda.graph import GraphProgram
-from gpubackprop.backend.cuda.kernel_backend import LABELS, ROWS, Scalars, rule_of
+from gpubackprop.backend.cuda.kernel_backend import LABELS, ROWS
 from gpubackprop.backend.cuda.kernel_table import C_TYPE
-from gpubackprop.optimizers import Optimizer
+from gpubackprop.backend.cuda.update import Scalars, rule_of
+from gpubackprop.optimizers import LAMB, LARS, Optimizer
 
 AHEAD = 4096
 """Steps whose scalars are handed to the device at a time."""
@@ -44,7 +45,7 @@ class DeviceLoop:
     @staticmethod
     def possible(backend: Any, rows: Any, batch: Any, optimizer: Optimizer) -> bool:
         """Whether kernels can gather these rows, and the optimizer's kernel reads its numbers from a table."""
-        if not isinstance(optimizer.h, Scalars) or rule_of(optimizer) is None:
+        if not isinstance(optimizer.h, Scalars) or not (rule_of(optimizer) or type(optimizer) in (LARS, LAMB)):
             return False
         if not (backend.owns(rows.x) and backend.owns(rows.y)):
             return False
