@@ -123,7 +123,8 @@ def _table(title: str, names: Sequence[str], body: Iterable[str]) -> str:
 
 def _line(texts: Sequence[str], kind: str = "") -> str:
     cells = "".join(f"<td>{escape(text)}</td>" for text in texts[1:])
-    return f'<tr class="{kind}"><th scope="row">{escape(texts[0])}</th>{cells}</tr>\n'
+    name = escape(texts[0]).replace(":", ":<wbr>")
+    return f'<tr class="{kind}"><th scope="row">{name}</th>{cells}</tr>\n'
 
 
 def _failed(result: Result) -> str:

@@ -46,7 +46,7 @@ ul { padding-left: 1.2rem }
 @media screen and (max-width: 40rem) {
   table { font-size: .82rem }
   th, td { padding: .3rem .2rem }
-  th[scope=row] { white-space: normal; overflow-wrap: anywhere; min-width: 4.5rem }
+  th[scope=row] { white-space: normal; overflow-wrap: break-word }
   dl.facts { display: block }
   dl.facts dd { margin: 0 0 .5rem }
 }

@@ -23,7 +23,7 @@ def page_result() -> Result:
 class Elements(HTMLParser):
     """Every tag with its attributes, the text, and whether tags are closed in their order."""
 
-    VOID = ("meta", "line", "circle", "path")
+    VOID = ("meta", "line", "circle", "path", "wbr")
 
     def __init__(self, page: str) -> None:
         super().__init__()
