@@ -61,7 +61,7 @@ def test_the_page_is_whole_and_fetches_nothing() -> None:
 
 
 def test_the_page_says_what_the_terminal_says() -> None:
-    text = " ".join(Elements(to_html(page_result())).text)
+    text = "".join(Elements(to_html(page_result())).text)
     for figure in (
         "160 us",
         "cuda:0 from about",
