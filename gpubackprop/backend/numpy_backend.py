@@ -19,7 +19,7 @@ from gpubackprop.backend.recorder import Call, RecordingNamespace, prepare, repl
 from gpubackprop.errors import DeviceError
 from gpubackprop.special import Blocks, normal_cdf
 
-BLOCK = 128 * 1024
+BLOCK = 64 * 1024
 """Elements of the parameters that an optimizer works on at a time, so that its temporaries stay in the L2 cache."""
 
 

@@ -127,8 +127,7 @@ class Optimizer:
                 numbers[i:] = self.learning_rate
                 self.t += steps - i
                 break
-            self.t += 1
-            self._written = self._all_scalars()
+            self._written = self.next_scalars()
             numbers[i] = self._written
             self._settle(self._written)
         return numbers

@@ -50,11 +50,14 @@ class Adam(_Moments):
         xp, t, (m, v) = be.xp, be.scratch(p), state
         self.decay(be, p, g, h)
         self._update_moments(be, g, m, v, t)
+        # sqrt(c2) goes to the numbers, as in section 2 of the paper: (eta/c1) sqrt(c2) m / (sqrt(v) + eps sqrt(c2)).
+        rate, eps = be.scratch(h[0], 1), be.scratch(h[0], 2)
+        xp.multiply(h[0], h[1], out=rate)
+        xp.multiply(h[1], self.eps, out=eps)
         xp.sqrt(v, out=t)
-        xp.divide(t, h[1], out=t)
-        xp.add(t, self.eps, out=t)
+        xp.add(t, eps, out=t)
         xp.divide(m, t, out=t)
-        xp.multiply(t, h[0], out=t)
+        xp.multiply(t, rate, out=t)
         xp.subtract(p, t, out=p)
 
 
