@@ -1,0 +1,5 @@
+"""`python -m gpubackprop`: the command `gpubackprop`."""
+
+from gpubackprop.cli import main
+
+main()

@@ -1,0 +1,92 @@
+"""The command `gpubackprop`. Each subcommand is a function in a module of its own name, imported when it is called."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from gpubackprop import __version__
+from gpubackprop.errors import GpuBackpropError
+
+COMMANDS = {
+    "train": "Train a network on a data set and write a run folder.",
+    "evaluate": "Score a trained network on rows that it was not trained on.",
+    "predict": "Write a trained network's predictions to a .csv or .npy file.",
+    "summary": "Show what is in a run folder.",
+    "explain": "Show every matrix of a training step beside its formula and central differences.",
+    "gradcheck": "Hold a network's gradients to derivatives measured from its loss.",
+    "parity": "Name the first tensor in which two devices or precisions differ.",
+    "bench": "Time training steps on several devices against each other.",
+    "devices": "List the devices that networks can run on.",
+    "doctor": "Say what this installation runs on, and what keeps it from a GPU.",
+}
+"""Name -> one line of help. The function `name` of the module `gpubackprop.cli.name` is the command."""
+
+INTERRUPTED = 130
+
+# typer has carried click inside since 0.20 or so, and used the package before: its exceptions lie in two places.
+_UsageProblem: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+class _Commands(TyperGroup):
+    """Knows its commands by name and help alone, and tells errors in one line."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name, text in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=text))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, _imported(str(name)), rest
+
+    def main(self, *args: Any, **options: Any) -> NoReturn:
+        try:
+            code = super().main(*args, **{**options, "standalone_mode": False})
+        except GpuBackpropError as error:
+            code = _fail(str(error))
+        except _UsageProblem as error:
+            code = _fail(error.format_message())  # type: ignore[attr-defined]
+        except typer.Abort:
+            code = INTERRUPTED
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _imported(name: str) -> TyperCommand:
+    module = import_module(f"gpubackprop.cli.{name}")
+    alone = typer.Typer(add_completion=False)
+    alone.command(name, help=getattr(module, name).__doc__ or COMMANDS[name])(getattr(module, name))
+    command: TyperCommand = typer.main.get_command(alone)  # type: ignore[assignment]
+    return command
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+app = typer.Typer(
+    cls=_Commands, name="gpubackprop", invoke_without_command=True, add_completion=False, pretty_exceptions_enable=False
+)
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Backpropagation derived by hand, on an NVIDIA GPU or any CPU: train, evaluate and predict with dense networks."""
+    if version:
+        print(f"gpubackprop {__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main() -> NoReturn:
+    """Run the command with the arguments of this process, and exit: 0, 2 for an error, 130 after Ctrl-C."""
+    app()
+    sys.exit(0)
