@@ -20,9 +20,13 @@ def test_nothing_is_seen_before_the_end(tmp_path: Path) -> None:
 
 
 def test_an_exception_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "file") as file:
-        file.write(b"new")
-        1 / 0  # noqa: B018
+    def write() -> None:
+        with replacing(tmp_path / "file") as file:
+            file.write(b"new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write()
     assert not list(tmp_path.iterdir())
 
 
