@@ -31,12 +31,12 @@ LEVELS = [
     ["arguments", "precision", "special", "random", "activations", "losses", "schedules"],
     ["backend"],
     ["parameters", "initializers", "checks", "layers", "optimizers", "workspace"],
-    ["steps", "inference", "summary", "network"],
+    ["steps", "within_memory", "inference", "summary", "network"],
 ]
 TOP = len(LEVELS)
 COMMANDS = ("cli", "benchmark", "__main__")
 # The kernel of a rule is chosen by the rule's class.
-KNOWN = {("gpubackprop.backend.cuda.kernel_backend", "gpubackprop.optimizers")}
+KNOWN = {(f"gpubackprop.backend.cuda.{name}", "gpubackprop.optimizers") for name in ("loop", "update")}
 
 
 def level(module: str) -> int:
