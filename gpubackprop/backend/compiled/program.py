@@ -52,7 +52,10 @@ def run(T, x_address, y_address, order, first, numbers):
 @cache
 def installed() -> bool:
     """Whether there is a Numba to compile with."""
-    return find_spec("numba") is not None
+    try:
+        return find_spec("numba") is not None
+    except ImportError:  # somebody's import hook says no this way
+        return False
 
 
 class EpochProgram:
