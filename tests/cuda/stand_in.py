@@ -16,8 +16,18 @@ from tests.cuda import fake_cublaslt, fake_cupy, harness
 from tests.cuda.conftest import core
 
 
+FUNCTIONS = ("activation", "bias_activation", "activation_derivative")
+
+
+def _family(name: str, template: tuple[str, ...]) -> dict[str, list[tuple[Any, ...]]]:
+    """What is built together with an instantiation: of an activation, all functions in that type."""
+    if name not in FUNCTIONS:
+        return {name: [template]}
+    return {n: [t for t in table.variants()[n] if t[0] == template[0]] for n in FUNCTIONS}
+
+
 class Shim:
-    """Finds the g++ build of an instantiation; those of the default kernel tests are built already, others one by one."""
+    """Finds the g++ build of an instantiation; those of the default kernel tests are built already, others as asked for."""
 
     def __init__(self, folder: Any) -> None:
         self.folder = folder
@@ -30,7 +40,7 @@ class Shim:
         if runner is None:
             name, _, rest = expression.partition("<")
             template = tuple(part.strip() for part in rest.rstrip(">").split(","))
-            runner = harness.all_kernels(self.folder, {name: [template]})
+            runner = harness.all_kernels(self.folder, _family(name, template))
             self.runners.append(runner)
         return runner.library, runner.index[expression], runner.parameters[expression]
 
