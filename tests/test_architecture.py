@@ -23,7 +23,9 @@ FILES = {
     for f in sorted(ROOT.rglob("*.py"))
 }
 
-MODULES = [name for name in FILES if not name.endswith("__main__")]
+# Only generated code, which Numba compiles, imports this one.
+FOR_NUMBA = "gpubackprop.backend.compiled.runtime"
+MODULES = [name for name in FILES if not name.endswith("__main__") and name != FOR_NUMBA]
 
 # From the ground up; a module may import from its own level and from those below. What is not named here is `TOP`.
 LEVELS = [
