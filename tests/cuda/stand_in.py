@@ -15,7 +15,6 @@ from gpubackprop.backend.cuda import kernel_table as table
 from tests.cuda import fake_cublaslt, fake_cupy, harness
 from tests.cuda.conftest import core
 
-
 FUNCTIONS = ("activation", "bias_activation", "activation_derivative")
 
 
