@@ -139,9 +139,7 @@ class Backend(ABC):
     loops: bool = False
     """Whether `loop` is worth asking."""
 
-    def loop(
-        self, program: Program, rows: Any, batch: Any, optimizer: Any, count: int
-    ) -> Callable[[int], int] | None:
+    def loop(self, program: Program, rows: Any, batch: Any, optimizer: Any, count: int) -> Callable[[int], int] | None:
         """A function (first step) -> steps done, that runs `count` training steps over `rows` without the host; None
         where the host has to run each one."""
         return None
