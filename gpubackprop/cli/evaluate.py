@@ -21,7 +21,10 @@ from gpubackprop.errors import DataError
 def evaluate(
     run: Annotated[str, Argument(metavar="RUN", help="A run folder that `train` wrote.")],
     data: Annotated[
-        str | None, Argument(metavar="[DATA]", help="Other data with a target; by default the rows that were held out.")
+        str | None,
+        Argument(
+            metavar="[DATA]", help="Other data with a target; by default, and of the training data, the rows held out."
+        ),
     ] = None,
     target: Annotated[
         str | None, Option(help="Column(s) of a table to compare with; by default as in training.")
@@ -47,19 +50,21 @@ def evaluate(
 
 def _rows(model: Model, data: str | None, target: str | None, folder: str | None) -> tuple[Array, Array, str]:
     known = model.data
-    if data is not None:
+    if data is None:
+        loaded = load(known["source"], target=known["target"], task=known["task"], folder=folder or known["folder"])
+    else:
         goal = target or (known["target"] if _is_table(data) else None)
         loaded = load(data, target=goal, task=known["task"], folder=folder)
-        x, y = model.match(loaded)
-        return x, y, f"{len(x):,} rows of {data}"
-    loaded = load(known["source"], target=known["target"], task=known["task"], folder=folder or known["folder"])
-    if fingerprint(loaded) != known["sha256"]:
+    if fingerprint(loaded) == known["sha256"]:
+        test = divide(loaded, test=known["test"], validation=known["validation"], seed=known["seed"]).test
+        return test.x, test.y, test.what
+    if data is None:
         raise DataError(
             f"{known['source']}: is not what the network was trained on, so nobody can tell which rows were held out; name the "
             "data to evaluate on"
         )
-    test = divide(loaded, test=known["test"], validation=known["validation"], seed=known["seed"]).test
-    return test.x, test.y, test.what
+    x, y = model.match(loaded)
+    return x, y, f"{len(x):,} rows of {data}"
 
 
 def _is_table(data: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +39,6 @@ def predict(
     model = Model.load(Path(run), device)
     answers = model.answers(load_inputs(data, model.data["features"], folder=folder), batch_size)
     content = _csv(model, answers) if path.suffix == ".csv" else _npy(answers)
-    os.makedirs(path.parent, exist_ok=True)
     with replacing(path) as file:
         file.write(content)
     Console().print(f"{len(answers):,} predictions in {out}", highlight=False, markup=False, soft_wrap=True)

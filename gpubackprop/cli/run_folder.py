@@ -7,11 +7,13 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from gpubackprop.atomic import replacing
 from gpubackprop.errors import DataError
+from gpubackprop.training import History
 
 FILES = ("model.safetensors", "settings.json", "history.jsonl", "curves.png")
 
@@ -73,7 +75,11 @@ class RunFolder:
     def append_history(self, record: dict[str, Any]) -> None:
         """Add one epoch's line to history.jsonl, at once: a run that is killed keeps it."""
         with _as_data_error(self.work), open(self.work / "history.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(_line(record))
+
+    def write_history(self, history: History) -> None:
+        """Write all of history.jsonl: an interrupt may have come between an epoch and its line."""
+        self.write("history.jsonl", "".join(map(_line, history)).encode())
 
     def finish(self) -> None:
         """Let this run's files take the place of those of the run before."""
@@ -101,6 +107,12 @@ def read_settings(run: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise DataError(f"{path}: holds no JSON object")
     return settings
+
+
+def _line(record: dict[str, Any]) -> str:
+    # JSON has no NaN: what is not finite any more becomes null.
+    valid = {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in record.items()}
+    return json.dumps(valid) + "\n"
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from dataclasses import asdict, fields
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,12 +106,13 @@ def train(
     _say(console, f"training on {parts.train.what}, batches of {settings.batch_size}; test: {parts.test.what}")
     interrupted = False
     try:
-        history = fit(trainer, model, parts, settings, [Display(console), _Keeper(run, model)])
+        history = fit(trainer, model, parts, settings, [_Keeper(run, model), Display(console)])
     except KeyboardInterrupt:
         interrupted, history = True, trainer.history
-    if history.stopped == "diverged":
+    run.write_history(history)
+    if history.stopped == "diverged" and not history.best_epoch:
         raise ArgumentError(
-            f"training diverged: after epoch {len(history)} the loss is {history['loss'][-1]}, so no weights were saved. "
+            f"training diverged: after epoch {len(history)} the loss is {history['loss'][-1]}, so its weights are not saved. "
             f"Lower --learning-rate (it was {trainer.optimizer.learning_rate:g}), or add --clip-norm 1"
         )
     model.save(run.work / "model.safetensors", trainer.optimizer)
@@ -189,7 +191,7 @@ class _Keeper(Callback):
 
     def on_epoch_end(self, trainer: Trainer, record: dict[str, Any]) -> None:
         self.run.append_history(record)
-        if time.monotonic() - self.saved > _SAVE_EVERY:
+        if time.monotonic() - self.saved > _SAVE_EVERY and isfinite(record["loss"]):
             self.model.save(self.run.work / "model.safetensors", trainer.optimizer)
             self.saved = time.monotonic()
 

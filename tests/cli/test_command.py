@@ -1,0 +1,69 @@
+"""The command as a whole: help, version, unknown names, and processes of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, entry_points, version
+
+import pytest
+from typer.testing import CliRunner
+
+import gpubackprop as gb
+from gpubackprop.cli import COMMANDS, app
+
+
+def test_help_names_every_command() -> None:
+    for arguments in ([], ["--help"]):
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0
+        assert all(name in result.output for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    result = CliRunner().invoke(app, [name, "--help"])
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+def test_version() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output == f"gpubackprop {gb.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["trian"], "Did you mean 'train'"), (["--verbose"], "No such option")]
+)
+def test_unknown_words_get_one_line(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_help_imports_no_command() -> None:
+    code = (
+        "import sys\nfrom gpubackprop.cli import app\ntry: app(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'gpubackprop.cli.train', 'matplotlib', 'sklearn', 'pyarrow', 'numba', 'cupy'}\n"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_process_of_its_own_tells_errors_in_one_line() -> None:
+    done = subprocess.run([sys.executable, "-m", "gpubackprop", "train", "digit"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: unknown data set 'digit'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_installed_command() -> None:
+    try:
+        version("gpubackprop")
+    except PackageNotFoundError:
+        pytest.skip("gpubackprop is imported from a checkout, not installed")
+    (found,) = entry_points(group="console_scripts", name="gpubackprop")
+    assert found.value == "gpubackprop.cli:main"
