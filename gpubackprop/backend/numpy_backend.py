@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,7 +20,7 @@ from gpubackprop.errors import DeviceError
 from gpubackprop.special import Blocks, normal_cdf
 
 BLOCK = 64 * 1024
-"""Elements of the parameters that an optimizer works on at a time, so that its temporaries stay in the L2 cache."""
+"""Elements that an optimizer or an activation works on at a time, so that its temporaries stay in the L2 cache."""
 
 
 DIRECT = 8 * 1024
@@ -31,7 +31,7 @@ SMALL = 1024
 
 
 ZEROS = 8 * 1024
-"""Elements of the array of zeros that ReLU compares with."""
+"""Elements of the array of zeros that ReLU compares with, so that they stay in the L1 cache."""
 
 
 class NumpyBackend(ArrayBackend):
@@ -170,15 +170,34 @@ class NumpyBackend(ArrayBackend):
         self.xp.negative(eta, out=minus)
         self._run(axpy)
 
+    def activate(self, f: Activation, z: Array, out: Array) -> None:
+        for block in self._blocks_of(z, out):
+            f.forward(self, *block)
+
+    def times_derivative(self, f: Activation, saved: Array, delta: Array) -> None:
+        for block in self._blocks_of(saved, delta):
+            f.times_derivative(self, *block)
+
+    def _blocks_of(self, *arrays: Array) -> Iterator[tuple[Array, ...]]:
+        """The arrays themselves, or, where they are large, flat parts of them, whose temporaries stay in the L2 cache."""
+        size = arrays[0].size
+        if size <= BLOCK or not all(a.flags.c_contiguous for a in arrays):
+            yield arrays
+            return
+        # An activation may ask whether its output is its input itself: what came as one array goes on as one.
+        flat = {id(a): a.reshape(-1) for a in arrays}
+        for i in range(0, size, BLOCK):
+            parts = {key: a[i : i + BLOCK] for key, a in flat.items()}
+            yield tuple(parts[id(a)] for a in arrays)
+
     def positive_part(self, z: Array, out: Array) -> None:
-        # Against an array of zeros, as long as fits into the L1 cache: a scalar operand takes NumPy up to 1.6 times as long.
-        rows, width = z.shape
-        together = next((k for k in range(min(ZEROS // width, rows), 1, -1) if rows % k == 0), 1)
+        # Against an array of zeros: a scalar operand takes NumPy up to 1.6 times as long.
+        together = ZEROS if z.size % ZEROS == 0 else z.shape[-1]
         if z.size <= SMALL or not (z.flags.c_contiguous and out.flags.c_contiguous):
             super().positive_part(z, out)
         else:
-            zeros = self._leading(together * width, z.dtype, "zeros", self.zeros)
-            self.xp.maximum(z.reshape(-1, zeros.size), zeros, out=out.reshape(-1, zeros.size))
+            zeros = self._leading(together, z.dtype, "zeros", self.zeros)
+            self.xp.maximum(z.reshape(-1, together), zeros, out=out.reshape(-1, together))
 
     def keep_where_positive(self, a: Array, delta: Array) -> None:
         if a.size <= SMALL and a.dtype.kind == "f":

@@ -437,8 +437,8 @@ BUGS = [
     Bug(
         "epsilon inside the bias correction",
         "optimizers.moments:Adam.rule",
-        "xp.divide(t, h[1], out=t)\n    xp.add(t, self.eps, out=t)",
-        "xp.add(t, self.eps, out=t)\n    xp.divide(t, h[1], out=t)",
+        "xp.multiply(h[1], self.eps, out=eps)",
+        "xp.copyto(eps, self.eps)",
         "pytorch: adam decay",
     ),
     Bug(
