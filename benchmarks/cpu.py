@@ -34,8 +34,8 @@ from benchmarks.peers.worker import PEERS  # noqa: E402
 NEEDS = {"ours numba": "numba", "torch": "torch", "jax": "jax", "scikit-learn": "sklearn", "thinc": "thinc"}
 BLOCK = 0.1
 """Seconds that a peer's turn lasts at least; one step where that is longer."""
-SMALL = "ab"
-"""The configs that are compiled: above, the products take nearly all of the time."""
+ONLY = {"ours numba": "ab", "ours train_step": "abcd", "ours fit": "abcd"}
+"""The configs that a peer takes part in, where not in all: where products take nearly all of the time, these are all one."""
 PAUSE = 0.05
 """Seconds between turns, in which the threads of the last peer stop waiting for more work."""
 
@@ -102,7 +102,7 @@ def check(ours: list[np.ndarray], theirs: list[np.ndarray], peer: str) -> None:
 
 def measure(config: str, peers: list[str], seconds: float) -> dict[str, Any]:
     """{peer: {seconds, spread, blocks}} for one config, `seconds` of timing for each peer, at least three blocks."""
-    workers = [Worker(peer, config) for peer in peers if peer != "ours numba" or config in SMALL]
+    workers = [Worker(peer, config) for peer in peers if config in ONLY.get(peer, config)]
     try:
         for worker in workers:
             worker.started()
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="every config, as the README's table has it")
     parser.add_argument("--configs", default="a,b,c,d", help="letters of configs, with commas")
     parser.add_argument("--peers", default=",".join(PEERS), help="peers, with commas")
-    parser.add_argument("--seconds", type=float, default=4.0, help="seconds of timing for each peer and config")
+    parser.add_argument("--seconds", type=float, default=2.5, help="seconds of timing for each peer and config")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/cpu.json")
     options = parser.parse_args()
     configs = list(CONFIGS) if options.all else options.configs.split(",")

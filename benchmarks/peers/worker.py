@@ -27,6 +27,7 @@ PEERS = {
     "jax jit": "jax_.Jit",
     "jax scan": "jax_.Scan",
     "scikit-learn": "sklearn_.Sklearn",
+    "thinc": "thinc_.Thinc",
 }
 
 MEASUREMENT = 2e-2
