@@ -82,6 +82,9 @@ CONFIGS = {
 class Peer:
     """A library's training step on one config, from the config's weights and data."""
 
+    measurement = 2e-2
+    """Seconds that one measurement lasts at least, so that neither the clock matters nor the start of a compiled loop."""
+
     def __init__(self, config: Config) -> None:
         raise NotImplementedError
 

@@ -30,9 +30,6 @@ PEERS = {
     "thinc": "thinc_.Thinc",
 }
 
-MEASUREMENT = 2e-2
-"""Seconds that one measurement lasts at least, so that neither the clock matters nor the start of a compiled loop."""
-
 
 def make(peer: str, config: str) -> Peer:
     """The peer with that name for that config."""
@@ -73,7 +70,7 @@ def main() -> None:
             answer({})
         elif command == "block":
             if not steps:
-                steps = steps_for(peer, MEASUREMENT)
+                steps = steps_for(peer, peer.measurement)
             end, measured = perf_counter() + float(argument), []
             while not measured or perf_counter() < end:
                 measured.append(timed(peer, steps) / steps)
