@@ -164,7 +164,7 @@ def load_checkpoint(
         check_shapes(layers, arrays)
         net = _network(layers, manifest, backend, custom or {})
         net._write(arrays)
-        net.backend.fill(net.step, int(manifest["step"]))
+        net.backend.fill(net.step, _step(manifest["step"]))
         optimizer = build_optimizer(manifest["optimizer"], _under("optimizer.", arrays), net)
         extra = {**manifest["extra"], **_under("extra.", arrays)}
         return Checkpoint(net, optimizer, extra, dict(manifest["saved_on"]))
@@ -266,6 +266,13 @@ def _backend(device: str | Backend, precision: str | None, manifest: dict[str, A
     except DeviceError:
         # Saved with the products of a GPU: the device that is here may still do them in full.
         return get_backend(device)
+
+
+def _step(value: Any) -> int:
+    # NumPy before 2 would wrap a negative number around.
+    if type(value) is not int or not 0 <= value < 2**64:
+        raise CheckpointError(f"its number of steps is {value!r}")
+    return value
 
 
 def _network(layers: list[Layer], manifest: dict[str, Any], backend: Backend, custom: Custom) -> Network:

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gpubackprop import __version__
-from gpubackprop.errors import GpuBackpropError
+from gpubackprop.errors import GpuBackpropError, unknown_name
 
 COMMANDS = {
     "train": "Train a network on a data set and write a run folder.",
@@ -41,6 +41,8 @@ class _Commands(TyperGroup):
             self.add_command(TyperCommand(name, help=text))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise unknown_name("command", args[0], COMMANDS)
         name, _, rest = super().resolve_command(ctx, args)
         return name, _imported(str(name)), rest
 

@@ -32,7 +32,8 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["trian"], "Did you mean 'train'"), (["--verbose"], "No such option")]
+    ("arguments", "message"),
+    [(["trian"], "unknown command 'trian': did you mean 'train'"), (["--verbose"], "No such option")],
 )
 def test_unknown_words_get_one_line(arguments: list[str], message: str) -> None:
     result = CliRunner().invoke(app, arguments)
