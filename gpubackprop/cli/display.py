@@ -56,7 +56,9 @@ class Display(Callback):
         if epoch % self._every == 0 or epoch in (1, epochs):
             self.console.print(f"epoch {epoch:>{len(str(epochs))}}/{epochs}  {state}", highlight=False, soft_wrap=True)
         if self._bar is not None:
-            self._bar.update(self._task, completed=epoch * self.plan.steps_per_epoch, state=state)
+            # Fewer words than in the lines: the bar must fit into a terminal of 80 columns.
+            short = _state({"loss": record["loss"]}, self._last, record["samples_per_second"], left)
+            self._bar.update(self._task, completed=epoch * self.plan.steps_per_epoch, state=short)
 
     def on_fit_end(self, trainer: Trainer, history: History) -> None:
         if self._bar is not None:
