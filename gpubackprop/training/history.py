@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from gpubackprop.atomic import replacing
 from gpubackprop.errors import ArgumentError, DataError, unknown_name
 
 
@@ -51,11 +53,14 @@ class History:
         return f"History({len(self)} epochs, stopped by {self.stopped or 'nothing yet'}; last: {last})"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one JSON line an epoch, replacing the file only once all is written."""
-        target = Path(path)
-        partial = target.with_name(target.name + ".partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
-        os.replace(partial, target)
+        """Write one JSON line an epoch, replacing the file only once all is written; NaN and infinity become null.
+
+        Raises DataError where the file cannot be written.
+        """
+        with replacing(Path(path)) as file:
+            for record in self.records:
+                plain = {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in record.items()}
+                file.write((json.dumps(plain, allow_nan=False) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> History:

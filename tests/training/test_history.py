@@ -50,3 +50,15 @@ def test_repr_says_how_it_ended():
     history = filled()
     history.stopped = "patience"
     assert "2 epochs, stopped by patience" in repr(history)
+
+
+def test_a_loss_that_is_no_number_becomes_null(tmp_path):
+    history = filled()
+    history.append({"epoch": 3, "loss": float("nan")})
+    history.save(tmp_path / "h.jsonl")
+    assert gb.History.load(tmp_path / "h.jsonl").records[-1] == {"epoch": 3, "loss": None}
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    with pytest.raises(DataError):
+        filled().save(tmp_path / "none" / "h.jsonl")
