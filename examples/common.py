@@ -27,10 +27,17 @@ def options(description: str | None, *, seed: bool = False) -> argparse.Argument
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="save the picture there: .png, .svg or .pdf")
+    parser.add_argument("--plot", type=_picture, metavar="FILE", help="save the picture there: .png, .svg or .pdf")
     if seed:
         parser.add_argument("--seed", type=int, default=0, help="of the initial weights and of the data's order")
     return parser
+
+
+def _picture(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise argparse.ArgumentTypeError(f"{text}: must end in .png, .svg or .pdf")
+    return path
 
 
 def run(main: Callable[[], Any]) -> None:

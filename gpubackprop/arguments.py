@@ -31,6 +31,11 @@ def fraction(name: str, value: Any) -> float:
     return _number(name, value, lambda v: 0 <= v <= 1, "a number in [0, 1]")
 
 
+def positive_fraction(name: str, value: Any) -> float:
+    """`value` as a float; ArgumentError unless it is in (0, 1]."""
+    return _number(name, value, lambda v: 0 < v <= 1, "in (0, 1]")
+
+
 def whole_number(name: str, value: Any, least: int = 1) -> int:
     """`value` as an int; ArgumentTypeError unless it is one (of Python or NumPy), ArgumentError if it is below `least`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):

@@ -101,6 +101,10 @@ def save(
         raise ArgumentTypeError(f"net must be a Network; got {type(net).__name__}")
     if net.dtype.name not in DTYPES:
         raise ArgumentError(f"a network of dtype {net.dtype.name} cannot be saved; expected {' or '.join(DTYPES)}")
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise ArgumentTypeError(f"optimizer must be an Optimizer; got {optimizer!r}")
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentTypeError(f"path must be a path; got {path!r}")
     arrays = net.get_weights()
     manifest: dict[str, Any] = {
         "version": VERSION,
@@ -156,6 +160,8 @@ def load_checkpoint(
     custom: Custom | None = None,
 ) -> Checkpoint:
     """Everything that `save` wrote. Arguments and errors are those of `load`."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentTypeError(f"path must be a path; got {path!r}")
     path = Path(path)
     manifest, arrays = _read(path)
     backend = _backend(device, precision, manifest)

@@ -1,6 +1,7 @@
 """What comes in from outside is looked at here, once, on the host, before any computation.
 
-A device array of the network's own device is taken as it is: looking at its values would wait for the device.
+A device array of the network's own device stays where it is. The values of its targets are read once, before training
+or evaluation; a single training step does not look, since that would wait for the device.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def check_x(x: Any, width: int, dtype: np.dtype[Any], be: Backend, name: str = "
     Takes anything that NumPy can make a real array of. Raises ArgumentTypeError for text, objects and complex numbers,
     ArgumentError for a wrong rank or width, no rows, NaN or infinity, DeviceError for another device's array.
     """
-    if _on_device(x, be, name):
+    if on_device(x, be, name):
         _check_kind(x.dtype, name)
         _check_x_shape(x, width, name)
         return x
@@ -34,17 +35,22 @@ def check_x(x: Any, width: int, dtype: np.dtype[Any], be: Backend, name: str = "
     return converted
 
 
-def check_y(y: Any, n: int, m: int, dtype: np.dtype[Any], loss: Loss, be: Backend, name: str = "y") -> Array:
+def check_y(
+    y: Any, n: int, m: int, dtype: np.dtype[Any], loss: Loss, be: Backend, name: str = "y", look: bool = True
+) -> Array:
     """`y` as the targets of n rows with m outputs: int64 labels (n,) where the loss takes them, else (n, m) of `dtype`.
 
+    look: read the values of a device array too, which waits for the device: everywhere but in a step.
     Raises ArgumentError for a wrong shape (nothing is ever broadcast), labels outside 0..m-1, values that are not finite
     or, for the cross-entropies, no probabilities; ArgumentTypeError for labels that are no integers.
     """
-    if _on_device(y, be, name):
+    if on_device(y, be, name):
         _check_kind(y.dtype, name)
         _check_y_shape(y, n, m, loss, name)
         if y.ndim == 1:
             _check_label_kind(y.dtype, m, name)
+        if look:
+            check_y(be.to_host(y), n, m, dtype, loss, be, name)
         return y
     host = _real_array(y, name)
     _check_y_shape(host, n, m, loss, name)
@@ -99,7 +105,8 @@ def check_finite(array: np.ndarray, name: str, original: np.ndarray | None = Non
         )
 
 
-def _on_device(array: Any, be: Backend, name: str) -> bool:
+def on_device(array: Any, be: Backend, name: str) -> bool:
+    """Whether `array` lies on the backend's device; False for host data, DeviceError for another device's array."""
     if isinstance(array, np.ndarray):
         return False
     if be.owns(array):

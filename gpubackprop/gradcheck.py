@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import numpy as np
 
 from gpubackprop.activations import ACTIVATIONS
-from gpubackprop.errors import ArgumentError
+from gpubackprop.arguments import not_negative, positive, whole_number
+from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.gradcheck_report import Derivative, GradcheckReport
 from gpubackprop.layers import LAYERS
 from gpubackprop.losses import LOSSES
@@ -70,6 +70,8 @@ def gradcheck(
     Raises ArgumentError for a network that is not float64, for settings out of range, and for an x or y that the network
     does not take.
     """
+    if not isinstance(net, Network):
+        raise ArgumentTypeError(f"net must be a Network; got {net!r}")
     if net.dtype.name != "float64":
         raise ArgumentError(
             f"gradcheck needs a float64 network; this one is {net.dtype.name}. A loss rounded to 7 digits and divided by "
@@ -78,11 +80,10 @@ def gradcheck(
         )
     if method not in ("central", "complex"):
         raise ArgumentError(f'method must be "central" or "complex"; got {method!r}')
-    eps = (EPS if method == "central" else H) if eps is None else float(eps)
-    if not isfinite(eps) or eps <= 0:
-        raise ArgumentError(f"eps must be a finite number above 0; got {eps}")
-    if directions < 5:
-        raise ArgumentError(f"directions must be at least 5; got {directions}")
+    eps = (EPS if method == "central" else H) if eps is None else positive("eps", eps)
+    rtol, atol = not_negative("rtol", rtol), not_negative("atol", atol)
+    directions = whole_number("directions", directions, least=5)
+    max_entries = whole_number("max_entries", max_entries, least=0)
     if method == "complex":
         _refuse_complex(net)
     kind = _ComplexStep if method == "complex" else _Central

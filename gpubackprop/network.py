@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +12,7 @@ from gpubackprop import within_memory
 from gpubackprop.arguments import not_negative, whole_number
 from gpubackprop.backend import Backend, get_backend
 from gpubackprop.backend.base import Array, Program
-from gpubackprop.checks import check_array, check_x, check_y
+from gpubackprop.checks import check_array, check_x, check_y, on_device
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.layers import Dense, Dropout, Layer
 from gpubackprop.losses import Loss, get_loss
@@ -60,7 +60,7 @@ class Network:
         self.dtype, self.precision = resolve(dtype, precision)
         self.backend = get_backend(device, precision=self.precision)
         self.seed = whole_number("seed", seed, least=0)
-        self.l1, self.l2 = not_negative("l1", l1), not_negative("l2", l2)
+        self._penalties = not_negative("l1", l1), not_negative("l2", l2)
         self.capture = bool(capture)
         self.widths = self._build_layers()
         self._check_output()
@@ -119,12 +119,13 @@ class Network:
     def train_step(self, x: Any, y: Any, optimizer: Optimizer, *, micro_batch_size: int | None = None) -> Array:
         """One forward pass, one backward pass and one update; returns the loss before it as a 0-d float64 array on the device.
 
+        Labels that are on the device already are not looked at, since that would wait: they must be from 0 to m-1.
         micro_batch_size: work through the batch in parts of this many rows, whose gradients add up to the same
         gradient in less memory (but for `BatchNorm`, which then normalises each part on its own). Where the device has no
         memory for a part, parts are halved, with a warning.
         """
         x = check_x(x, self.widths[0], self.dtype, self.backend)
-        y = check_y(y, len(x), self.widths[-1], self.dtype, self.loss_function, self.backend)
+        y = check_y(y, len(x), self.widths[-1], self.dtype, self.loss_function, self.backend, look=False)
         if not isinstance(optimizer, Optimizer):
             raise ArgumentTypeError(f"optimizer must be an Optimizer, such as gb.Adam(); got {optimizer!r}")
         if micro_batch_size is not None:
@@ -186,7 +187,10 @@ class Network:
             raise ArgumentError(f"weights do not fit this network: missing {missing}, not known here {extra}")
         host = {}
         for name, shape in wanted.items():
-            host[name] = check_array(weights[name], tuple(shape), self.dtype, f"weights[{name!r}]")
+            value = weights[name]
+            if on_device(value, self.backend, f"weights[{name!r}]"):
+                value = self.backend.to_host(value)
+            host[name] = check_array(value, tuple(shape), self.dtype, f"weights[{name!r}]")
         self._write(host)
 
     def to(self, device: str | Backend) -> Network:
@@ -202,6 +206,16 @@ class Network:
             self._bind_layers()
             raise
         return self
+
+    @property
+    def l1(self) -> float:
+        """The factor of sum|W| in the loss; fixed, as it is part of the recorded step."""
+        return self._penalties[0]
+
+    @property
+    def l2(self) -> float:
+        """The factor of 1/2 sum W^2 in the loss; fixed, as it is part of the recorded step."""
+        return self._penalties[1]
 
     # -- looking at it --------------------------------------------------------------------------------------------
 
@@ -345,8 +359,8 @@ def mlp(
 
 
 def _checked_layers(layers: Sequence[Layer]) -> list[Layer]:
-    if isinstance(layers, Layer):
-        raise ArgumentTypeError("layers must be a list of layers; got a single layer: put it into a list")
+    if not isinstance(layers, Iterable) or isinstance(layers, str):
+        raise ArgumentTypeError(f"layers must be a list of layers; got {layers!r}; put a single layer into a list")
     layers = list(layers)
     if not layers:
         raise ArgumentError("a network needs at least one layer; got an empty list")

@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from gpubackprop.arguments import positive, whole_number
 from gpubackprop.backend import Backend
 from gpubackprop.backend.base import Array
-from gpubackprop.errors import ArgumentError
+from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.network import Network
 from gpubackprop.optimizers import SGD, Optimizer, get_optimizer
 from gpubackprop.parity_report import Key, ParityReport
@@ -67,12 +68,12 @@ def check_parity(
 
     Raises ArgumentError for settings that cannot be, and DeviceError for a device that is not there.
     """
-    if len(devices) != 2:
-        raise ArgumentError(f"devices must be two; got {devices!r}")
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
-        raise ArgumentError(f"steps must be a whole number of at least 1; got {steps!r}")
-    if tolerance is not None and not tolerance > 0:
-        raise ArgumentError(f"tolerance must be above 0; got {tolerance}")
+    if not isinstance(net, Network):
+        raise ArgumentTypeError(f"net must be a Network; got {net!r}")
+    if isinstance(devices, str) or not isinstance(devices, Sequence) or len(devices) != 2:
+        raise ArgumentError(f'devices must be two, as in ("cpu", "cuda"); got {devices!r}')
+    steps = whole_number("steps", steps)
+    tolerance = None if tolerance is None else positive("tolerance", tolerance)
     rule = SGD(0.01, momentum=0.9) if optimizer is None else get_optimizer(optimizer)
     x, y = (net.backend.to_host(a) if net.backend.owns(a) else np.asarray(a) for a in (x, y))
     a, b = (_Side(net, device, rule) for device in devices)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import cos, pi
 from typing import Any, ClassVar
 
-from gpubackprop.arguments import fraction, positive, whole_number
+from gpubackprop.arguments import fraction, positive, positive_fraction, whole_number
 from gpubackprop.errors import ArgumentError, unknown_name
 
 
@@ -75,8 +75,7 @@ class Step(Schedule):
         super().__post_init__()
         if self.every is not None:
             whole_number("every", self.every)
-        if not 0 < self.gamma <= 1:
-            raise ArgumentError(f"gamma must be in (0, 1]; got {self.gamma}")
+        positive_fraction("gamma", self.gamma)
 
     def shape(self, step: int) -> float:
         if self.every is not None:
@@ -95,8 +94,8 @@ class Exponential(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, value in (("gamma", self.gamma), ("final", self.final)):
-            if value is not None and not 0 < value <= 1:
-                raise ArgumentError(f"{name} must be in (0, 1]; got {value}")
+            if value is not None:
+                positive_fraction(name, value)
 
     def shape(self, step: int) -> float:
         return float(self.gamma**step) if self.gamma is not None else float(self.final ** self._progress(step))

@@ -19,8 +19,8 @@ def x_check(x: Any, be: Backend | None = None, dtype: Any = F32) -> Any:
     return check_x(x, D, np.dtype(dtype), be or get_backend("cpu"))
 
 
-def y_check(y: Any, loss: str = "half_squared_error", be: Backend | None = None, m: int = M) -> Any:
-    return check_y(y, N, m, F32, get_loss(loss), be or get_backend("cpu"))
+def y_check(y: Any, loss: str = "half_squared_error", be: Backend | None = None, m: int = M, look: bool = True) -> Any:
+    return check_y(y, N, m, F32, get_loss(loss), be or get_backend("cpu"), look=look)
 
 
 def with_value(value: float, dtype: Any = np.float64) -> np.ndarray:
@@ -210,7 +210,7 @@ def test_arrays_of_the_device_itself() -> None:
     x, labels = be.asarray(GOOD), be.asarray(np.zeros(4, np.int64))
     waits = be.counts().waits
     assert x_check(x, be) is x
-    assert y_check(labels, "cross_entropy", be) is labels
+    assert y_check(labels, "cross_entropy", be, look=False) is labels
     with pytest.raises(ArgumentError, match="takes 3 inputs"):
         x_check(be.asarray(np.zeros((4, 2))), be)
     with pytest.raises(ArgumentError, match="x has no rows"):
@@ -222,6 +222,9 @@ def test_arrays_of_the_device_itself() -> None:
     with pytest.raises(ArgumentError, match=r"use y.ravel\(\)"):
         y_check(be.asarray(np.zeros((4, 1), int)), "cross_entropy", be)
     assert be.counts().waits == waits
+    assert y_check(labels, "cross_entropy", be) is labels
+    with pytest.raises(ArgumentError, match="class labels must be from 0 to 1"):
+        y_check(be.asarray(np.full(4, 7)), "cross_entropy", be)
 
 
 def test_arrays_of_another_device() -> None:

@@ -55,8 +55,10 @@ def test_lookup() -> None:
 def test_one_of_ones_own() -> None:
     net = gb.Network([gb.Dense(3, 2, initializer=lambda rng, d, m: np.full((d, m), 0.5))], device="cpu")
     assert (net.get_weights()["0.weight"] == 0.5).all()
-    with pytest.raises(ArgumentError, match=r"returned shape \(2, 3\); expected \(inputs, outputs\) = \(3, 2\)"):
+    with pytest.raises(ArgumentError, match=r"initializer's weight must have shape \(3, 2\); got \(2, 3\)"):
         gb.Network([gb.Dense(3, 2, initializer=lambda rng, d, m: np.zeros((m, d)))], device="cpu")
+    with pytest.raises(ArgumentError, match="not finite"):
+        gb.Network([gb.Dense(3, 2, initializer=lambda rng, d, m: np.full((d, m), np.nan))], device="cpu")
 
 
 def test_same_on_every_device_and_other_for_each_layer_and_seed(backend: Backend) -> None:

@@ -288,7 +288,7 @@ def test_bad_data_changes_nothing(backend: Backend) -> None:
     ("layers", "options", "kind", "message"),
     [
         ([], {}, ArgumentError, "at least one layer"),
-        (gb.Dense(2, 2), {}, ArgumentTypeError, "put it into a list"),
+        (gb.Dense(2, 2), {}, ArgumentTypeError, "put a single layer into a list"),
         ([784, 10], {}, ArgumentTypeError, r"layers\[0\] must be a Layer, such as Dense\(784, 10\); got 784"),
         ([gb.Dense], {}, ArgumentTypeError, r"layers\[0\] must be a Layer"),
         ([gb.Dropout()], {}, ArgumentError, "no layer says how many inputs"),

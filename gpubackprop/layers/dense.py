@@ -9,6 +9,7 @@ import numpy as np
 from gpubackprop.activations import Activation, get_activation
 from gpubackprop.arguments import whole_number
 from gpubackprop.backend.base import Backend
+from gpubackprop.checks import check_array
 from gpubackprop.errors import ArgumentError
 from gpubackprop.initializers import Initializer, get_initializer
 from gpubackprop.layers.base import Layer, Tensors
@@ -51,11 +52,8 @@ class Dense(Layer):
         return {"weight": (self.inputs, self.outputs), **({"bias": (self.outputs,)} if self.bias else {})}
 
     def initial(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        weight = np.asarray(self.initializer(rng, self.inputs, self.outputs))
-        if weight.shape != (self.inputs, self.outputs):
-            raise ArgumentError(
-                f"initializer returned shape {weight.shape}; expected (inputs, outputs) = {(self.inputs, self.outputs)}"
-            )
+        shape, drawn = (self.inputs, self.outputs), self.initializer(rng, self.inputs, self.outputs)
+        weight = check_array(drawn, shape, np.dtype(np.float64), "the initializer's weight")
         return {"weight": weight, **({"bias": np.zeros(self.outputs)} if self.bias else {})}
 
     def bind(self, parameters: Any, gradients: Any, state: Any, stream: Any) -> None:

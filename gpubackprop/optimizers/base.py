@@ -40,7 +40,7 @@ class Optimizer:
         clip_norm: float | None = None,
         clip_value: float | None = None,
     ) -> None:
-        self.learning_rate = positive("learning_rate", learning_rate)
+        self.learning_rate = learning_rate
         self.schedule = get_schedule(schedule)
         self.weight_decay = not_negative("weight_decay", weight_decay)
         self.decoupled_weight_decay = bool(decoupled_weight_decay)
@@ -54,6 +54,25 @@ class Optimizer:
         self.state: dict[str, Array] = {}
         self.h: tuple[Array, ...] = ()
         self.norm: Array = None
+
+    @property
+    def learning_rate(self) -> float:
+        """eta before the schedule; it may be changed between steps."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._learning_rate = positive("learning_rate", value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # All else that the constructor was given is part of the recorded step, where a later change would be ignored.
+        fixed = self.__dict__.get("_fixed", {})
+        if name in fixed and value != fixed[name]:
+            raise ArgumentError(
+                f"{name} of this {type(self).__name__} was {fixed[name]!r} when training began, and is part of the recorded "
+                "step; only learning_rate and schedule can change: make a new optimizer"
+            )
+        super().__setattr__(name, value)
 
     # -- what a rule defines --------------------------------------------------------------------------------------
 
@@ -83,6 +102,7 @@ class Optimizer:
                 "make a new optimizer for this network"
             )
         self.parameters = parameters
+        self._fixed = {k: v for k, v in self.settings().items() if k not in ("learning_rate", "schedule")}
         be, P = parameters.backend, parameters.P
         self.state = {name: be.zeros(P.shape, P.dtype) for name in self.states}
         count = len(self.scalars(self.learning_rate, 1)) + bool(self.weight_decay and self.decoupled_weight_decay)
@@ -107,7 +127,8 @@ class Optimizer:
 
     def prepare(self) -> None:
         """Count the step and hand its scalars to the device. On the host, before the step is run."""
-        self.t += 1
+        # Past __setattr__, which would cost a small step 2 of its 100 parts.
+        self.__dict__["t"] += 1
         if self._is_settled():
             return
         assert self.parameters is not None
@@ -195,7 +216,11 @@ class Optimizer:
         """The constructor's arguments, as plain values; the schedule as {"name": ..., its fields}."""
         skip = {"t", "track_norm", "parameters", "state", "h", "norm", "schedule"}
         own = {k: v for k, v in vars(self).items() if k not in skip and not k.startswith("_")}
-        return {**own, "schedule": {"name": self.schedule.name, **vars(self.schedule)}}
+        return {
+            "learning_rate": self.learning_rate,
+            **own,
+            "schedule": {"name": self.schedule.name, **vars(self.schedule)},
+        }
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Host copies of the state: {"t": int64 (), "<state>": flat array}."""

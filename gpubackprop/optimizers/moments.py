@@ -7,6 +7,7 @@ from typing import Any
 
 from gpubackprop.arguments import positive, share
 from gpubackprop.backend.base import Array, Backend
+from gpubackprop.errors import ArgumentError
 from gpubackprop.optimizers.adaptive import decaying_average
 from gpubackprop.optimizers.base import Optimizer
 
@@ -21,6 +22,8 @@ class _Moments(Optimizer):
         self, learning_rate: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, **common: Any
     ) -> None:
         super().__init__(learning_rate, **common)
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise ArgumentError(f"betas must be two numbers in [0, 1), as in (0.9, 0.999); got {betas!r}")
         self.betas = (share("betas[0]", betas[0]), share("betas[1]", betas[1]))
         self.eps = positive("eps", eps)
 

@@ -17,7 +17,7 @@ class SGD(Optimizer):
     """
 
     def __init__(
-        self, learning_rate: float = 0.01, momentum: float = 0.0, nesterov: bool = False, **common: Any
+        self, learning_rate: float = 1e-3, momentum: float = 0.0, nesterov: bool = False, **common: Any
     ) -> None:
         super().__init__(learning_rate, **common)
         self.momentum = share("momentum", momentum)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubackprop.errors import ArgumentError, unknown_name
+from gpubackprop.arguments import not_negative, positive, whole_number
+from gpubackprop.errors import ArgumentTypeError, unknown_name
 
 if TYPE_CHECKING:
     from gpubackprop.training.history import History
@@ -60,13 +61,11 @@ class EarlyStopping(Callback):
     """
 
     def __init__(self, monitor: str = "val_loss", patience: int = 10, min_delta: float = 0.0) -> None:
-        if isinstance(patience, bool) or not isinstance(patience, (int, np.integer)) or patience < 1:
-            raise ArgumentError(f"patience must be a whole number of epochs, at least 1; got {patience!r}")
-        if not min_delta >= 0:
-            raise ArgumentError(f"min_delta must be 0 or more; got {min_delta!r}")
+        if not isinstance(monitor, str):
+            raise ArgumentTypeError(f"monitor must be the name of a column, such as 'val_loss'; got {monitor!r}")
         self.monitor = monitor
-        self.patience = int(patience)
-        self.min_delta = float(min_delta)
+        self.patience = whole_number("patience", patience)
+        self.min_delta = not_negative("min_delta", min_delta)
         self.sign = -1.0 if monitor.endswith(("accuracy", "r2")) else 1.0
         self.best = np.inf
         self.best_epoch = 0
@@ -97,9 +96,7 @@ class GradientTolerance(Callback):
     """Stops when the epoch's mean gradient norm is at most `tolerance`: with full batches, the norm of the gradient itself."""
 
     def __init__(self, tolerance: float) -> None:
-        if not tolerance > 0:
-            raise ArgumentError(f"gradient_tolerance must be above 0; got {tolerance!r}")
-        self.tolerance = float(tolerance)
+        self.tolerance = positive("gradient_tolerance", tolerance)
 
     def on_epoch_end(self, trainer: Trainer, record: dict[str, Any]) -> None:
         if record["gradient_norm"] <= self.tolerance:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpubackprop.arguments import whole_number
 from gpubackprop.checks import check_x, check_y
 from gpubackprop.inference import CHUNK, to_prediction
 from gpubackprop.metrics import scores
@@ -23,7 +24,7 @@ def evaluate(net: Network, x: Any, y: Any, batch_size: int | None = None) -> dic
     be = net.backend
     x = check_x(x, net.widths[0], net.dtype, be)
     y = check_y(y, len(x), net.widths[-1], net.dtype, net.loss_function, be)
-    size = CHUNK if batch_size is None else batch_size
+    size = CHUNK if batch_size is None else whole_number("batch_size", batch_size)
     kind = "labels" if y.ndim == 1 else "targets"
     outputs = np.empty((len(x), net.widths[-1]), net.dtype)
     total = 0.0

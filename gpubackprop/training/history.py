@@ -20,7 +20,7 @@ class History:
     "seconds": ..., "samples_per_second": ...}, ...]. "loss" is the mean over the epoch's batches, before each update;
     "gradient_norm" the mean of the norms of the steps' gradients; what starts with "val_" is of the validation data at
     the end of the epoch. `history["loss"]` is a list over the epochs. stopped: why training ended, "epochs",
-    "gradient_tolerance", "patience" or "interrupted". best_epoch: the epoch whose weights the network has now, if
+    "gradient_tolerance", "patience", "diverged" or "interrupted". best_epoch: the epoch whose weights the network has now, if
     early stopping chose one.
     """
 

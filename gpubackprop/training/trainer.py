@@ -15,7 +15,7 @@ from gpubackprop.arguments import whole_number
 from gpubackprop.backend.base import Array
 from gpubackprop.checks import check_x, check_y
 from gpubackprop.data.batches import Rows
-from gpubackprop.errors import ArgumentError
+from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.network import Network
 from gpubackprop.optimizers import Optimizer, get_optimizer
 from gpubackprop.random import host_generator
@@ -36,13 +36,16 @@ class Trainer:
     def __init__(
         self, net: Network, optimizer: str | Optimizer = "adam", *, callbacks: Sequence[Callback] = ()
     ) -> None:
+        if not isinstance(net, Network):
+            raise ArgumentTypeError(f"net must be a Network; got {net!r}")
+        if isinstance(callbacks, Callback) or not all(isinstance(c, Callback) for c in callbacks):
+            raise ArgumentTypeError(f"callbacks must be a list of Callback objects; got {callbacks!r}")
         self.net = net
         self.optimizer = get_optimizer(optimizer)
         self.callbacks = list(callbacks)
         self.history = History()
         self._schedule = self.optimizer.schedule
         self._reason: str | None = None
-        self._settings: dict[str, Any] | None = None
 
     def stop(self, reason: str) -> None:
         """End the fit after this epoch; `history.stopped` becomes `reason`. For callbacks."""
@@ -81,6 +84,8 @@ class Trainer:
         x = check_x(x, net.widths[0], net.dtype, be)
         y = check_y(y, len(x), net.widths[-1], net.dtype, net.loss_function, be)
         validation = self._checked_validation(validation_data)
+        if not isinstance(shuffle, (bool, np.bool_)):
+            raise ArgumentTypeError(f"shuffle must be True or False; got {shuffle!r}")
         n = len(x)
         epochs = whole_number("epochs", epochs, least=0)
         first_epoch = whole_number("first_epoch", first_epoch, least=0)
@@ -94,7 +99,6 @@ class Trainer:
         optimizer.track_norm = (
             any(isinstance(c, GradientTolerance) for c in callbacks) or optimizer.clip_norm is not None
         )
-        self._check_settings()
         optimizer.bind(net._parameters)
         steps = -(-n // size)
         optimizer.schedule = self._schedule.over(optimizer.t + epochs * steps)
@@ -199,17 +203,6 @@ class Trainer:
         batch = net._workspace.batch(size)
         program = net._steps.training_program(batch, rows.kind, self.optimizer, accumulate=True)
         return net.backend.loop(program, rows, batch, self.optimizer, count)
-
-    def _check_settings(self) -> None:
-        """All but the learning rate and its schedule is part of the recorded step: a later change would pass unnoticed."""
-        now = {k: v for k, v in self.optimizer.settings().items() if k not in ("learning_rate", "schedule")}
-        for name, value in (self._settings or {}).items():
-            if now.get(name) != value:
-                raise ArgumentError(
-                    f"{name} of the optimizer was changed from {value!r} to {now.get(name)!r} after training began; only "
-                    "learning_rate and schedule can change: make a new optimizer"
-                )
-        self._settings = now
 
     def _checked_validation(self, data: tuple[Any, Any] | None) -> tuple[Array, Array] | None:
         if data is None:

@@ -31,3 +31,19 @@ def test_evaluate_checks_its_data():
     net = gb.mlp([4, 3], loss="cross_entropy")
     with pytest.raises(gb.GpuBackpropError, match="class labels must be from 0 to 2"):
         gb.evaluate(net, np.zeros((2, 4)), np.array([0, 3]))
+
+
+@pytest.mark.parametrize("size", [-5, 0, 2.5, True])
+def test_evaluate_refuses_a_batch_size_that_is_none(size):
+    net = gb.mlp([4, 3], loss="cross_entropy")
+    with pytest.raises(gb.GpuBackpropError, match="batch_size must be"):
+        gb.evaluate(net, np.zeros((2, 4)), np.array([0, 1]), batch_size=size)
+
+
+def test_labels_on_the_device_are_looked_at_before_training_and_evaluation():
+    be = gb.get_backend("strict")
+    net = gb.mlp([4, 3], loss="cross_entropy", device=be)
+    x, y = be.asarray(np.zeros((2, 4), np.float32)), be.asarray(np.array([0, 50]))
+    for use in (net.loss, net.loss_and_gradients, gb.Trainer(net, "sgd").fit, lambda x, y: gb.evaluate(net, x, y)):
+        with pytest.raises(gb.GpuBackpropError, match="class labels must be from 0 to 2"):
+            use(x, y)

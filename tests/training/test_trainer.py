@@ -294,12 +294,31 @@ def test_zero_epochs_change_nothing():
         np.testing.assert_array_equal(net.get_weights()[name], w)
 
 
-def test_settings_that_are_recorded_cannot_change_between_fits():
+def test_settings_that_are_recorded_cannot_change():
     x, y = blobs(8)
     trainer = gb.Trainer(net_for(), gb.SGD(0.1, weight_decay=0.1))
+    trainer.optimizer.weight_decay = 0.2
     trainer.fit(x, y, epochs=1)
     trainer.optimizer.learning_rate = 0.01
     assert trainer.fit(x, y, epochs=1)["learning_rate"] == [0.01]
-    trainer.optimizer.weight_decay = 0.0
-    with pytest.raises(ArgumentError, match=r"weight_decay of the optimizer was changed from 0\.1 to 0\.0"):
-        trainer.fit(x, y, epochs=1)
+    with pytest.raises(ArgumentError, match=r"weight_decay of this SGD was 0\.2 when training began"):
+        trainer.optimizer.weight_decay = 0.0
+    with pytest.raises(ArgumentError, match="learning_rate must be"):
+        trainer.optimizer.learning_rate = float("nan")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gb.Trainer("net", "sgd"),
+        lambda: gb.Trainer(net_for(), "sgd", callbacks=[3]),
+        lambda: gb.Trainer(net_for(), "sgd", callbacks=gb.EarlyStopping()),
+        lambda: gb.Trainer(net_for(), "sgd", callbacks=[gb.EarlyStopping]),
+        lambda: gb.Trainer(net_for(), "sgd").fit(*blobs(8), shuffle="no"),
+        lambda: gb.Trainer(net_for(), "sgd").fit(*blobs(8), gradient_tolerance=True),
+        lambda: gb.EarlyStopping(monitor=3),
+    ],
+)
+def test_arguments_of_another_kind(make):
+    with pytest.raises(ArgumentTypeError):
+        make()
