@@ -42,7 +42,7 @@ def table(results: dict[str, Any]) -> str:
     lines += [
         "",
         f"Milliseconds a training step (float32, SGD with momentum unless it says otherwise) on {m['cpu']}, {m['when'][:10]}; "
-        f"{versions}; lower is better. From `benchmarks/cpu.py --all`, which first checks that all have the same gradients.",
+        f"{versions}; lower is better. From `benchmarks/cpu.py`, which first checks that all have the same gradients.",
     ]
     return "\n".join(lines)
 
