@@ -14,9 +14,9 @@ import numpy as np
 
 from gpubackprop.activations import ACTIVATIONS, Activation
 from gpubackprop.errors import ArgumentError, CheckpointError
-from gpubackprop.layers import LAYERS, Layer, layer_from
+from gpubackprop.layers import LAYERS, Layer, layer_from, stack
 from gpubackprop.losses import Loss
-from gpubackprop.network import Network, _input_width
+from gpubackprop.network import Network
 from gpubackprop.optimizers import OPTIMIZERS, Optimizer, get_optimizer
 from gpubackprop.schedules import SCHEDULES, get_schedule
 
@@ -72,7 +72,7 @@ def name_of(thing: Activation | Loss, table: Mapping[str, type], kind: str) -> s
 
 def check_shapes(layers: list[Layer], arrays: Mapping[str, np.ndarray]) -> None:
     """What the layers declare must be what the file holds, before memory is made for it."""
-    width, declared = _input_width(layers), {}
+    width, declared = stack.inputs(layers), {}
     for i, layer in enumerate(layers):
         width = layer.build(width)
         shapes = {**layer.parameter_shapes(), **layer.state_shapes()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +14,7 @@ from gpubackprop.backend import Backend, get_backend
 from gpubackprop.backend.base import Array, Program
 from gpubackprop.checks import check_array, check_x, check_y, on_device
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
-from gpubackprop.layers import Dense, Dropout, Layer
+from gpubackprop.layers import Dense, Dropout, Layer, stack
 from gpubackprop.losses import Loss, get_loss
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.parameters import Parameters
@@ -55,14 +55,14 @@ class Network:
         l2: float = 0.0,
         capture: bool = True,
     ) -> None:
-        self.layers = _checked_layers(layers)
+        self.layers = stack.checked(layers)
         self.loss_function = get_loss(loss)
         self.dtype, self.precision = resolve(dtype, precision)
         self.backend = get_backend(device, precision=self.precision)
         self.seed = whole_number("seed", seed, least=0)
         self._penalties = not_negative("l1", l1), not_negative("l2", l2)
         self.capture = bool(capture)
-        self.widths = self._build_layers()
+        self.widths = stack.build(self.layers)
         self._check_output()
         self._place(self._initial_arrays())
 
@@ -228,15 +228,6 @@ class Network:
 
     # -- how it is put together -----------------------------------------------------------------------------------
 
-    def _build_layers(self) -> list[int]:
-        widths = [_input_width(self.layers)]
-        for i, layer in enumerate(self.layers):
-            try:
-                widths.append(layer.build(widths[-1]))
-            except ArgumentError as error:
-                raise ArgumentError(f"layer {i} ({layer!r}) {error}") from None
-        return widths
-
     def _check_output(self) -> None:
         if self.loss_function.name == "cross_entropy" and self.widths[-1] == 1:
             raise ArgumentError(
@@ -356,30 +347,6 @@ def mlp(
         if dropout and not last:
             layers.append(Dropout(dropout))
     return Network(layers, **options)
-
-
-def _checked_layers(layers: Sequence[Layer]) -> list[Layer]:
-    if not isinstance(layers, Iterable) or isinstance(layers, str):
-        raise ArgumentTypeError(f"layers must be a list of layers; got {layers!r}; put a single layer into a list")
-    layers = list(layers)
-    if not layers:
-        raise ArgumentError("a network needs at least one layer; got an empty list")
-    for i, layer in enumerate(layers):
-        if not isinstance(layer, Layer):
-            raise ArgumentTypeError(f"layers[{i}] must be a Layer, such as Dense(784, 10); got {layer!r}")
-        if hasattr(layer, "parameters"):
-            raise ArgumentError(f"layers[{i}] ({layer!r}) already belongs to a network; make a new layer for this one")
-    if len({id(layer) for layer in layers}) < len(layers):
-        raise ArgumentError("the same layer object stands in the list twice; make one object for each place")
-    return layers
-
-
-def _input_width(layers: Sequence[Layer]) -> int:
-    for layer in layers:
-        width = getattr(layer, "inputs", getattr(layer, "width", None))
-        if width is not None:
-            return int(width)
-    raise ArgumentError("no layer says how many inputs the network has: at least one Dense(inputs, outputs) is needed")
 
 
 def _of_layer(arrays: dict[str, Array], index: int) -> dict[str, Array]:

@@ -7,28 +7,11 @@ import json
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import gpubackprop as gb
-from gpubackprop.cli import app
+from tests.cli.commands import refused, run
 
 pytest.importorskip("sklearn", reason="the data extra is not installed")
-
-
-def run(*arguments: str, code: int = 0) -> str:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == code, result.output
-    return result.output
-
-
-def refused(*arguments: str) -> str:
-    """The one line on stderr of a command that ends with exit code 2."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == 2, result.output
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from gpubackprop.cli.run_folder import FILES
 from gpubackprop.cli.settings import Settings
 from gpubackprop.cli.train import fit, prepare
 from gpubackprop.data.images import SYSTEM_FOLDER
+from tests.cli.commands import refused, run
 
 pytest.importorskip("sklearn", reason="the data extra is not installed")
 pytest.importorskip("matplotlib", reason="the plot extra is not installed")
@@ -33,21 +34,6 @@ QUICK = ("--epochs", "3", "--layers", "8", "--device", "cpu")
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def run(*arguments: object, code: int = 0) -> str:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == code, result.output
-    return result.output
-
-
-def refused(*arguments: object) -> str:
-    """The one line on stderr of a command that ends with exit code 2."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == 2, result.output
-    (line,) = result.stderr.strip().splitlines()
-    assert line.startswith("error: ")
-    return line
 
 
 def result_of(folder: str) -> dict[str, float]:
