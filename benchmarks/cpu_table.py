@@ -53,7 +53,7 @@ def met(results: dict[str, Any]) -> str:
     for config, c in results["configs"].items():
         for name, goal in goals(config).items():
             if name in c["ratios"]:
-                lines.append(f"| {c['what']} | {name} | {c['ratios'][name]:.3g} | {goal:g} |")
+                lines.append(f"| {c['what']} | {name} | {c['ratios'][name]['ratio']:.3g} | {goal:g} |")
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import numpy as np
 
 EAGER, BEST, LIMIT = "PyTorch eager", "best of PyTorch and JAX", "limit"
 SCAN, LOOP = "lax.scan with numba", "bare steps, of fit"
@@ -29,19 +29,28 @@ def goals(config: str) -> dict[str, float]:
     return named
 
 
-def ratios(timed: dict[str, Any]) -> dict[str, float]:
-    """Our step's time over that of its peers, as far as they were timed: {name of the ratio: ratio}."""
-    seconds = {peer: r["seconds"] for peer, r in timed.items()}
-    best = [seconds[p] for p in ("torch eager", "torch compile", "jax jit") if p in seconds]
+def ratios(blocks: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Our step's time over that of its peers, as far as they were timed: {name: {ratio, low, high}}.
+
+    blocks: the seconds a step of each peer, a number for each round. A ratio is the median over the rounds of the ratio
+    within a round; low and high are their quartiles.
+    """
     found = {}
-    if "torch eager" in seconds:
-        found[EAGER] = seconds["ours"] / seconds["torch eager"]
+    pairs = (
+        (EAGER, "ours", "torch eager"),
+        (LIMIT, "ours", "limit"),
+        (LOOP, "ours fit", "ours"),
+        (SCAN, "ours numba", "jax scan"),
+    )
+    for name, ours, theirs in pairs:
+        if ours in blocks and theirs in blocks:
+            found[name] = _ratio(blocks[ours], blocks[theirs])
+    best = [_ratio(blocks["ours"], blocks[p]) for p in ("torch eager", "torch compile", "jax jit") if p in blocks]
     if best:
-        found[BEST] = seconds["ours"] / min(best)
-    if LIMIT in seconds:
-        found[LIMIT] = seconds["ours"] / seconds[LIMIT]
-    if "ours fit" in seconds:
-        found[LOOP] = seconds["ours fit"] / seconds["ours"]
-    if "ours numba" in seconds and "jax scan" in seconds:
-        found[SCAN] = seconds["ours numba"] / seconds["jax scan"]
+        found[BEST] = max(best, key=lambda r: r["ratio"])
     return found
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    low, median, high = np.percentile(np.divide(ours, theirs), [25, 50, 75])
+    return {"ratio": float(median), "low": float(low), "high": float(high)}

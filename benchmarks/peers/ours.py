@@ -6,6 +6,7 @@ import numpy as np
 
 import gpubackprop as gb
 from benchmarks.peers.base import BATCHES, LEARNING_RATE, MOMENTUM, Config, Peer
+from gpubackprop.backend.base import Program
 from gpubackprop.backend.compiled import MachineCode
 from gpubackprop.data.batches import Rows
 
@@ -24,15 +25,17 @@ class Step(Peer):
         self.x, self.y = config.first_batch()
         adam = config.optimizer == "adam"
         self.optimizer = gb.Adam(LEARNING_RATE) if adam else gb.SGD(LEARNING_RATE, momentum=MOMENTUM)
+        self.program: Program | None = None
 
     def gradients(self) -> list[np.ndarray]:
         return list(self.net.loss_and_gradients(self.x, self.y)[1].values())
 
     def run(self, steps: int) -> None:
-        if not self.optimizer.t:
+        if self.program is None:
             self.net.train_step(self.x, self.y, self.optimizer)
-        batch, kind = self.net._load_pair(self.x, self.y)
-        program, prepare = self.net._steps.training_program(batch, kind, self.optimizer), self.optimizer.prepare
+            batch, kind = self.net._load_pair(self.x, self.y)
+            self.program = self.net._steps.training_program(batch, kind, self.optimizer)
+        program, prepare = self.program, self.optimizer.prepare
         for _ in range(steps):
             prepare()
             program()

@@ -22,8 +22,8 @@ from gpubackprop.network import Network
 from gpubackprop.optimizers import get_optimizer
 
 BATCH_SIZES = (1, 4, 16, 64, 256, 1024, 4096)
-PAUSE = 0.05
-"""Seconds between turns: OpenBLAS's threads look out for more work for about 30 ms before they sleep."""
+PAUSE = 0.15
+"""Seconds between turns: OpenBLAS's threads keep a core busy, looking out for more work, for 2^28 ticks before they sleep."""
 _REFERENCE = Contender("cpu", dtype="float64")
 
 

@@ -13,16 +13,25 @@ from benchmarks.goals import BEST, EAGER, LIMIT, LOOP, SCAN, goals, ratios
 from benchmarks.peers.base import BATCHES, CONFIGS, Config
 from benchmarks.peers.worker import PEERS, make, steps_for
 
-SECONDS = {"ours": 3.0, "limit": 2.0, "torch eager": 6.0, "torch compile": 5.0, "jax jit": 4.0, "jax scan": 1.5}
-TIMED = {peer: {"seconds": s, "spread": 1.0, "blocks": 3} for peer, s in SECONDS.items()}
+BLOCKS = {
+    "ours": [3.0, 30.0, 3.0],
+    "limit": [2.0, 20.0, 2.0],
+    "torch eager": [6.0, 60.0, 6.6],
+    "torch compile": [5.0, 50.0, 5.0],
+    "jax jit": [4.0, 40.0, 4.0],
+    "jax scan": [1.5, 15.0, 1.5],
+}
 
 
-def test_ratios_are_ours_over_theirs() -> None:
-    assert ratios(TIMED) == {EAGER: 0.5, BEST: 0.75, LIMIT: 1.5}
-    with_more = {**TIMED, "ours numba": {"seconds": 3.0}, "ours fit": {"seconds": 3.3}}
-    assert ratios(with_more)[SCAN] == 2.0
-    assert ratios(with_more)[LOOP] == pytest.approx(1.1)
-    assert ratios({"ours": {"seconds": 1.0}}) == {}
+def test_ratios_are_ours_over_theirs_within_a_round() -> None:
+    found = ratios(BLOCKS)
+    assert {name: r["ratio"] for name, r in found.items()} == {EAGER: 0.5, BEST: 0.75, LIMIT: 1.5}
+    assert found[LIMIT] == {"ratio": 1.5, "low": 1.5, "high": 1.5}
+    assert found[EAGER]["low"] < 0.5 == found[EAGER]["high"]
+    with_more = ratios({**BLOCKS, "ours numba": [3.0, 30.0, 3.0], "ours fit": [3.3, 33.0, 3.3]})
+    assert with_more[SCAN]["ratio"] == 2.0
+    assert with_more[LOOP]["ratio"] == pytest.approx(1.1)
+    assert ratios({"ours": [1.0]}) == {}
 
 
 def test_every_config_has_goals() -> None:
