@@ -191,5 +191,10 @@ class ArrayBackend(Backend):
         self.xp.multiply(v, eta, out=t)
         self.xp.subtract(p, t, out=p)
 
+    def decaying_average(self, average: Array, beta: float, value: Array, t: Array) -> None:
+        self.xp.multiply(average, beta, out=average)
+        self.xp.multiply(value, 1 - beta, out=t)
+        self.xp.add(average, t, out=average)
+
     def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         optimizer.rule(self, P, G, state, h)

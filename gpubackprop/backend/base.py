@@ -267,7 +267,12 @@ class Backend(ABC):
 
     @abstractmethod
     def subtract_scaled(self, p: Array, eta: Array, v: Array) -> None:
-        """p = p - eta v, elementwise, with a 0-d eta."""
+        """p = p - eta v, elementwise, with a 0-d eta. v may be `scratch(p)`, and is used up then."""
+
+    @abstractmethod
+    def decaying_average(self, average: Array, beta: float, value: Array, t: Array) -> None:
+        """average = beta average + (1 - beta) value, elementwise, with a fixed number beta. t: memory to work in, which may
+        be `value` itself."""
 
     def update_by_segment(
         self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...], segments: Any

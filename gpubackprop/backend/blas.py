@@ -54,8 +54,13 @@ class DirectBlas:
         """Routine -> address, for code that is compiled to machine code."""
         self._routines: dict[str, Any] = {}
         for letter, _ in _REALS.values():
-            for routine in ("gemm", "gemv", "axpy"):
-                function = library[f"{prefix}{letter}{routine}{suffix}"]
+            for routine in ("gemm", "gemv", "axpy", "axpby"):
+                try:
+                    function = library[f"{prefix}{letter}{routine}{suffix}"]
+                except AttributeError:
+                    if routine != "axpby":  # an extension of BLAS, which not every library has
+                        raise
+                    continue
                 function.restype = None
                 self._routines[letter + routine] = function
                 self.addresses[letter + routine] = ctypes.cast(function, ctypes.c_void_p).value or 0
@@ -91,6 +96,15 @@ class DirectBlas:
         return self._call(
             "axpy", (alpha, x, y), i(x.size), real.from_buffer(alpha), _pointer(x), i(1), _pointer(y), i(1)
         )
+
+    def axpby(self, alpha: float, x: np.ndarray, beta: float, y: np.ndarray) -> Direct | None:
+        """y = alpha x + beta y for arrays without gaps; None too where the library lacks this extension of BLAS."""
+        contiguous = x.flags.c_contiguous and y.flags.c_contiguous
+        if not _one_type(x, y) or not contiguous or _REALS[x.dtype][0] + "axpby" not in self._routines:
+            return None
+        i, real = self.integer, _REALS[x.dtype][1]
+        given = i(x.size), real(alpha), _pointer(x), i(1), real(beta), _pointer(y), i(1)
+        return self._call("axpby", (alpha, x, beta, y), *given)
 
     def _call(self, routine: str, operands: tuple[Any, ...], *arguments: Any) -> Direct:
         letter = _REALS[operands[-1].dtype][0]
@@ -138,6 +152,11 @@ def _multiplies(blas: DirectBlas) -> bool:
             call()
         if not (np.array_equal(c, wanted[0]) and np.array_equal(y, wanted[1])):
             return False
+        average = blas.axpby(3.0, y, 2.0, y.copy())
+        if average is not None:
+            average()
+            if not np.array_equal(average.operands[-1], 5 * wanted[1]):
+                return False
     return True
 
 

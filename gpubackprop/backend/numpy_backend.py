@@ -163,12 +163,20 @@ class NumpyBackend(ArrayBackend):
 
     def subtract_scaled(self, p: Array, eta: Array, v: Array) -> None:
         minus = self._number(eta.dtype, "minus")
-        axpy = self._blas.axpy(minus, v, p) if self._blas else None
+        axpy = self._blas.axpy(minus, v, p) if self._blas and p.size >= DIRECT else None
         if axpy is None:
             super().subtract_scaled(p, eta, v)
             return
         self.xp.negative(eta, out=minus)
         self._run(axpy)
+
+    def decaying_average(self, average: Array, beta: float, value: Array, t: Array) -> None:
+        # One pass over memory in place of three.
+        axpby = self._blas.axpby(1 - beta, value, beta, average) if self._blas and average.size >= DIRECT else None
+        if axpby is None:
+            super().decaying_average(average, beta, value, t)
+        else:
+            self._run(axpby)
 
     def activate(self, f: Activation, z: Array, out: Array) -> None:
         for block in self._blocks_of(z, out):

@@ -9,13 +9,6 @@ from gpubackprop.backend.base import Array, Backend
 from gpubackprop.optimizers.base import Optimizer
 
 
-def decaying_average(be: Backend, average: Array, beta: float, value: Array) -> None:
-    """average <- beta average + (1 - beta) value; `value` is used up."""
-    be.xp.multiply(average, beta, out=average)
-    be.xp.multiply(value, 1 - beta, out=value)
-    be.xp.add(average, value, out=average)
-
-
 class RMSprop(Optimizer):
     """s <- alpha s + (1-alpha) g^2; p <- p - eta g / (sqrt(s) + eps) (Tieleman and Hinton, 2012; Graves, 2013).
 
@@ -50,10 +43,9 @@ class RMSprop(Optimizer):
         xp, t, lr, s = be.xp, be.scratch(p), h[0], state[0]
         self.decay(be, p, g, h)
         xp.multiply(g, g, out=t)
-        decaying_average(be, s, self.alpha, t)
+        be.decaying_average(s, self.alpha, t, t)
         if self.centered:
-            xp.copyto(t, g)
-            decaying_average(be, state[-1], self.alpha, t)
+            be.decaying_average(state[-1], self.alpha, g, t)
             xp.multiply(state[-1], state[-1], out=t)
             xp.subtract(s, t, out=t)
             # Rounding may leave a variance just under zero.
@@ -113,7 +105,7 @@ class Adadelta(Optimizer):
         xp, t, lr, (s, u) = be.xp, be.scratch(p), h[0], state
         self.decay(be, p, g, h)
         xp.multiply(g, g, out=t)
-        decaying_average(be, s, self.rho, t)
+        be.decaying_average(s, self.rho, t, t)
         xp.add(s, self.eps, out=t)
         xp.sqrt(t, out=t)
         xp.divide(g, t, out=g)
@@ -121,6 +113,6 @@ class Adadelta(Optimizer):
         xp.sqrt(t, out=t)
         xp.multiply(g, t, out=g)
         xp.multiply(g, g, out=t)
-        decaying_average(be, u, self.rho, t)
+        be.decaying_average(u, self.rho, t, t)
         xp.multiply(g, lr, out=g)
         xp.subtract(p, g, out=p)

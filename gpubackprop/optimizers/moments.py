@@ -8,7 +8,6 @@ from typing import Any
 from gpubackprop.arguments import positive, share
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.errors import ArgumentError
-from gpubackprop.optimizers.adaptive import decaying_average
 from gpubackprop.optimizers.base import Optimizer
 
 
@@ -31,12 +30,9 @@ class _Moments(Optimizer):
         return 1 - self.betas[0] ** t, 1 - self.betas[1] ** t
 
     def _update_moments(self, be: Backend, g: Array, m: Array, v: Array, t: Array) -> None:
-        xp = be.xp
-        xp.multiply(g, g, out=t)
-        decaying_average(be, v, self.betas[1], t)
-        xp.multiply(g, 1 - self.betas[0], out=t)
-        xp.multiply(m, self.betas[0], out=m)
-        xp.add(m, t, out=m)
+        be.xp.multiply(g, g, out=t)
+        be.decaying_average(v, self.betas[1], t, t)
+        be.decaying_average(m, self.betas[0], g, t)
 
 
 class Adam(_Moments):
@@ -60,8 +56,7 @@ class Adam(_Moments):
         xp.sqrt(v, out=t)
         xp.add(t, eps, out=t)
         xp.divide(m, t, out=t)
-        xp.multiply(t, rate, out=t)
-        xp.subtract(p, t, out=p)
+        be.subtract_scaled(p, rate, t)
 
 
 class AdamW(Adam):
@@ -86,17 +81,14 @@ class Adamax(_Moments):
     def rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         xp, t, (m, u) = be.xp, be.scratch(p), state
         self.decay(be, p, g, h)
-        xp.multiply(g, 1 - self.betas[0], out=t)
-        xp.multiply(m, self.betas[0], out=m)
-        xp.add(m, t, out=m)
+        be.decaying_average(m, self.betas[0], g, t)
         # Not into g: what is added there would stay in the gaps of the flat buffer, and grow from step to step.
         xp.abs(g, out=t)
         xp.add(t, self.eps, out=t)
         xp.multiply(u, self.betas[1], out=u)
         xp.maximum(u, t, out=u)
         xp.divide(m, u, out=t)
-        xp.multiply(t, h[0], out=t)
-        xp.subtract(p, t, out=p)
+        be.subtract_scaled(p, h[0], t)
 
 
 class NAdam(_Moments):

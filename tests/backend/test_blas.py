@@ -62,6 +62,43 @@ def test_axpy_reads_its_factor_at_each_call(direct: DirectBlas, dtype: Any) -> N
     np.testing.assert_array_equal(y, [1, 2, 3])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_axpby(direct: DirectBlas, dtype: Any) -> None:
+    x, y = np.arange(3, dtype=dtype), np.ones(3, dtype)
+    call = direct.axpby(0.5, x, 2.0, y)
+    if call is None:
+        pytest.skip("this BLAS has no axpby")
+    call()
+    np.testing.assert_array_equal(y, [2, 2.5, 3])
+    assert direct.axpby(0.5, np.ones(6, dtype)[::2], 2.0, y) is None
+    assert direct.axpby(0.5, x.astype(np.complex128), 2.0, y.astype(np.complex128)) is None
+
+
+class WithoutExtensions:
+    """A library that has BLAS and no more."""
+
+    def __init__(self, library: Any) -> None:
+        self.library = library
+
+    def __getitem__(self, name: str) -> Any:
+        if "axpby" in name:
+            raise AttributeError(name)
+        return self.library[name]
+
+
+def test_a_library_without_axpby_serves_for_the_rest(direct: DirectBlas, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = blas._libraries()
+    monkeypatch.setattr(blas, "_libraries", lambda: [WithoutExtensions(library) for library in opened])
+    found = direct_blas.__wrapped__()
+    assert found is not None
+    assert found.axpby(0.5, np.ones(3), 2.0, np.ones(3)) is None
+    be = NumpyBackend()
+    monkeypatch.setattr(be, "_blas", found)
+    average = np.ones(2 * DIRECT)
+    be.decaying_average(average, 0.5, np.zeros(2 * DIRECT), np.empty(2 * DIRECT))
+    assert (average == 0.5).all()
+
+
 def test_a_call_keeps_its_arrays_alive(direct: DirectBlas) -> None:
     c = np.zeros((300, 300))
     call = direct.gemm(np.ones((300, 300)), np.ones((300, 300)), 0.0, c)

@@ -225,6 +225,18 @@ def test_subtract_scaled(device: Device, n: int) -> None:
     device.close(dp, p - 0.25 * v)
 
 
+@pytest.mark.parametrize("n", [5, 40_000])
+@pytest.mark.parametrize("beta", [0.0, 0.75])
+def test_decaying_average(device: Device, n: int, beta: float) -> None:
+    be = device.be
+    (average, da), (value, dv), t = device.random(n), device.random(n), device.empty(n)
+    device.do(lambda: be.decaying_average(da, beta, dv, t))
+    device.close(da, beta * average + (1 - beta) * value)
+    device.close(dv, value)
+    device.do(lambda: be.decaying_average(da, beta, dv, dv))
+    device.close(da, beta * (beta * average + (1 - beta) * value) + (1 - beta) * value)
+
+
 # -- memory ------------------------------------------------------------------------------------------------------------------
 
 

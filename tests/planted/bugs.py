@@ -444,8 +444,8 @@ BUGS = [
     Bug(
         "betas swapped",
         "optimizers.moments:_Moments._update_moments",
-        "decaying_average(be, v, self.betas[1], t)",
-        "decaying_average(be, v, self.betas[0], t)",
+        "be.decaying_average(v, self.betas[1], t, t)",
+        "be.decaying_average(v, self.betas[0], t, t)",
         "pytorch: adam decay",
     ),
     Bug(
@@ -481,7 +481,7 @@ BUGS = [
     Bug(
         "Adadelta's average of g for that of d",
         "optimizers.adaptive:Adadelta.rule",
-        "decaying_average(be, u, self.rho, t)",
+        "be.decaying_average(u, self.rho, t, t)",
         "xp.copyto(u, s)",
         "pytorch: adadelta",
     ),

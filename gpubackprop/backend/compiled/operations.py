@@ -37,6 +37,7 @@ FORMULAS: dict[str, str] = {
     "right_shift": "{0} >> {1}",
     "copy": "{0}",
     "axpy": "{0} + {1} * {2}",
+    "axpby": "{0} * {1} + {2} * {3}",
     "normal_cdf": "{type}(0.5) * erfc(-{0} * {type}(0.7071067811865476))",
 }
 """Ufunc -> the same in Python; {type} is the type that it is computed in."""
@@ -132,6 +133,10 @@ def _direct(call: Direct) -> list[Operation]:
     if call.routine == "axpy":
         alpha, x, y = call.operands
         return [Elementwise("axpy", [y, alpha, x], [x.dtype] * 3, y)]
+    if call.routine == "axpby":
+        factor, x, other, y = call.operands
+        alpha, beta = (np.asarray(number, x.dtype) for number in (factor, other))
+        return [Elementwise("axpby", [alpha, x, beta, y], [x.dtype] * 4, y)]
     a, b, beta, c = call.operands
     return [Product(a, b, beta, c) if b.ndim == 2 else Product(a, b[:, None], beta, c[:, None])]
 
