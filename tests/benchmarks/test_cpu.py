@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from benchmarks import cpu, cpu_table, memory
 from benchmarks.goals import BEST, EAGER, LIMIT, LOOP, SCAN, goals, ratios
-from benchmarks.peers.base import BATCHES, CONFIGS, Config
+from benchmarks.peers.base import BATCHES, CONFIGS, Config, Peer
 from benchmarks.peers.worker import PEERS, make, steps_for
 
 BLOCKS = {
@@ -83,6 +84,20 @@ def test_our_own_run(peer: str) -> None:
     made = make(peer, "a")
     assert steps_for(made, 1e-3) >= 1
     made.run(3)
+
+
+def test_the_first_run_of_a_length_does_not_count() -> None:
+    class Compiled(Peer):
+        """A step takes 1 ms, and each new number of steps 20 ms more."""
+
+        def __init__(self) -> None:
+            self.known: set[int] = set()
+
+        def run(self, steps: int) -> None:
+            sleep(1e-3 * steps + (0 if steps in self.known else 2e-2))
+            self.known.add(steps)
+
+    assert steps_for(Compiled(), 1e-2) >= 8
 
 
 def test_the_limit_is_the_products_of_a_step() -> None:
