@@ -199,8 +199,8 @@ class NumpyBackend(ArrayBackend):
             yield tuple(parts[id(a)] for a in arrays)
 
     def positive_part(self, z: Array, out: Array) -> None:
-        # Against an array of zeros: a scalar operand takes NumPy up to 1.6 times as long.
-        together = ZEROS if z.size % ZEROS == 0 else z.shape[-1]
+        # Against an array of zeros: for a scalar operand NumPy takes a slower loop.
+        together = z.size if z.size <= ZEROS else ZEROS if z.size % ZEROS == 0 else z.shape[-1]
         if z.size <= SMALL or not (z.flags.c_contiguous and out.flags.c_contiguous):
             super().positive_part(z, out)
         else:
