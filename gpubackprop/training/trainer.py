@@ -172,28 +172,33 @@ class Trainer:
         """Steps `first` to `last` of an epoch."""
         net, optimizer, kind = self.net, self.optimizer, rows.kind
         prepare, loops = optimizer.prepare, parts is None and net.backend.loops
-        step = first
+        step, whole = first, min(last, rows.n // size)
         while step < last:
-            start = step * size
-            n = min(size, rows.n - start)
-            if loops and (alone := self._by_itself(rows, size, min(last, rows.n // size) - step)) is not None:
+            if loops and (alone := self._by_itself(rows, size, whole - step)) is not None:
                 step += alone(step)
                 continue
-            step += 1
+            n = min(size, rows.n - step * size)
             if parts is None and net.rows_at_once is None:
                 done = optimizer.t
-                batch = None
+                batch = program = target = None
                 try:
                     batch = net._workspace.batch(n)
-                    rows.load(start, batch.x, batch.target_buffer(kind))
-                    prepare()
-                    net._steps.training_program(batch, kind, optimizer, accumulate=True)()
+                    target = batch.target_buffer(kind)
+                    program = net._steps.training_program(batch, kind, optimizer, accumulate=True)
+                    # What a step of one row spends beside its mathematics is spent here.
+                    while step < (whole if n == size else last):
+                        done = optimizer.t
+                        rows.load(step * size, batch.x, target)
+                        prepare()
+                        program()
+                        step += 1
                     continue
                 except net.backend.memory_errors as error:
                     reason = str(error)
-                batch = None
+                batch = program = target = None
                 within_memory.shrink(net, optimizer, done, n, reason)
-            within_memory.train(net, rows.loader(net, start), n, kind, optimizer, parts, accumulate=True)
+            within_memory.train(net, rows.loader(net, step * size), n, kind, optimizer, parts, accumulate=True)
+            step += 1
 
     def _by_itself(self, rows: Rows, size: int, count: int) -> Callable[[int], int] | None:
         """What does the next `count` full steps without the host, if the device can."""
