@@ -95,11 +95,19 @@ class Worker:
 
 
 def check(ours: list[np.ndarray], theirs: list[np.ndarray], peer: str) -> None:
-    """Leave with an error unless the gradients agree to 1e-4 of their norm: only the same step is worth timing."""
+    """Leave with an error unless the gradients agree: only the same step is worth timing.
+
+    The typical entry to 1e-5, and all to 2e-3 of the norm: among millions of rectified units some lie so near to 0 that
+    rounding decides whether a row's delta goes through.
+    """
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-        error = np.linalg.norm(a - b) / np.linalg.norm(a)
-        if not error < 1e-4:
-            raise SystemExit(f"{peer} has another gradient: array {i} of {len(ours)} is off by {error:.1e} of its norm")
+        off = np.abs(a - b)
+        error, typical = np.linalg.norm(off) / np.linalg.norm(a), np.median(off) / np.median(np.abs(a))
+        if not (error < 2e-3 and typical < 1e-5):
+            raise SystemExit(
+                f"{peer} has another gradient: array {i} of {len(ours)} is off by {error:.1e} of its norm, "
+                f"a typical entry by {typical:.1e} of itself"
+            )
 
 
 def measure(config: str, peers: list[str], seconds: float) -> dict[str, list[float]]:
