@@ -17,6 +17,9 @@ from gpubackprop.precision import compute_type
 if TYPE_CHECKING:
     from gpubackprop.backend.base import Array, Backend
 
+MANY_CLASSES = 64
+"""Classes from which a softmax is faster in the layout of the logits than in that of their transpose, on the CPU."""
+
 Buffers = dict[str, tuple[tuple[int | str, ...], Any]]
 """Name -> (shape, dtype) of what is kept between calls; "n" in a shape stands for the rows of the batch."""
 
@@ -139,8 +142,8 @@ class CrossEntropy(Loss):
     """C = -(1/n) sum_i log softmax(z_i)[y_i] for class labels y (n,), or -(1/n) sum_ij y_ij log softmax(z_i)_j for
     one-hot or probability targets y (n, m), from the logits z = a; delta = (softmax(z) sum_j y_ij - y) / n.
 
-    The row maximum is taken out first, so that no finite logit overflows. Rows of z are laid out as columns, since a
-    reduction over the few classes is many times faster across rows than along them.
+    The row maximum is taken out first, so that no finite logit overflows. Rows of z stand as columns here, and with few
+    classes they are laid out so too, since reductions over few numbers are faster across rows than along them.
     """
 
     name = "cross_entropy"
@@ -149,9 +152,10 @@ class CrossEntropy(Loss):
 
     def buffers(self, m: int, dtype: Any) -> Buffers:
         real = compute_type(dtype)
+        shape: tuple[int | str, ...] = (m, "n") if m < MANY_CLASSES else ("n", m)
         return {
-            "s": ((m, "n"), real),
-            "t": ((m, "n"), real),
+            "s": (shape, real),
+            "t": (shape, real),
             "row": ((1, "n"), real),
             "mass": ((1, "n"), real),
             "picked": (("n",), real),
@@ -169,11 +173,13 @@ class CrossEntropy(Loss):
     def _from_labels(
         self, be: Backend, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
     ) -> None:
-        xp, s, flat, picked = be.xp, v.s, v.s.reshape(-1), v.picked
-        self._shift(be, a, v)
-        # Position of (y_i, i) in the flat (m, n) array.
-        xp.multiply(y, len(a), out=v.index)
-        xp.add(v.index, be.arange(len(a)), out=v.index)
+        xp, s, flat, picked = be.xp, self._columns(v.s, a), v.s.reshape(-1), v.picked
+        n, m = a.shape
+        self._shift(be, a, s, v.row)
+        # Where (y_i, i) lies in memory.
+        times, stride, plus = (y, n, be.arange(n)) if m < MANY_CLASSES else (be.arange(n), m, y)
+        xp.multiply(times, stride, out=v.index)
+        xp.add(v.index, plus, out=v.index)
         be.take(flat, v.index, picked)
         xp.exp(s, out=s)
         be.column_sums(s, v.row[0])
@@ -191,8 +197,8 @@ class CrossEntropy(Loss):
     def _from_probabilities(
         self, be: Backend, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
     ) -> None:
-        xp, s, t = be.xp, v.s, v.t
-        self._shift(be, a, v)
+        xp, s, t = be.xp, self._columns(v.s, a), self._columns(v.t, a)
+        self._shift(be, a, s, v.row)
         xp.exp(s, out=t)
         be.column_sums(t, v.row[0])
         xp.log(v.row, out=v.mass)
@@ -209,10 +215,14 @@ class CrossEntropy(Loss):
             xp.copyto(delta, t.T)
 
     @staticmethod
-    def _shift(be: Backend, a: Array, v: Any) -> None:
-        be.xp.copyto(v.s, a.T)
-        be.xp.max(v.s, axis=0, out=v.row, keepdims=True)
-        be.xp.subtract(v.s, v.row, out=v.s)
+    def _columns(buffer: Array, a: Array) -> Array:
+        return buffer if a.shape[1] < MANY_CLASSES else buffer.T
+
+    @staticmethod
+    def _shift(be: Backend, a: Array, s: Array, row: Array) -> None:
+        be.xp.copyto(s, a.T)
+        be.xp.max(s, axis=0, out=row, keepdims=True)
+        be.xp.subtract(s, row, out=s)
 
 
 LOSSES: dict[str, type[Loss]] = {

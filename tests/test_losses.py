@@ -9,7 +9,7 @@ import pytest
 from gpubackprop.backend import Backend
 from gpubackprop.errors import ArgumentError
 from gpubackprop.layers import Tensors
-from gpubackprop.losses import LOSSES, Loss, get_loss
+from gpubackprop.losses import LOSSES, MANY_CLASSES, Loss, get_loss
 from tests.small import make_data
 
 
@@ -115,6 +115,19 @@ def test_labels_are_one_hot_targets(backend: Backend) -> None:
     same, same_delta = evaluate(backend, get_loss("cross_entropy"), a, np.eye(5)[labels])
     assert value == pytest.approx(same, rel=1e-14)
     np.testing.assert_allclose(delta, same_delta, atol=1e-16)
+
+
+@pytest.mark.parametrize("m", [MANY_CLASSES - 1, MANY_CLASSES, 1000])
+@pytest.mark.parametrize("kind", ["labels", "probabilities"])
+def test_any_number_of_classes(backend: Backend, kind: str, m: int) -> None:
+    rng = np.random.default_rng(4)
+    a, n = rng.normal(size=(5, m)) * 3, 5
+    y = rng.integers(0, m, n) if kind == "labels" else rng.dirichlet(np.ones(m), n)
+    value, delta = evaluate(backend, get_loss("cross_entropy"), a, y)
+    assert value == pytest.approx(reference("cross_entropy", a, y), rel=1e-13)
+    p = np.exp(a - a.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(delta, (p - (np.eye(m)[y] if kind == "labels" else y)) / n, atol=1e-16)
 
 
 def test_mean_absolute_error_is_flat_at_the_target(backend: Backend) -> None:
