@@ -185,8 +185,9 @@ class Trainer:
                     batch = net._workspace.batch(n)
                     target = batch.target_buffer(kind)
                     program = net._steps.training_program(batch, kind, optimizer, accumulate=True)
-                    # What a step of one row spends beside its mathematics is spent here.
-                    while step < (whole if n == size else last):
+                    # A device that may go on by itself is asked again after each step.
+                    until = whole if n == size and not loops else step + 1
+                    while step < until:
                         done = optimizer.t
                         rows.load(step * size, batch.x, target)
                         prepare()

@@ -1,6 +1,12 @@
-"""The command, run inside the test's own process."""
+"""The command, run inside the test's own process, or in one that can be interrupted."""
 
 from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from typer.testing import CliRunner
 
@@ -20,3 +26,18 @@ def refused(*arguments: object) -> str:
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ")
     return line
+
+
+@contextmanager
+def started(*command: object, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process that Ctrl-C reaches, even where the tests run in the background, whose children would ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen([str(c) for c in command], **options)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()

@@ -15,6 +15,7 @@ import gpubackprop as gb
 from gpubackprop.backend.select import fallback_reason
 from gpubackprop.benchmark.results import Result
 from tests.benchmark.samples import result
+from tests.cli.commands import started
 
 COMMAND = [sys.executable, "-W", "error", "-c", "from gpubackprop.cli import main; main()", "bench"]
 ROOT = str(Path(gb.__file__).parent.parent)
@@ -56,26 +57,15 @@ def test_ctrl_c_prints_what_there_is(tmp_path: Path) -> None:
 
     terminal, its_end = pty.openpty()
     slow = ["--layers", "6,5,3", "--devices", "strict", "--batch-sizes", "2,8,16", "--seconds", "0.1", "--repeats", "3"]
-    process = subprocess.Popen(
-        [*COMMAND, *slow, "--json", "a.json"],
-        stdout=subprocess.PIPE,
-        stderr=its_end,
-        text=True,
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        start_new_session=True,
-    )
-    os.close(its_end)
-    try:
+    options = {"stdout": subprocess.PIPE, "stderr": its_end, "text": True, "cwd": tmp_path, "env": ENVIRONMENT}
+    with started(*COMMAND, *slow, "--json", "a.json", start_new_session=True, **options) as process:
+        os.close(its_end)
         seen = ""
         while "batch 8, round" not in seen:
             seen += os.read(terminal, 4096).decode(errors="replace")
         os.killpg(process.pid, signal.SIGINT)
         said, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.communicate()
-        os.close(terminal)
+    os.close(terminal)
     assert process.returncode == 130
     assert "Interrupted: this is what had been measured by then." in said
     assert "6-5-3: a training step" in said

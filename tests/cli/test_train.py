@@ -23,7 +23,7 @@ from gpubackprop.cli.run_folder import FILES
 from gpubackprop.cli.settings import Settings
 from gpubackprop.cli.train import fit, prepare
 from gpubackprop.data.images import SYSTEM_FOLDER
-from tests.cli.commands import refused, run
+from tests.cli.commands import refused, run, started
 
 pytest.importorskip("sklearn", reason="the data extra is not installed")
 pytest.importorskip("matplotlib", reason="the plot extra is not installed")
@@ -208,13 +208,13 @@ def test_a_run_that_diverges_says_so() -> None:
 
 def test_ctrl_c_keeps_what_was_reached() -> None:
     command = [sys.executable, "-u", "-m", "gpubackprop", "train", "digits", "--epochs", "100000", "--device", "cpu"]
-    child = subprocess.Popen([*command, "--out", "run"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    for line in child.stdout:
-        if line.startswith("epoch"):
-            break
-    child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=60)
+    with started(*command, "--out", "run", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if line.startswith("epoch"):
+                break
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
     assert child.returncode == 130
     assert err == ""
     assert "interrupted after" in out

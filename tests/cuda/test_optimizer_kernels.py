@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from gpubackprop import optimizers
+from gpubackprop.backend import get_backend
 from gpubackprop.backend.cuda import kernel_table as table
 from tests.cuda.conftest import MULTIPROCESSORS, cases
 from tests.cuda.harness import assert_close, empty, to_float64, to_storage
 
 STEPS, N = 7, 1003
-NUMPY = SimpleNamespace(xp=np, scratch=lambda like, slot=0: np.empty_like(like))
-"""As much of a backend as a rule needs."""
+NUMPY = get_backend("cpu")
 
 
 def make(rule, **common):
