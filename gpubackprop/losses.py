@@ -17,8 +17,8 @@ from gpubackprop.precision import compute_type
 if TYPE_CHECKING:
     from gpubackprop.backend.base import Array, Backend
 
-MANY_CLASSES = 64
-"""Classes from which a softmax is faster in the layout of the logits than in that of their transpose, on the CPU."""
+MANY_CLASSES = 128
+"""Classes from which a softmax on the CPU is faster in the layout of the logits than in that of their transpose."""
 
 Buffers = dict[str, tuple[tuple[int | str, ...], Any]]
 """Name -> (shape, dtype) of what is kept between calls; "n" in a shape stands for the rows of the batch."""

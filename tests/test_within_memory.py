@@ -14,8 +14,13 @@ class Small(StrictBackend):
     """Has memory for layers of so many rows."""
 
     rows = 10**9
+    steps = None
+    """Training steps of two layers after which it has room for 20 rows only."""
 
     def affine(self, x, W, b, f, z, out):
+        if self.steps is not None:
+            self.rows = 10**9 if self.steps > 0 else 20
+            self.steps -= 0.5
         if len(x) > self.rows:
             raise MemoryError(f"no room for {len(x)} rows")
         super().affine(x, W, b, f, z, out)
@@ -51,13 +56,19 @@ def test_parts_are_halved_until_they_fit(micro):
         np.testing.assert_allclose(nets[0].get_weights()[name], want, atol=1e-5)
 
 
-def test_trainer():
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("loops", [False, True])
+def test_trainer(steps, loops):
+    """It runs out at a step of the first epoch; a device that could go on by itself is asked about that first."""
     (x, y), device = data(), Small()
-    device.rows = 20
-    nets = network(device), network("cpu")
+    device.loops = loops
+    device.steps = steps
+    nets, rules = (network(device), network("cpu")), (gb.Adam(0.01), gb.Adam(0.01))
     with pytest.warns(RuntimeWarning, match="parts of 15 rows"):
-        gb.Trainer(nets[0], gb.SGD(0.1)).fit(x, y, epochs=2, batch_size=30)
-    gb.Trainer(nets[1], gb.SGD(0.1)).fit(x, y, epochs=2, batch_size=30)
+        gb.Trainer(nets[0], rules[0]).fit(x, y, epochs=2, batch_size=30)
+    gb.Trainer(nets[1], rules[1]).fit(x, y, epochs=2, batch_size=30)
+    for net, rule in zip(nets, rules, strict=True):
+        assert (rule.t, int(net.backend.to_host(net.step))) == (8, 8)
     for name, want in nets[1].get_weights().items():
         np.testing.assert_allclose(nets[0].get_weights()[name], want, atol=1e-5)
 

@@ -57,7 +57,8 @@ class Fit(Step):
     """`Trainer.fit` with its progress display's callbacks, over all batches: what a user waits for, without the `numba` extra."""
 
     measurement = 0.5
-    """A fit begins with a look at all of its data, which is no part of its steps."""
+    """A fit begins with a look at all of its data, which is no part of its steps. One measurement is a block, so that no
+    median keeps out what disturbs it, as it does for bare steps."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

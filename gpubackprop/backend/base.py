@@ -232,7 +232,7 @@ class Backend(ABC):
 
     @abstractmethod
     def column_sums(self, values: Array, out: Array) -> None:
-        """out_j = sum_i values_ij, added up in the values' own type.  values (n, m), out (m,)."""
+        """out_j = sum_i values_ij, added up in the values' own type.  values (n, m) in any layout, out (m,)."""
 
     @abstractmethod
     def total(self, values: Array, scale: float, out: Array) -> None:

@@ -24,7 +24,7 @@ BLOCK = 64 * 1024
 
 
 DIRECT = 8 * 1024
-"""Elements of an output from which a direct BLAS call pays: 0.6 us more for the call, one pass over the output less."""
+"""Elements of an output from which a direct BLAS call pays, which itself takes longer, for passes over the output less."""
 
 SMALL = 1024
 """Elements up to which the fewest calls are fastest. Sums of so few float32 numbers are exact to its rounding."""
@@ -37,7 +37,7 @@ ZEROS = 8 * 1024
 class NumpyBackend(ArrayBackend):
     """The reference: what it computes is what the vocabulary means, and every other device is held to it.
 
-    direct: take NumPy's BLAS directly for products that add to their output, where it can be had (`backend.blas`).
+    direct: take NumPy's BLAS directly for what adds to its output, where it can be had (`backend.blas`).
     """
 
     name = "cpu"

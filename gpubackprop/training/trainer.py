@@ -4,7 +4,7 @@ with another batch size."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
@@ -170,45 +170,40 @@ class Trainer:
 
     def _run(self, rows: Rows, size: int, parts: int | None, first: int, last: int) -> None:
         """Steps `first` to `last` of an epoch."""
-        net, optimizer, kind = self.net, self.optimizer, rows.kind
-        prepare, loops = optimizer.prepare, parts is None and net.backend.loops
+        net, optimizer, kind, prepare = self.net, self.optimizer, rows.kind, self.optimizer.prepare
         step, whole = first, min(last, rows.n // size)
+        # Steps until the device is asked again whether it can go on by itself: twice as many each time that it cannot.
+        turns = 1 if net.backend.loops else last
         while step < last:
-            if loops and (alone := self._by_itself(rows, size, whole - step)) is not None:
-                step += alone(step)
-                continue
             n = min(size, rows.n - step * size)
-            if parts is None and net.rows_at_once is None:
+            if parts is None and (net.rows_at_once or n) >= n:
                 done = optimizer.t
-                batch = program = target = None
+                batch = target = program = alone = None
                 try:
                     batch = net._workspace.batch(n)
                     target = batch.target_buffer(kind)
                     program = net._steps.training_program(batch, kind, optimizer, accumulate=True)
-                    # A device that may go on by itself is asked again after each step.
-                    until = whole if n == size and not loops else step + 1
-                    while step < until:
-                        done = optimizer.t
-                        rows.load(step * size, batch.x, target)
-                        prepare()
-                        program()
-                        step += 1
-                    continue
+                    if net.backend.loops and n == size:
+                        alone = net.backend.loop(program, rows, batch, optimizer, whole - step)
+                    if alone is None:
+                        until = min(step + turns, whole) if n == size else last
+                        turns *= 2
+                        while step < until:
+                            done = optimizer.t
+                            rows.load(step * size, batch.x, target)
+                            prepare()
+                            program()
+                            step += 1
+                        continue
                 except net.backend.memory_errors as error:
                     reason = str(error)
-                batch = program = target = None
+                else:
+                    step += alone(step)
+                    continue
+                batch = target = program = alone = None
                 within_memory.shrink(net, optimizer, done, n, reason)
             within_memory.train(net, rows.loader(net, step * size), n, kind, optimizer, parts, accumulate=True)
             step += 1
-
-    def _by_itself(self, rows: Rows, size: int, count: int) -> Callable[[int], int] | None:
-        """What does the next `count` full steps without the host, if the device can."""
-        net = self.net
-        if count < 1 or (net.rows_at_once or size) < size:
-            return None
-        batch = net._workspace.batch(size)
-        program = net._steps.training_program(batch, rows.kind, self.optimizer, accumulate=True)
-        return net.backend.loop(program, rows, batch, self.optimizer, count)
 
     def _checked_validation(self, data: tuple[Any, Any] | None) -> tuple[Array, Array] | None:
         if data is None:

@@ -74,6 +74,19 @@ def test_axpby(direct: DirectBlas, dtype: Any) -> None:
     assert direct.axpby(0.5, x.astype(np.complex128), 2.0, y.astype(np.complex128)) is None
 
 
+def test_an_axpby_that_computes_something_else_is_done_without(
+    direct: DirectBlas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axpby = DirectBlas.axpby
+    if direct.axpby(1.0, np.ones(2), 1.0, np.ones(2)) is None:
+        pytest.skip("this BLAS has no axpby")
+    monkeypatch.setattr(DirectBlas, "axpby", lambda self, alpha, x, beta, y: axpby(self, alpha, x, beta + 1, y))
+    found = direct_blas.__wrapped__()
+    assert found is not None
+    assert found.axpby(1.0, np.ones(2), 1.0, np.ones(2)) is None
+    assert found.gemm(np.ones((2, 2)), np.ones((2, 2)), 1.0, np.ones((2, 2))) is not None
+
+
 class WithoutExtensions:
     """A library that has BLAS and no more."""
 

@@ -181,6 +181,9 @@ def test_sums(device: Device, n: int) -> None:
     columns, total = device.empty(3), be.empty((), np.float64)
     device.do(lambda: be.column_sums(dx, columns))
     device.close(columns, x.sum(0), PRODUCTS)
+    rows = device.empty(n)
+    device.do(lambda: be.column_sums(dx.T, rows))
+    device.close(rows, x.sum(1), PRODUCTS)
     for operation, expected in ((be.total, x.sum()), (be.total_of_squares, (x**2).sum())):
         device.do(lambda operation=operation: operation(dx, -0.5, total))
         assert float(be.to_host(total)) == pytest.approx(
@@ -223,6 +226,10 @@ def test_subtract_scaled(device: Device, n: int) -> None:
     be.fill(eta, 0.25)
     device.do(lambda: be.subtract_scaled(dp, eta, dv))
     device.close(dp, p - 0.25 * v)
+    t = be.scratch(dp)
+    be.copy_in(v.astype(device.dtype), t)
+    device.do(lambda: be.subtract_scaled(dp, eta, t))
+    device.close(dp, p - 0.25 * v - 0.25 * v)
 
 
 @pytest.mark.parametrize("n", [5, 40_000])

@@ -13,6 +13,7 @@ from gpubackprop.backend.cuda.cuda_backend import CudaBackend
 from gpubackprop.backend.cuda.cupy_backend import CupyBackend
 from gpubackprop.backend.cuda.kernel_backend import KernelBackend
 from gpubackprop.errors import DeviceError
+from gpubackprop.losses import MANY_CLASSES, CrossEntropy
 from gpubackprop.schedules import Cosine
 from tests.cuda.stand_in import gpu, shim  # noqa: F401
 
@@ -175,6 +176,26 @@ def test_other_losses(gpu, loss):  # noqa: F811
     y = np.random.default_rng(1).uniform(size=(ROWS, CLASSES)).astype(np.float32)
     results = [network(device, loss=loss).loss_and_gradients(x, y) for device in (CudaBackend(0), "cpu")]
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    for name, want in results[1][1].items():
+        assert relative(results[0][1][name], want) < 1e-5, name
+
+
+class OwnCrossEntropy(CrossEntropy):
+    """One that there is no kernel for: it runs in its array expressions, with its own layout for many classes."""
+
+    name = "own"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("classes", [5, MANY_CLASSES + 2])
+def test_a_loss_of_ones_own(gpu, level, classes):  # noqa: F811
+    x, _ = data()
+    y = np.random.default_rng(1).integers(0, classes, ROWS)
+    results = []
+    for device in (LEVELS[level](), "cpu"):
+        net = gb.Network([gb.Dense(INPUTS, classes)], loss=OwnCrossEntropy(), device=device, seed=1)
+        results.append(net.loss_and_gradients(x, y))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-6)
     for name, want in results[1][1].items():
         assert relative(results[0][1][name], want) < 1e-5, name
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from importlib.util import find_spec
 from typing import Any
 
@@ -115,10 +115,14 @@ class MachineCode:
         self._buffers = x, y, h
         self.saved = gain(known, len(calls))
 
+    @cached_property
+    def _is_cached(self) -> bool:
+        return is_cached(self._text)
+
     def program(self, steps: int) -> EpochProgram | None:
         """The program, or None where it would not repay compiling it for that many steps."""
         saved = self.saved * steps
-        if self._made is None and saved >= LOADING and (saved >= COMPILING or is_cached(self._text)):
+        if self._made is None and saved >= LOADING and (saved >= COMPILING or self._is_cached):
             self._made = EpochProgram(self._source, load(self._text).run, *self._buffers)
         return self._made
 

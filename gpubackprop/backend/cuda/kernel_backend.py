@@ -73,7 +73,10 @@ class KernelBackend(UpdateKernels):
         self.launch("activation_derivative", template, geometry, delta, saved, delta.size, function[1])
 
     def column_sums(self, values: Array, out: Array) -> None:
-        self._add_column_sums(values, out, 0.0)
+        if _plain(values):
+            self._add_column_sums(values, out, 0.0)
+        else:
+            self.xp.sum(values, axis=0, out=out)
 
     def _add_column_sums(self, values: Array, out: Array, beta: float) -> None:
         """out = column sums + beta out; the sums in float32 (float64), whatever the values are stored in."""
