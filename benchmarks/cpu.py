@@ -39,7 +39,7 @@ BLOCK = 0.1
 ONLY = {"ours numba": "ab", "ours train_step": "abcd", "ours fit": "abcd"}
 """The configs that a peer takes part in, where not in all: where products take nearly all of the time, these are all one."""
 PAUSE = 0.15
-"""Seconds between turns: OpenBLAS's threads keep a core busy for 0.12 s after their last product, looking out for more."""
+"""Seconds between turns: OpenBLAS's threads keep a core busy, looking out for more work, for 2^28 ticks before they sleep."""
 
 
 class Worker:

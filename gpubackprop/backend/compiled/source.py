@@ -23,7 +23,7 @@ from gpubackprop.backend.compiled.operations import (
 )
 
 LOOPS = 4096
-"""Multiply-adds up to which a product is written as loops: a call of BLAS takes 0.2 us."""
+"""Multiply-adds up to which a product is written as loops, since the call of BLAS itself takes longer then."""
 
 OVERLAPS = 8
 """Pairs of arrays in a loop that LLVM checks for overlap before it gives up computing many elements at a time."""
