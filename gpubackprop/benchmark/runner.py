@@ -26,8 +26,8 @@ BATCH_SIZES = (1, 4, 16, 64, 256, 1024, 4096)
 PAUSE = 0.15
 """Seconds between turns: OpenBLAS's threads keep a core busy, looking out for more work, for 2^28 ticks before they sleep."""
 PASSES = 3
-"""Times that all batch sizes are gone through, for a share of the rounds each: what slows the machine down for a few seconds
-shows in the spread of many figures, and not as the figure of one."""
+"""Times that all batch sizes are gone through, for a share of the rounds each and in new processes: what slows the machine
+down for a few seconds, or a process for its lifetime, shows in the spread of the figures, and not as a figure."""
 _REFERENCE = Contender("cpu", dtype="float64")
 
 
@@ -64,7 +64,7 @@ def benchmark(
     DEVICE[@THREADS][:TYPE], as in "cpu", "cpu@1", "cpu:float64", "cuda:0:tf32", "strict"; None: all that work here.
     optimizer: a name. phases: also time forward, loss, backward and update apart. seed: of weights and random batches.
 
-    Each contender runs in a process of its own. Before it is timed, its outputs, loss, gradients and the losses of a stretch
+    Each contender runs in processes of its own. Before it is timed, its outputs, loss, gradients and the losses of a stretch
     of training are held to those of the same network in float64 on the CPU; one that is wrong gets no figures. Then they
     take turns in random order, `repeats` times, and time each part for about `seconds` a turn, after a warm-up.
 
@@ -107,6 +107,7 @@ def run(
         try:
             comparison.begin()
             for rounds in _shares(plan["repeats"]):
+                comparison.start_anew()
                 for described in subjects:
                     for n in plan["batch_sizes"]:
                         comparison.measure(described, n, rounds)
@@ -145,6 +146,11 @@ class _Comparison:
             except ContenderError as error:
                 column.failed = str(error)
         self._measure_ceilings()
+
+    def start_anew(self) -> None:
+        """Let every contender go on in a new process, which starts when it is next asked."""
+        for client in self.clients.values():
+            client.close()
 
     def end(self) -> None:
         """Measure once more what the devices can do at best: the better of two is nearer to it."""

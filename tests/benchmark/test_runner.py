@@ -108,6 +108,19 @@ def test_batch_sizes_are_gone_through_several_times() -> None:
     assert [c.batch_size for c in found.cases] == [2, 8]
 
 
+def test_each_pass_has_new_processes() -> None:
+    started: list[str] = []
+
+    class Counting(QuickClient):
+        def start(self) -> dict[str, Any]:
+            started.append(self.contender.label)
+            return super().start()
+
+    compare("strict", [2, 8], Counting, repeats=3)
+    # One to begin with, one for each pass.
+    assert started == ["strict"] * 4
+
+
 def test_one_that_fails_later_on_keeps_no_figures() -> None:
     class Failing(QuickClient):
         prepared = 0
