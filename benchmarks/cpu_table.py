@@ -41,7 +41,8 @@ def table(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in m["packages"].items())
     lines += [
         "",
-        f"Milliseconds a training step (float32, SGD with momentum unless it says otherwise) on {m['cpu']}, {m['when'][:10]}; "
+        f"Milliseconds a training step, medians (float32, SGD with momentum unless it says otherwise) "
+        f"on {m['cpu']}, {m['when'][:10]}; "
         f"{versions}; lower is better. From `benchmarks/cpu.py`, which first checks that all have the same gradients.",
     ]
     return "\n".join(lines)

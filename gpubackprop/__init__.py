@@ -14,9 +14,10 @@ from gpubackprop.checkpoint import Checkpoint, load, load_checkpoint, save
 from gpubackprop.errors import GpuBackpropError
 from gpubackprop.gradcheck import gradcheck
 from gpubackprop.layers import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm
-from gpubackprop.network import Network, mlp
+from gpubackprop.network import Network
 from gpubackprop.optimizers import LAMB, LARS, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
 from gpubackprop.parity import check_parity
+from gpubackprop.perceptron import mlp
 from gpubackprop.training import Callback, EarlyStopping, History, Trainer, evaluate
 
 __all__ = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from gpubackprop.backend import Backend, get_backend
 from gpubackprop.backend.base import Array, Program
 from gpubackprop.checks import check_array, check_x, check_y, on_device
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
-from gpubackprop.layers import Dense, Dropout, Layer, stack
+from gpubackprop.layers import Dense, Layer, stack
 from gpubackprop.losses import Loss, get_loss
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.parameters import Parameters
@@ -22,9 +21,7 @@ from gpubackprop.precision import resolve
 from gpubackprop.random import host_generator
 from gpubackprop.steps import Steps
 from gpubackprop.summary import one_line, summary
-from gpubackprop.workspace import Batch, Workspace
-
-_RING = 1024
+from gpubackprop.workspace import Batch, Losses, Workspace
 
 
 class Network:
@@ -135,7 +132,7 @@ class Network:
             done = optimizer.t
             try:
                 self._train_on(x, y, optimizer)
-                return self._new_value()
+                return self._losses.next()
             except self.backend.memory_errors as error:
                 reason = str(error)
             within_memory.shrink(self, optimizer, done, len(x), reason)
@@ -147,7 +144,7 @@ class Network:
 
         kind = "labels" if y.ndim == 1 else "targets"
         within_memory.train(self, load, len(x), kind, optimizer, micro_batch_size)
-        return self._new_value()
+        return self._losses.next()
 
     def _train_on(self, x: Array, y: Array, optimizer: Optimizer) -> None:
         batch = self._load(x)
@@ -266,7 +263,7 @@ class Network:
         be.fill(self.step, step)
         self.rows_at_once: int | None = None
         """Rows for which the device had memory, once it did not have it for more."""
-        self._ring: tuple[Array, int] | None = None
+        self._losses = Losses(be, self.value)
         self._bind_layers()
         make = (be, self.layers, self.widths, self.loss_function, self.dtype)
         self._workspace = Workspace(*make, training=True)
@@ -311,42 +308,6 @@ class Network:
     def program(self, step: Any, recordable: bool = True) -> Program:
         """`step` recorded, or as it is where recording is turned off."""
         return self.backend.record(step) if self.capture and recordable else step
-
-    def _new_value(self) -> Array:
-        # A loss that is handed out must not change at the next step, and a step must allocate nothing: so a ring of
-        # losses is made once for many steps, and let go of, not used again, when it is full.
-        if self._ring is None or self._ring[1] == _RING:
-            self._ring = (self.backend.zeros((_RING,), self.value.dtype), 0)
-        ring, i = self._ring
-        self._ring = (ring, i + 1)
-        slot = ring[i : i + 1].reshape(())
-        self.backend.xp.copyto(slot, self.value)
-        return slot
-
-
-def mlp(
-    widths: Sequence[int],
-    *,
-    activation: str = "relu",
-    output_activation: str | None = None,
-    dropout: float = 0.0,
-    **options: Any,
-) -> Network:
-    """A multilayer perceptron: `Dense` layers of the given widths, inputs first, with `activation` between them.
-
-    mlp([784, 512, 10], loss="cross_entropy") has one hidden layer of 512 units. dropout: behind each hidden layer.
-    `options` are those of `Network`. Raises ArgumentError for fewer than two widths.
-    """
-    widths = list(widths) if isinstance(widths, (Sequence, np.ndarray)) else [widths]
-    if len(widths) < 2:
-        raise ArgumentError(f"widths must name at least the inputs and the outputs, as in [784, 512, 10]; got {widths}")
-    layers: list[Layer] = []
-    for i, (d, m) in enumerate(pairwise(widths)):
-        last = i == len(widths) - 2
-        layers.append(Dense(d, m, output_activation if last else activation))
-        if dropout and not last:
-            layers.append(Dropout(dropout))
-    return Network(layers, **options)
 
 
 def _of_layer(arrays: dict[str, Array], index: int) -> dict[str, Array]:

@@ -142,3 +142,29 @@ class Workspace:
             self._flat[key] = self.be.empty((full,), dtype)
         view = sized(n)
         return self._flat[key][: prod(view)].reshape(view)
+
+
+class Losses:
+    """The losses that steps hand out: copies of `value`, a 0-d array on the device, which the next step overwrites.
+
+    A loss that is handed out must not change, and a step must allocate nothing: so room is made once for many steps, and let
+    go of, not used again, when it is full.
+    """
+
+    ROOM = 1024
+
+    def __init__(self, be: Backend, value: Array) -> None:
+        self._be = be
+        self._value = value
+        self._handed_out = self.ROOM
+        self._room: Array = None
+
+    def next(self) -> Array:
+        """The loss as it is now, 0-d, without waiting for it."""
+        if self._handed_out == self.ROOM:
+            self._room, self._handed_out = self._be.zeros((self.ROOM,), self._value.dtype), 0
+        i = self._handed_out
+        self._handed_out += 1
+        slot = self._room[i : i + 1].reshape(())
+        self._be.xp.copyto(slot, self._value)
+        return slot

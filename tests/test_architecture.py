@@ -33,7 +33,7 @@ LEVELS = [
     ["arguments", "precision", "special", "random", "activations", "losses", "schedules"],
     ["backend"],
     ["parameters", "initializers", "checks", "layers", "optimizers", "workspace"],
-    ["steps", "within_memory", "inference", "summary", "network"],
+    ["steps", "within_memory", "inference", "summary", "network", "perceptron"],
 ]
 TOP = len(LEVELS)
 COMMANDS = ("cli", "benchmark", "__main__")

@@ -8,7 +8,7 @@ import pytest
 import gpubackprop as gb
 from gpubackprop.backend import Backend
 from gpubackprop.losses import get_loss
-from gpubackprop.workspace import KEPT, Workspace
+from gpubackprop.workspace import KEPT, Losses, Workspace
 
 
 def make(backend: Backend, training: bool = True, activation: str = "relu") -> Workspace:
@@ -118,3 +118,12 @@ def test_an_array_that_is_not_there_is_named(backend: Backend) -> None:
     v = make(backend).batch(2).tensors[0]
     with pytest.raises(AttributeError, match="this layer has no array 'mask'; its arrays are x, first_row, a, z"):
         _ = v.mask
+
+
+def test_losses_that_were_handed_out_stay(backend: Backend) -> None:
+    value = backend.zeros((), np.float64)
+    losses, found = Losses(backend, value), []
+    for i in range(Losses.ROOM + 2):
+        backend.fill(value, i)
+        found.append(losses.next())
+    assert [float(backend.to_host(loss)) for loss in found] == list(range(Losses.ROOM + 2))

@@ -17,8 +17,9 @@ from gpubackprop.errors import ArgumentError, ArgumentTypeError, DataError
 from gpubackprop.layers import LAYERS, Dense
 from gpubackprop.losses import LOSSES, get_loss
 from gpubackprop.manifest import build_layer, describe_layer
-from gpubackprop.network import Network, mlp
+from gpubackprop.network import Network
 from gpubackprop.optimizers import Optimizer
+from gpubackprop.perceptron import mlp
 
 Description = dict[str, Any]
 """{"name", "widths", "layers", "loss", "l1", "l2", "seed"}: what a network is built from, in values that JSON can hold."""

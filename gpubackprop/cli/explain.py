@@ -14,7 +14,8 @@ from gpubackprop.errors import ArgumentError
 from gpubackprop.explain import STEPS, Explanation, Quantity, matrix_text
 from gpubackprop.explain import explain as take_apart
 from gpubackprop.losses import get_loss
-from gpubackprop.network import Network, mlp
+from gpubackprop.network import Network
+from gpubackprop.perceptron import mlp
 
 _WIDTH = 110
 """Columns where the output is no terminal: a pipe has no width of its own."""

@@ -9,8 +9,9 @@ from typing import Any
 from gpubackprop.data import Dataset
 from gpubackprop.errors import ArgumentError, unknown_name
 from gpubackprop.losses import get_loss
-from gpubackprop.network import Network, mlp
+from gpubackprop.network import Network
 from gpubackprop.optimizers import OPTIMIZERS, Optimizer, get_optimizer
+from gpubackprop.perceptron import mlp
 from gpubackprop.schedules import get_schedule
 
 FEW = 5000

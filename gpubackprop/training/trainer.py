@@ -200,6 +200,7 @@ class Trainer:
                 else:
                     step += alone(step)
                     continue
+                # Nothing may hold the failed step's arrays any more.
                 batch = target = program = alone = None
                 within_memory.shrink(net, optimizer, done, n, reason)
             within_memory.train(net, rows.loader(net, step * size), n, kind, optimizer, parts, accumulate=True)

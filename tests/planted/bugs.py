@@ -354,9 +354,9 @@ BUGS = [
     ),
     Bug(
         "a loss that changes after it was handed out",
-        "network:Network._new_value",
+        "workspace:Losses.next",
         "return slot",
-        "return self.value",
+        "return self._value",
         "training",
     ),
     Bug(
