@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from gpubackprop.backend.numpy_backend import describe_cpu
+from gpubackprop.backend.cpu.numpy_backend import describe_cpu
 
 PACKAGES = ("numpy", "torch", "jax", "scikit-learn", "thinc", "numba", "scipy")
 

@@ -26,7 +26,7 @@ from common import BLUE, GREEN, GREY, ORANGE, console, options, pyplot, run, sav
 import gpubackprop as gb
 from gpubackprop.data import Standardizer, load, split
 from gpubackprop.errors import DataError
-from gpubackprop.schedules import Cosine
+from gpubackprop.optimizers.schedules import Cosine
 
 SIZES = (128, 512, 2048, 8192, 32768, 65536)
 BASE = 128

@@ -18,7 +18,7 @@ import numpy as np
 from common import BLUE, RED, console, options, pyplot, run, save, table
 
 import gpubackprop as gb
-from gpubackprop.explain import Explanation, explain, matrix_text
+from gpubackprop.proofs.explain import Explanation, explain, matrix_text
 
 WIDTHS = [3, 3, 2]
 

@@ -16,7 +16,7 @@ import numpy as np
 from common import BLUE, GREY, ORANGE, console, options, pyplot, run, save, table
 
 import gpubackprop as gb
-from gpubackprop.explain import explain
+from gpubackprop.proofs.explain import explain
 
 X, Y = 0.6, 0.2
 

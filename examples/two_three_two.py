@@ -3,7 +3,7 @@
 The network is x (layer 1) -> 3 sigmoid units (layer 2) -> 2 sigmoid units (layer 3), with the cost C = 1/2 |a(3) - y|^2 for one
 sample. You will see each matrix with its dimensions three times:
 
-* as the library computes it (`gpubackprop.explain`);
+* as the library computes it (`gpubackprop.proofs.explain`);
 * by hand: the chain rule written out below, line by line as in a textbook (the table shows how far it is off);
 * by central differences, which know nothing of the chain rule: nudge one number, look at how much the cost changes.
 
@@ -16,7 +16,7 @@ import numpy as np
 from common import BLUE, GREY, RED, console, options, pyplot, run, save, table
 
 import gpubackprop as gb
-from gpubackprop.explain import Explanation, explain, matrix_text
+from gpubackprop.proofs.explain import Explanation, explain, matrix_text
 
 X = np.array([[0.05, 0.10]])
 Y = np.array([[0.01, 0.99]])

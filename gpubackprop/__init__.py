@@ -7,56 +7,96 @@ gb.Trainer(net, gb.Adam(1e-3)).fit(x, y, epochs=5, batch_size=1024)
 net.predict(x_test)
 """
 
-from gpubackprop import testing
-from gpubackprop.backend import choose_device, devices, get_backend
-from gpubackprop.benchmark import benchmark
-from gpubackprop.checkpoint import Checkpoint, load, load_checkpoint, save
-from gpubackprop.errors import GpuBackpropError
-from gpubackprop.gradcheck import gradcheck
-from gpubackprop.layers import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm
-from gpubackprop.network import Network
-from gpubackprop.optimizers import LAMB, LARS, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
-from gpubackprop.parity import check_parity
-from gpubackprop.perceptron import mlp
-from gpubackprop.training import Callback, EarlyStopping, History, Trainer, evaluate
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "LAMB",
-    "LARS",
-    "SGD",
-    "Activation",
-    "Adadelta",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "BatchNorm",
-    "Callback",
-    "Checkpoint",
-    "Dense",
-    "Dropout",
-    "EarlyStopping",
-    "GpuBackpropError",
-    "History",
-    "Layer",
-    "LayerNorm",
-    "NAdam",
-    "Network",
-    "RAdam",
-    "RMSprop",
-    "Trainer",
-    "benchmark",
-    "check_parity",
-    "choose_device",
-    "devices",
-    "evaluate",
-    "get_backend",
-    "gradcheck",
-    "load",
-    "load_checkpoint",
-    "mlp",
-    "save",
-    "testing",
-]
+if TYPE_CHECKING:
+    from gpubackprop import activations as activations
+    from gpubackprop import data as data
+    from gpubackprop import initializers as initializers
+    from gpubackprop import losses as losses
+    from gpubackprop import metrics as metrics
+    from gpubackprop import testing as testing
+    from gpubackprop.backend.select import choose_device as choose_device
+    from gpubackprop.backend.select import devices as devices
+    from gpubackprop.backend.select import get_backend as get_backend
+    from gpubackprop.bench.runner import benchmark as benchmark
+    from gpubackprop.errors import GpuBackpropError as GpuBackpropError
+    from gpubackprop.files.checkpoint import Checkpoint as Checkpoint
+    from gpubackprop.files.checkpoint import load as load
+    from gpubackprop.files.checkpoint import load_checkpoint as load_checkpoint
+    from gpubackprop.files.checkpoint import save as save
+    from gpubackprop.layers import Activation as Activation
+    from gpubackprop.layers import BatchNorm as BatchNorm
+    from gpubackprop.layers import Dense as Dense
+    from gpubackprop.layers import Dropout as Dropout
+    from gpubackprop.layers import Layer as Layer
+    from gpubackprop.layers import LayerNorm as LayerNorm
+    from gpubackprop.network.network import Network as Network
+    from gpubackprop.network.perceptron import mlp as mlp
+    from gpubackprop.optimizers import LAMB as LAMB
+    from gpubackprop.optimizers import LARS as LARS
+    from gpubackprop.optimizers import SGD as SGD
+    from gpubackprop.optimizers import Adadelta as Adadelta
+    from gpubackprop.optimizers import Adagrad as Adagrad
+    from gpubackprop.optimizers import Adam as Adam
+    from gpubackprop.optimizers import Adamax as Adamax
+    from gpubackprop.optimizers import AdamW as AdamW
+    from gpubackprop.optimizers import NAdam as NAdam
+    from gpubackprop.optimizers import RAdam as RAdam
+    from gpubackprop.optimizers import RMSprop as RMSprop
+    from gpubackprop.optimizers import schedules as schedules
+    from gpubackprop.proofs.gradcheck import gradcheck as gradcheck
+    from gpubackprop.proofs.parity import check_parity as check_parity
+    from gpubackprop.training.callbacks import Callback as Callback
+    from gpubackprop.training.callbacks import EarlyStopping as EarlyStopping
+    from gpubackprop.training.evaluation import evaluate as evaluate
+    from gpubackprop.training.history import History as History
+    from gpubackprop.training.trainer import Trainer as Trainer
 
+# Where each public name lives; loaded when it is first asked for, so that the bare import stays fast.
+_HOMES = {
+    "backend.select": "choose_device devices get_backend",
+    "bench.runner": "benchmark",
+    "errors": "GpuBackpropError",
+    "files.checkpoint": "Checkpoint load load_checkpoint save",
+    "layers": "Activation BatchNorm Dense Dropout Layer LayerNorm",
+    "network.network": "Network",
+    "network.perceptron": "mlp",
+    "optimizers": "LAMB LARS SGD Adadelta Adagrad Adam AdamW Adamax NAdam RAdam RMSprop",
+    "proofs.gradcheck": "gradcheck",
+    "proofs.parity": "check_parity",
+    "training.callbacks": "Callback EarlyStopping",
+    "training.evaluation": "evaluate",
+    "training.history": "History",
+    "training.trainer": "Trainer",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+# Modules that are public themselves: each a table of what can be chosen.
+_MODULES = {
+    "activations": "activations",
+    "data": "data",
+    "initializers": "initializers",
+    "losses": "losses",
+    "metrics": "metrics",
+    "schedules": "optimizers.schedules",
+    "testing": "testing",
+}
+
+__all__ = sorted([*_HOME, *_MODULES])
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _MODULES:
+        return import_module(f"gpubackprop.{_MODULES[name]}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'gpubackprop' has no attribute {name!r}")
+    value = getattr(import_module(f"gpubackprop.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

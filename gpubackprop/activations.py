@@ -10,12 +10,10 @@ were. |z| is spelled max(z, -z) so that a complex step (Squire and Trapp, 1998) 
 from __future__ import annotations
 
 from math import pi, sqrt
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from gpubackprop.backend.base import Array, Backend
 from gpubackprop.errors import ArgumentError, unknown_name
-
-if TYPE_CHECKING:
-    from gpubackprop.backend.base import Array, Backend
 
 
 class Activation:

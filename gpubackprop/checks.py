@@ -1,4 +1,4 @@
-"""What comes in from outside is looked at here, once, on the host, before any computation.
+"""Settings and arrays from outside are checked here, once, on the host, before any computation. Errors name the argument.
 
 A device array of the network's own device stays where it is. The values of its targets are read once, before training
 or evaluation; a single training step does not look, since that would wait for the device.
@@ -6,16 +6,69 @@ or evaluation; a single training step does not look, since that would wait for t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 import numpy as np
 
-from gpubackprop.backend.base import Array, Backend
+from gpubackprop.backend.base import Array, Backend, LossFunction
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError
-from gpubackprop.losses import Loss
 
 _FEW = 4096
 """Elements up to which a look at each takes less time than setting up for a product that may overflow."""
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+def positive(name: str, value: Any) -> float:
+    """`value` as a float; ArgumentError unless it is a finite number above 0."""
+    return _number(name, value, lambda v: v > 0, "a finite number above 0")
+
+
+def not_negative(name: str, value: Any) -> float:
+    """`value` as a float; ArgumentError unless it is a finite number, 0 or more."""
+    return _number(name, value, lambda v: v >= 0, "a finite number, 0 or more")
+
+
+def share(name: str, value: Any) -> float:
+    """`value` as a float; ArgumentError unless it is in [0, 1)."""
+    return _number(name, value, lambda v: 0 <= v < 1, "a number in [0, 1)")
+
+
+def fraction(name: str, value: Any) -> float:
+    """`value` as a float; ArgumentError unless it is in [0, 1]."""
+    return _number(name, value, lambda v: 0 <= v <= 1, "a number in [0, 1]")
+
+
+def positive_fraction(name: str, value: Any) -> float:
+    """`value` as a float; ArgumentError unless it is in (0, 1]."""
+    return _number(name, value, lambda v: 0 < v <= 1, "in (0, 1]")
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """`value` as an int; ArgumentTypeError unless it is one (of Python or NumPy), ArgumentError if it is below `least`."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise ArgumentTypeError(f"{name} must be a whole number; got {value!r} of type {type(value).__name__}")
+    if value < least:
+        raise ArgumentError(f"{name} must be at least {least}; got {value}")
+    return int(value)
+
+
+def _number(name: str, value: Any, allowed: Callable[[float], bool], expected: str) -> float:
+    if isinstance(value, (bool, np.bool_, str, bytes)):
+        raise ArgumentTypeError(f"{name} must be {expected}; got {value!r} of type {type(value).__name__}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ArgumentTypeError(f"{name} must be {expected}; got {value!r} of type {type(value).__name__}") from None
+    if not isfinite(number) or not allowed(number):
+        raise ArgumentError(f"{name} must be {expected}; got {value!r}")
+    return number
+
+
+# -- arrays -----------------------------------------------------------------------------------------------------------
 
 
 def check_x(x: Any, width: int, dtype: np.dtype[Any], be: Backend, name: str = "x") -> Array:
@@ -36,7 +89,7 @@ def check_x(x: Any, width: int, dtype: np.dtype[Any], be: Backend, name: str = "
 
 
 def check_y(
-    y: Any, n: int, m: int, dtype: np.dtype[Any], loss: Loss, be: Backend, name: str = "y", look: bool = True
+    y: Any, n: int, m: int, dtype: np.dtype[Any], loss: LossFunction, be: Backend, name: str = "y", look: bool = True
 ) -> Array:
     """`y` as the targets of n rows with m outputs: int64 labels (n,) where the loss takes them, else (n, m) of `dtype`.
 
@@ -163,7 +216,7 @@ def _check_x_shape(x: Array, width: int, name: str) -> None:
         raise ArgumentError(f"{name} has no rows: shape {tuple(x.shape)}")
 
 
-def _check_y_shape(y: Array, n: int, m: int, loss: Loss, name: str) -> None:
+def _check_y_shape(y: Array, n: int, m: int, loss: LossFunction, name: str) -> None:
     shape = tuple(y.shape)
     if loss.labels and len(shape) == 1:
         if shape[0] != n:

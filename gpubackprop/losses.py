@@ -7,15 +7,13 @@ or more when these n are a part of a larger batch, whose parts' values and delta
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from gpubackprop.backend.base import Array, Backend
 from gpubackprop.errors import unknown_name
 from gpubackprop.precision import compute_type
-
-if TYPE_CHECKING:
-    from gpubackprop.backend.base import Array, Backend
 
 MANY_CLASSES = 128
 """Classes from which a softmax on the CPU is faster in the layout of the logits than in that of their transpose."""

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.backend import fallback_reason, get_backend
+from gpubackprop.backend.select import fallback_reason, get_backend
 from gpubackprop.backend.strict import StrictBackend
 from gpubackprop.errors import ArgumentTypeError, CheckFailedError
-from gpubackprop.gradcheck import gradcheck
 from gpubackprop.layers import Dense, Layer
-from gpubackprop.network import Network
+from gpubackprop.network.network import Network
 from gpubackprop.optimizers import SGD
-from gpubackprop.parity import check_parity
+from gpubackprop.proofs.gradcheck import gradcheck
+from gpubackprop.proofs.parity import check_parity
 from gpubackprop.random import host_generator
 
 ROWS, OUTPUTS = 9, 3

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gpubackprop.backend import Backend, get_backend
-from gpubackprop.backend.select import fallback_reason
+from gpubackprop.backend.base import Backend
+from gpubackprop.backend.select import fallback_reason, get_backend
 
 
 @pytest.fixture(params=["cpu", "strict", pytest.param("cuda", marks=pytest.mark.cuda)])

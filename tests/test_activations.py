@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpubackprop.activations import ACTIVATIONS, Activation, get_activation
-from gpubackprop.backend import Backend
+from gpubackprop.backend.base import Backend
 from gpubackprop.errors import ArgumentError
 
 Z = [

@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from gpubackprop.backend import Backend, get_backend
+from gpubackprop.backend.base import Backend
+from gpubackprop.backend.select import get_backend
 from gpubackprop.checks import check_array, check_finite, check_x, check_y
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError, GpuBackpropError
 from gpubackprop.losses import get_loss

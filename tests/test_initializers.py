@@ -7,7 +7,7 @@ import pytest
 
 import gpubackprop as gb
 from gpubackprop.activations import ACTIVATIONS, get_activation
-from gpubackprop.backend import Backend
+from gpubackprop.backend.base import Backend
 from gpubackprop.errors import ArgumentError
 from gpubackprop.initializers import INITIALIZERS, get_initializer, glorot_uniform, he_uniform, lecun_normal
 

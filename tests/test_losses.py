@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubackprop.backend import Backend
+from gpubackprop.backend.base import Backend
 from gpubackprop.errors import ArgumentError
 from gpubackprop.layers import Tensors
 from gpubackprop.losses import LOSSES, MANY_CLASSES, Loss, get_loss

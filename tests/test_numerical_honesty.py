@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import gpubackprop as gb
-from gpubackprop.backend import Backend
-from gpubackprop.inference import to_prediction
+from gpubackprop.backend.base import Backend
 from gpubackprop.layers import Tensors
 from gpubackprop.losses import LOSSES, Loss
+from gpubackprop.network.inference import to_prediction
 from gpubackprop.precision import accumulator, compute_type
 
 LOGITS = {"float32": 1e4, "float16": 6e4}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gpubackprop as gb
-from gpubackprop.backend import Backend
+from gpubackprop.backend.base import Backend
 from gpubackprop.random import MaskStream, host_generator, philox4x32, random_words, split_seed
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 
 import gpubackprop as gb
-from gpubackprop.backend import Backend
-from gpubackprop.twin import twin, unbound
+from gpubackprop.backend.base import Backend
+from gpubackprop.network.twin import twin, unbound
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((6, 4)), RNG.standard_normal((6, 2))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import gpubackprop as gb
-from gpubackprop.backend import Backend
+from gpubackprop.backend.base import Backend
 from gpubackprop.losses import get_loss
-from gpubackprop.workspace import KEPT, Losses, Workspace
+from gpubackprop.network.workspace import KEPT, Losses, Workspace
 
 
 def make(backend: Backend, training: bool = True, activation: str = "relu") -> Workspace:

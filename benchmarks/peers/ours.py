@@ -7,8 +7,8 @@ import numpy as np
 import gpubackprop as gb
 from benchmarks.peers.base import BATCHES, LEARNING_RATE, MOMENTUM, Config, Peer
 from gpubackprop.backend.base import Program
-from gpubackprop.backend.compiled import MachineCode
-from gpubackprop.data.batches import Rows
+from gpubackprop.backend.cpu.compiled import MachineCode
+from gpubackprop.training.rows import Rows
 
 FOREVER = 10**9
 """Steps to come, which repay any compilation."""

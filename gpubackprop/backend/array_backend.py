@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.activations import Activation
-from gpubackprop.backend.base import Array, Backend
-from gpubackprop.losses import Loss
+from gpubackprop.backend.base import Array, Backend, ElementwiseFunction, LossFunction
 from gpubackprop.precision import accumulator
 from gpubackprop.random import MaskStream
 
@@ -50,13 +48,13 @@ class ArrayBackend(Backend):
 
     # -- layers ---------------------------------------------------------------------------------------------------
 
-    def affine(self, x: Array, W: Array, b: Array | None, f: Activation, z: Array, out: Array) -> None:
+    def affine(self, x: Array, W: Array, b: Array | None, f: ElementwiseFunction, z: Array, out: Array) -> None:
         self.dot(x, W, z)
         if b is not None:
             self.xp.add(z, b, out=z)
         self.activate(f, z, out)
 
-    def propagate(self, delta: Array, W: Array, f: Activation, saved: Array, out: Array) -> None:
+    def propagate(self, delta: Array, W: Array, f: ElementwiseFunction, saved: Array, out: Array) -> None:
         self.dot(delta, W.T, out)
         self.times_derivative(f, saved, out)
 
@@ -80,10 +78,10 @@ class ArrayBackend(Backend):
             self.xp.multiply(total, beta, out=total)
         self.xp.add(total, part, out=total)
 
-    def activate(self, f: Activation, z: Array, out: Array) -> None:
+    def activate(self, f: ElementwiseFunction, z: Array, out: Array) -> None:
         f.forward(self, z, out)
 
-    def times_derivative(self, f: Activation, saved: Array, delta: Array) -> None:
+    def times_derivative(self, f: ElementwiseFunction, saved: Array, delta: Array) -> None:
         f.times_derivative(self, saved, delta)
 
     def dropout(self, x: Array, stream: MaskStream, first: int, mask: Array, out: Array) -> None:
@@ -129,7 +127,7 @@ class ArrayBackend(Backend):
     # -- loss, gradients, parameters ------------------------------------------------------------------------------
 
     def loss_and_delta(
-        self, loss: Loss, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+        self, loss: LossFunction, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
     ) -> None:
         loss.value_and_delta(self, a, y, v, value, delta, rows)
 

@@ -10,20 +10,56 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from gpubackprop.activations import Activation
-    from gpubackprop.losses import Loss
-    from gpubackprop.random import MaskStream
+from gpubackprop.random import MaskStream
 
 Array: TypeAlias = Any
 """An array of whatever device the backend stands for: numpy.ndarray, cupy.ndarray or StrictArray."""
 
 Program: TypeAlias = Callable[[], None]
 """A recorded step. Calling it does the step again, on what the static buffers hold by then."""
+
+
+class ElementwiseFunction(Protocol):
+    """An activation as a device sees it; `gpubackprop.activations.Activation` is the class to derive from."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def saves(self) -> str:
+        """What f' is written from: the output "a", or "z"."""
+
+    def forward(self, be: Any, z: Array, a: Array) -> None:
+        """a = f(z)."""
+
+    def times_derivative(self, be: Any, saved: Array, delta: Array) -> None:
+        """delta = delta * f'(z)."""
+
+
+class LossFunction(Protocol):
+    """A loss as a device sees it; `gpubackprop.losses.Loss` is the class to derive from."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def output(self) -> str:
+        """What `predict` applies to the last layer's outputs: "identity", "sigmoid" or "softmax"."""
+
+    @property
+    def labels(self) -> bool:
+        """Whether integer class labels of shape (n,) are targets too."""
+
+    def value_and_delta(
+        self, be: Any, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+    ) -> None:
+        """value = C and, unless it is None, delta = dC/da."""
 
 
 @dataclass(frozen=True)
@@ -151,14 +187,14 @@ class Backend(ABC):
     # -- layers ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def affine(self, x: Array, W: Array, b: Array | None, f: Activation, z: Array, out: Array) -> None:
+    def affine(self, x: Array, W: Array, b: Array | None, f: ElementwiseFunction, z: Array, out: Array) -> None:
         """z = x W + b; out = f(z).  x (n, d), W (d, m), b (m,) or None, z and out (n, m).
 
         `z` may be `out` itself for an activation whose derivative is written from its output.
         """
 
     @abstractmethod
-    def propagate(self, delta: Array, W: Array, f: Activation, saved: Array, out: Array) -> None:
+    def propagate(self, delta: Array, W: Array, f: ElementwiseFunction, saved: Array, out: Array) -> None:
         """out = (delta W^T) * f'(z).  delta (n, m), W (d, m), saved and out (n, d).
 
         `saved` is what f' is written from at the layer below: its output a, or its z (`f.saves`).
@@ -169,11 +205,11 @@ class Backend(ABC):
         """dW = x^T delta + beta dW; db = column sums of delta + beta db, with a fixed number beta."""
 
     @abstractmethod
-    def activate(self, f: Activation, z: Array, out: Array) -> None:
+    def activate(self, f: ElementwiseFunction, z: Array, out: Array) -> None:
         """out = f(z), elementwise."""
 
     @abstractmethod
-    def times_derivative(self, f: Activation, saved: Array, delta: Array) -> None:
+    def times_derivative(self, f: ElementwiseFunction, saved: Array, delta: Array) -> None:
         """delta = delta * f'(z), elementwise."""
 
     @abstractmethod
@@ -199,7 +235,7 @@ class Backend(ABC):
 
     @abstractmethod
     def loss_and_delta(
-        self, loss: Loss, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+        self, loss: LossFunction, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
     ) -> None:
         """value = C (a 0-d array) and delta = dC/da, of shape (n, m); v: the loss's own buffers.
 

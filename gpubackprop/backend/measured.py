@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.arguments import whole_number
+from gpubackprop.checks import whole_number
 from gpubackprop.errors import ArgumentError, DataError
 
 _Times = dict[str, list[tuple[int, float]]]

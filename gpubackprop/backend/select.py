@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from functools import cache
 
 from gpubackprop.backend.base import Backend, DeviceInfo
+from gpubackprop.backend.cpu.numpy_backend import NumpyBackend, describe_cpu
 from gpubackprop.backend.measured import fastest_device
-from gpubackprop.backend.numpy_backend import NumpyBackend, describe_cpu
 from gpubackprop.backend.strict import StrictBackend
 from gpubackprop.errors import ArgumentError, DeviceError, unknown_name
 

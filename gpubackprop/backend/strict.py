@@ -21,8 +21,8 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from gpubackprop.backend.array_backend import ArrayBackend
 from gpubackprop.backend.base import Array
+from gpubackprop.backend.cpu.special import Blocks, normal_cdf
 from gpubackprop.errors import DeviceError
-from gpubackprop.special import Blocks, normal_cdf
 
 
 class ImplicitTransferError(DeviceError, TypeError):

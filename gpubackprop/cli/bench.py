@@ -13,15 +13,15 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from typer import Argument, Option
 
-from gpubackprop.atomic import replacing
-from gpubackprop.benchmark.compare import render_comparison
-from gpubackprop.benchmark.page import to_html
-from gpubackprop.benchmark.plot import check_available, save_plot
-from gpubackprop.benchmark.results import Result
-from gpubackprop.benchmark.rows import to_csv
-from gpubackprop.benchmark.runner import BATCH_SIZES, Progress, benchmark
-from gpubackprop.benchmark.table import render, show
+from gpubackprop.bench.compare import render_comparison
+from gpubackprop.bench.page import to_html
+from gpubackprop.bench.plot import check_available, save_plot
+from gpubackprop.bench.results import Result
+from gpubackprop.bench.rows import to_csv
+from gpubackprop.bench.runner import BATCH_SIZES, Progress, benchmark
+from gpubackprop.bench.table import render, show
 from gpubackprop.errors import ArgumentError, DataError
+from gpubackprop.files.atomic import replacing
 
 INTERRUPTED = 130
 LAYERS = "784,512,256,10"

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gpubackprop.backend import devices as found
+from gpubackprop.backend.select import devices as found
 
 
 def devices() -> None:

@@ -11,8 +11,8 @@ from rich.console import Console
 from typer import Option
 
 from gpubackprop import __version__, mlp
-from gpubackprop.backend import fallback_reason, get_backend
-from gpubackprop.blas import blas_name, blas_threads
+from gpubackprop.backend.cpu.blas_info import blas_name, blas_threads
+from gpubackprop.backend.select import fallback_reason, get_backend
 from gpubackprop.cli.devices import devices
 from gpubackprop.optimizers import SGD
 

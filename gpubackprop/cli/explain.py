@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.text import Text
 from typer import Option
 
-from gpubackprop.checkpoint import load
 from gpubackprop.errors import ArgumentError
-from gpubackprop.explain import STEPS, Explanation, Quantity, matrix_text
-from gpubackprop.explain import explain as take_apart
+from gpubackprop.files.checkpoint import load
 from gpubackprop.losses import get_loss
-from gpubackprop.network import Network
-from gpubackprop.perceptron import mlp
+from gpubackprop.network.network import Network
+from gpubackprop.network.perceptron import mlp
+from gpubackprop.proofs.explain import STEPS, Explanation, Quantity, matrix_text
+from gpubackprop.proofs.explain import explain as take_apart
 
 _WIDTH = 110
 """Columns where the output is no terminal: a pipe has no width of its own."""

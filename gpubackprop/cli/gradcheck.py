@@ -10,8 +10,8 @@ from typer import Argument, Option
 from gpubackprop.cli.settings import Settings
 from gpubackprop.cli.subject import subject
 from gpubackprop.data import NAMES
-from gpubackprop.gradcheck import gradcheck as check
-from gpubackprop.twin import twin
+from gpubackprop.network.twin import twin
+from gpubackprop.proofs.gradcheck import gradcheck as check
 
 FAILED = 1
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.checkpoint import load_checkpoint, save
 from gpubackprop.cli.preparation import encode
 from gpubackprop.data import Dataset, Standardizer
 from gpubackprop.errors import CheckpointError, DataError
+from gpubackprop.files.checkpoint import load_checkpoint, save
 from gpubackprop.metrics import mean_absolute_error, r2
-from gpubackprop.network import Network
+from gpubackprop.network.network import Network
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.training import evaluate
 

@@ -10,7 +10,7 @@ from typer import Argument, Option
 from gpubackprop.cli.settings import Settings
 from gpubackprop.cli.subject import subject
 from gpubackprop.data import NAMES
-from gpubackprop.parity import Device, check_parity
+from gpubackprop.proofs.parity import Device, check_parity
 
 FAILED = 1
 

@@ -11,10 +11,10 @@ import numpy as np
 from rich.console import Console
 from typer import Argument, Option
 
-from gpubackprop.atomic import replacing
 from gpubackprop.cli.model import Array, Model
 from gpubackprop.data.inputs import load_inputs
 from gpubackprop.errors import ArgumentError, DataError
+from gpubackprop.files.atomic import replacing
 
 
 def predict(

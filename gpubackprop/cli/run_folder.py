@@ -11,8 +11,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from gpubackprop.atomic import replacing
 from gpubackprop.errors import DataError
+from gpubackprop.files.atomic import replacing
 from gpubackprop.training import History
 
 FILES = ("model.safetensors", "settings.json", "history.jsonl", "curves.png")

@@ -9,10 +9,10 @@ from typing import Any
 from gpubackprop.data import Dataset
 from gpubackprop.errors import ArgumentError, unknown_name
 from gpubackprop.losses import get_loss
-from gpubackprop.network import Network
+from gpubackprop.network.network import Network
+from gpubackprop.network.perceptron import mlp
 from gpubackprop.optimizers import OPTIMIZERS, Optimizer, get_optimizer
-from gpubackprop.perceptron import mlp
-from gpubackprop.schedules import get_schedule
+from gpubackprop.optimizers.schedules import get_schedule
 
 FEW = 5000
 """Below this many rows the defaults are others: stronger regularisation, and no rows spared for validation."""

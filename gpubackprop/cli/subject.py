@@ -12,7 +12,7 @@ from gpubackprop.cli.preparation import Part
 from gpubackprop.cli.settings import Settings
 from gpubackprop.cli.train import prepare
 from gpubackprop.data import Dataset, load
-from gpubackprop.network import Network
+from gpubackprop.network.network import Network
 from gpubackprop.random import host_generator
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from typer import Argument, Option
 
 from gpubackprop import __version__
-from gpubackprop.blas import blas_name, blas_threads
+from gpubackprop.backend.cpu.blas_info import blas_name, blas_threads
 from gpubackprop.cli.curves import draw
 from gpubackprop.cli.display import Display, duration
 from gpubackprop.cli.model import Model

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubackprop.data.dataset import Dataset
-from gpubackprop.data.files import check_inflation, regular_file
 from gpubackprop.data.targets import read_targets
 from gpubackprop.errors import DataError
+from gpubackprop.files.regular import check_inflation, regular_file
 
 Array = NDArray[np.generic]
 FLOAT32_MAX = float(np.finfo(np.float32).max)

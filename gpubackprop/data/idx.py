@@ -17,8 +17,8 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gpubackprop.data.files import check_inflation, regular_file
 from gpubackprop.errors import DataError
+from gpubackprop.files.regular import check_inflation, regular_file
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 MAX_DIMENSIONS = 8

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from gpubackprop.data import tables
 from gpubackprop.data.arrays import _member, _members, _read_npy, features
-from gpubackprop.data.files import regular_file
 from gpubackprop.data.loading import NAMES, load
 from gpubackprop.errors import DataError, MissingExtraError
+from gpubackprop.files.regular import regular_file
 
 Array = NDArray[np.generic]
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from gpubackprop.data.arrays import FLOAT32_MAX, features
 from gpubackprop.data.dataset import Dataset
-from gpubackprop.data.files import INFLATION_FLOOR, INFLATION_RATIO, check_inflation, regular_file
 from gpubackprop.data.targets import read_targets
 from gpubackprop.errors import DataError, MissingExtraError
+from gpubackprop.files.regular import INFLATION_FLOOR, INFLATION_RATIO, check_inflation, regular_file
 
 Array = NDArray[np.generic]
 _BLOCK_ROWS = 4096

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.activations import Activation, get_activation
-from gpubackprop.arguments import whole_number
 from gpubackprop.backend.base import Backend
-from gpubackprop.checks import check_array
+from gpubackprop.checks import check_array, whole_number
 from gpubackprop.errors import ArgumentError
 from gpubackprop.initializers import Initializer, get_initializer
 from gpubackprop.layers.base import Layer, Tensors

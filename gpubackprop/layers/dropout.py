@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpubackprop.arguments import share
 from gpubackprop.backend.base import Array, Backend
+from gpubackprop.checks import share
 from gpubackprop.layers.base import Layer, Tensors
 from gpubackprop.losses import Buffers
 from gpubackprop.random import MaskStream

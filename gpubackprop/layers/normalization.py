@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.arguments import positive, whole_number
 from gpubackprop.backend.base import Array, Backend
+from gpubackprop.checks import positive, whole_number
 from gpubackprop.errors import ArgumentError
 from gpubackprop.layers.base import Layer, Tensors
 from gpubackprop.losses import Buffers

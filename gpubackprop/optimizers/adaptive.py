@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpubackprop.arguments import not_negative, positive, share
 from gpubackprop.backend.base import Array, Backend
+from gpubackprop.checks import not_negative, positive, share
 from gpubackprop.optimizers.base import Optimizer
 
 

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpubackprop.arguments import not_negative, positive
 from gpubackprop.backend.base import Array, Backend
+from gpubackprop.checks import not_negative, positive
 from gpubackprop.errors import ArgumentError, CheckpointError
-from gpubackprop.parameters import Parameters
-from gpubackprop.schedules import Constant, Schedule, get_schedule
+from gpubackprop.network.parameters import Parameters
+from gpubackprop.optimizers.schedules import Constant, Schedule, get_schedule
 
 
 class Optimizer:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from math import sqrt
 from typing import Any
 
-from gpubackprop.arguments import positive, share
 from gpubackprop.backend.base import Array, Backend
+from gpubackprop.checks import positive, share
 from gpubackprop.optimizers.base import Optimizer
 from gpubackprop.optimizers.moments import _Moments
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpubackprop.arguments import share
 from gpubackprop.backend.base import Array, Backend
+from gpubackprop.checks import share
 from gpubackprop.errors import ArgumentError
 from gpubackprop.optimizers.base import Optimizer
 

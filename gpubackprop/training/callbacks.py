@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubackprop.arguments import not_negative, positive, whole_number
+from gpubackprop.checks import not_negative, positive, whole_number
 from gpubackprop.errors import ArgumentTypeError, unknown_name
 
 if TYPE_CHECKING:

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubackprop.arguments import whole_number
-from gpubackprop.checks import check_x, check_y
-from gpubackprop.inference import CHUNK, to_prediction
+from gpubackprop.checks import check_x, check_y, whole_number
 from gpubackprop.metrics import scores
+from gpubackprop.network.inference import CHUNK, to_prediction
 
 if TYPE_CHECKING:
-    from gpubackprop.network import Network
+    from gpubackprop.network.network import Network
 
 
 def evaluate(net: Network, x: Any, y: Any, batch_size: int | None = None) -> dict[str, float]:

@@ -9,8 +9,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from gpubackprop.atomic import replacing
 from gpubackprop.errors import ArgumentError, DataError, unknown_name
+from gpubackprop.files.atomic import replacing
 
 
 class History:

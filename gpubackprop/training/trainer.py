@@ -10,18 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop import within_memory
-from gpubackprop.arguments import whole_number
 from gpubackprop.backend.base import Array
-from gpubackprop.checks import check_x, check_y
-from gpubackprop.data.batches import Rows
+from gpubackprop.checks import check_x, check_y, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
-from gpubackprop.network import Network
+from gpubackprop.network import within_memory
+from gpubackprop.network.network import Network
 from gpubackprop.optimizers import Optimizer, get_optimizer
 from gpubackprop.random import host_generator
 from gpubackprop.training.callbacks import Callback, EarlyStopping, GradientTolerance, Plan, Progress
 from gpubackprop.training.evaluation import evaluate
 from gpubackprop.training.history import History
+from gpubackprop.training.rows import Rows
 
 REPORTS_PER_SECOND = 4
 _ORDER = 1

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubackprop.backend import fallback_reason, get_backend, select
+from gpubackprop.backend import select
 from gpubackprop.backend.cuda import problem
+from gpubackprop.backend.select import fallback_reason, get_backend
 from gpubackprop.errors import DeviceError
 
 

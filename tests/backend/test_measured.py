@@ -10,7 +10,7 @@ import pytest
 import gpubackprop as gb
 from gpubackprop.backend import select
 from gpubackprop.errors import ArgumentError, DataError
-from tests.benchmark.samples import result
+from tests.bench.samples import result
 
 SIZES = [1, 16, 256]
 

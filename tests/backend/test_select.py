@@ -6,8 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 import gpubackprop as gb
-from gpubackprop.backend import Backend, fallback_reason, get_backend, select
-from gpubackprop.backend.numpy_backend import NumpyBackend
+from gpubackprop.backend import select
+from gpubackprop.backend.base import Backend
+from gpubackprop.backend.cpu.numpy_backend import NumpyBackend
+from gpubackprop.backend.select import fallback_reason, get_backend
 from gpubackprop.backend.strict import StrictBackend
 from gpubackprop.errors import ArgumentError, DeviceError
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpubackprop.activations import get_activation
-from gpubackprop.backend import Backend
+from gpubackprop.backend.base import Backend
 from gpubackprop.random import MaskStream, random_words
 
 # Sums of products of up to 200 terms, some of which cancel, and everything else.

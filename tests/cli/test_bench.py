@@ -13,8 +13,8 @@ import pytest
 
 import gpubackprop as gb
 from gpubackprop.backend.select import fallback_reason
-from gpubackprop.benchmark.results import Result
-from tests.benchmark.samples import result
+from gpubackprop.bench.results import Result
+from tests.bench.samples import result
 from tests.cli.commands import started
 
 COMMAND = [sys.executable, "-W", "error", "-c", "from gpubackprop.cli import main; main()", "bench"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gpubackprop as gb
+from gpubackprop.backend.select import fallback_reason
 from tests.cli.commands import refused, run
 
 pytest.importorskip("sklearn", reason="the data extra is not installed")
@@ -171,5 +172,5 @@ def test_devices_and_doctor_say_what_is_there():
     assert 'device="auto" takes' in text
     assert "20 training steps on cpu" in text
     assert "works" in text
-    if gb.backend.fallback_reason():
-        assert gb.backend.fallback_reason() in text
+    if fallback_reason():
+        assert fallback_reason() in text

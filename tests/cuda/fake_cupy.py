@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from gpubackprop.special import Blocks, normal_cdf
+from gpubackprop.backend.cpu.special import Blocks, normal_cdf
 
 # ---- what is counted and limited ----------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from gpubackprop.backend.cuda.cupy_backend import CupyBackend
 from gpubackprop.backend.cuda.kernel_backend import KernelBackend
 from gpubackprop.errors import DeviceError
 from gpubackprop.losses import MANY_CLASSES, CrossEntropy
-from gpubackprop.schedules import Cosine
+from gpubackprop.optimizers.schedules import Cosine
 from tests.cuda.stand_in import gpu, shim  # noqa: F401
 
 ROWS, INPUTS, CLASSES = 33, 7, 5

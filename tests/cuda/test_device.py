@@ -9,7 +9,7 @@ import gpubackprop as gb
 from gpubackprop.backend.cuda.cuda_backend import CudaBackend
 from gpubackprop.backend.cuda.streams import StreamedRows
 from gpubackprop.backend.select import fallback_reason
-from gpubackprop.schedules import Cosine
+from gpubackprop.optimizers.schedules import Cosine
 from tests.cuda.test_cuda_backend import (
     KINKS,
     LEVELS,

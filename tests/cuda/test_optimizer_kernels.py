@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gpubackprop import optimizers
-from gpubackprop.backend import get_backend
 from gpubackprop.backend.cuda import kernel_table as table
+from gpubackprop.backend.select import get_backend
 from tests.cuda.conftest import MULTIPROCESSORS, cases
 from tests.cuda.harness import assert_close, empty, to_float64, to_storage
 

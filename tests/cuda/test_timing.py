@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from gpubackprop.backend import get_backend
 from gpubackprop.backend.cuda import timing
-from gpubackprop.backend.select import fallback_reason
+from gpubackprop.backend.select import fallback_reason, get_backend
 
 
 class StandIn:

@@ -173,7 +173,7 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 
 def test_bombs_are_refused_before_they_inflate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpubackprop.data.files.INFLATION_FLOOR", 1 << 20)
+    monkeypatch.setattr("gpubackprop.files.regular.INFLATION_FLOOR", 1 << 20)
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, x=np.zeros((1 << 18, 8)), y=np.zeros(1 << 18))
     assert path.stat().st_size < 1 << 16

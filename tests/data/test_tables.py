@@ -178,7 +178,7 @@ def test_target_argument(write) -> None:
 
 
 def test_inflation_has_a_limit(write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpubackprop.data.files.INFLATION_FLOOR", 1 << 16)
+    monkeypatch.setattr("gpubackprop.files.regular.INFLATION_FLOOR", 1 << 16)
     monkeypatch.setattr("gpubackprop.data.tables.INFLATION_FLOOR", 1 << 16)
     bomb = gzip.compress(b"a,y\n" + b"0,0\n" * 200_000, mtime=0)
     with pytest.raises(DataError, match="would inflate"):
@@ -239,7 +239,7 @@ def test_bad_parquet_files(tmp_path: Path, write, monkeypatch: pytest.MonkeyPatc
         load(write("csv.parquet", PLAIN), target="kind")
     with pytest.raises(DataError, match="no rows"):
         load(parquet(tmp_path / "none.parquet", a=pa.array([], pa.int8()), y=pa.array([], pa.int8())), target="y")
-    monkeypatch.setattr("gpubackprop.data.files.INFLATION_FLOOR", 1 << 16)
+    monkeypatch.setattr("gpubackprop.files.regular.INFLATION_FLOOR", 1 << 16)
     zeros = np.zeros(1 << 20, np.int8)
     with pytest.raises(DataError, match="would inflate"):
         load(parquet(tmp_path / "bomb.parquet", a=zeros, y=zeros), target="y")

@@ -5,7 +5,7 @@ import pytest
 
 import gpubackprop as gb
 from gpubackprop.activations import ACTIVATIONS
-from gpubackprop.backend import Backend
+from gpubackprop.backend.base import Backend
 from gpubackprop.errors import ArgumentError
 from tests.small import make_data
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import gpubackprop as gb
-from gpubackprop.backend import Backend
+from gpubackprop.backend.base import Backend
 from gpubackprop.errors import ArgumentError
 from gpubackprop.random import random_words
 from tests.small import make_data

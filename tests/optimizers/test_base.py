@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import gpubackprop as gb
-from gpubackprop.backend import Backend
+from gpubackprop.backend.base import Backend
 from gpubackprop.errors import ArgumentError, CheckpointError
+from gpubackprop.network.parameters import Parameters
 from gpubackprop.optimizers import OPTIMIZERS as RULES
 from gpubackprop.optimizers import Optimizer, get_optimizer
-from gpubackprop.parameters import Parameters
-from gpubackprop.schedules import Cosine, Step
+from gpubackprop.optimizers.schedules import Cosine, Step
 from tests.small import OPTIMIZERS, assert_same_bits, make_data, make_optimizer
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubackprop.backend import Backend
+from gpubackprop.backend.base import Backend
+from gpubackprop.network.parameters import Parameters
 from gpubackprop.optimizers import OPTIMIZERS as RULES
-from gpubackprop.parameters import Parameters
 from tests.small import OPTIMIZERS, make_optimizer
 
 LR = 0.05

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gpubackprop as gb
-from gpubackprop.backend import Backend
+from gpubackprop.backend.base import Backend
 from gpubackprop.optimizers import Optimizer
 from tests.oracles.random_networks import relative
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubackprop.backend import Backend
+from gpubackprop.backend.base import Backend
 from tests.oracles.random_networks import Case, random_case, relative
 from tests.oracles.torch_networks import autograd
 

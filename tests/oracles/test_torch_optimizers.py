@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import gpubackprop as gb
-from gpubackprop.backend import Backend
+from gpubackprop.backend.base import Backend
 from gpubackprop.optimizers import Optimizer
-from gpubackprop.schedules import get_schedule
+from gpubackprop.optimizers.schedules import get_schedule
 from tests.oracles.random_networks import relative
 
 pytestmark = pytest.mark.usefixtures("_float64")

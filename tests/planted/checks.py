@@ -12,7 +12,7 @@ import numpy as np
 import gpubackprop as gb
 from gpubackprop.activations import ACTIVATIONS
 from gpubackprop.losses import LOSSES
-from gpubackprop.schedules import get_schedule
+from gpubackprop.optimizers.schedules import get_schedule
 from gpubackprop.testing import check_layer
 from tests.oracles.random_networks import relative, targets
 from tests.oracles.test_layerwise_papers import CASES, worst_error

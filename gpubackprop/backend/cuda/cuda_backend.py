@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.activations import ACTIVATIONS, Activation
-from gpubackprop.backend.base import Array, Program
+from gpubackprop.activations import ACTIVATIONS
+from gpubackprop.backend.base import Array, ElementwiseFunction, Program
 from gpubackprop.backend.cuda.cublaslt import CublasLt
 from gpubackprop.backend.cuda.graph import GraphProgram, Recorder
 from gpubackprop.backend.cuda.kernel_backend import KernelBackend
@@ -159,7 +159,7 @@ class CudaBackend(KernelBackend):
         if not (a.ndim == b.ndim == 2 and self.products.multiply(a, b, out)):
             super().dot(a, b, out)
 
-    def affine(self, x: Array, W: Array, b: Array | None, f: Activation, z: Array, out: Array) -> None:
+    def affine(self, x: Array, W: Array, b: Array | None, f: ElementwiseFunction, z: Array, out: Array) -> None:
         W, b = self._narrow(W), self._narrow(b)
         self._forget(out)
         with_bias = "" if b is None else "_BIAS"
@@ -177,7 +177,7 @@ class CudaBackend(KernelBackend):
             return
         super().affine(x, W, b, f, z, out)
 
-    def propagate(self, delta: Array, W: Array, f: Activation, saved: Array, out: Array) -> None:
+    def propagate(self, delta: Array, W: Array, f: ElementwiseFunction, saved: Array, out: Array) -> None:
         W = self._narrow(W)
         mask = self._mask_of(saved) if _is(f, "relu") else None
         if mask is not None and self.products.multiply(delta, W.T, out, "DRELU", aux=mask):
@@ -236,7 +236,7 @@ class CudaBackend(KernelBackend):
         held = self._masks.get(id(saved))
         return held[1] if held is not None and held[0]() is saved and id(saved) in self._valid else None
 
-    def activate(self, f: Activation, z: Array, out: Array) -> None:
+    def activate(self, f: ElementwiseFunction, z: Array, out: Array) -> None:
         self._forget(out)
         super().activate(f, z, out)
 
@@ -272,5 +272,5 @@ class CudaBackend(KernelBackend):
         super()._generic_update(optimizer, P, G, state, h)
 
 
-def _is(f: Activation, name: str) -> bool:
+def _is(f: ElementwiseFunction, name: str) -> bool:
     return f.name == name and ACTIVATIONS[name] is type(f)

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.activations import ACTIVATIONS, ELU, Activation, LeakyReLU
-from gpubackprop.backend.base import Array
+from gpubackprop.activations import ACTIVATIONS, ELU, LeakyReLU
+from gpubackprop.backend.base import Array, ElementwiseFunction, LossFunction
 from gpubackprop.backend.cuda import kernel_table as table
 from gpubackprop.backend.cuda.kernel_table import ACTIVATION, C_TYPE, LOSS
 from gpubackprop.backend.cuda.update import UpdateKernels
 from gpubackprop.errors import DeviceError
-from gpubackprop.losses import LOSSES, Loss
+from gpubackprop.losses import LOSSES
 from gpubackprop.random import MaskStream
 
 _HALF = ("float16", "bfloat16")
@@ -31,7 +31,7 @@ class KernelBackend(UpdateKernels):
 
     # -- activations ----------------------------------------------------------------------------------------------
 
-    def _bias_activation(self, f: Activation, b: Array | None, z: Array, out: Array) -> None:
+    def _bias_activation(self, f: ElementwiseFunction, b: Array | None, z: Array, out: Array) -> None:
         """out = f(z + b), and z gets z + b where f' is written from it."""
         function = _activation(f)
         if function is None or not _plain(z, out):
@@ -49,11 +49,11 @@ class KernelBackend(UpdateKernels):
         saved = None if z is out else z
         self.launch("bias_activation", (t, name), geometry, z, b, out, saved, z.shape[0], z.shape[1], parameter)
 
-    def affine(self, x: Array, W: Array, b: Array | None, f: Activation, z: Array, out: Array) -> None:
+    def affine(self, x: Array, W: Array, b: Array | None, f: ElementwiseFunction, z: Array, out: Array) -> None:
         self.dot(x, W, z)
         self._bias_activation(f, b, z, out)
 
-    def activate(self, f: Activation, z: Array, out: Array) -> None:
+    def activate(self, f: ElementwiseFunction, z: Array, out: Array) -> None:
         function = _activation(f)
         if function is None or not _plain(z, out):
             super().activate(f, z, out)
@@ -61,7 +61,7 @@ class KernelBackend(UpdateKernels):
         geometry = self._flat(z.size, 16 // z.itemsize)
         self.launch("activation", (C_TYPE[z.dtype.name], function[0]), geometry, z, out, z.size, function[1])
 
-    def times_derivative(self, f: Activation, saved: Array, delta: Array) -> None:
+    def times_derivative(self, f: ElementwiseFunction, saved: Array, delta: Array) -> None:
         function = _activation(f)
         if f.name == "identity" and function is not None:
             return
@@ -163,7 +163,7 @@ class KernelBackend(UpdateKernels):
     # -- loss -------------------------------------------------------------------------------------------------------
 
     def loss_and_delta(
-        self, loss: Loss, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+        self, loss: LossFunction, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
     ) -> None:
         if LOSSES.get(loss.name) is not type(loss):
             super().loss_and_delta(loss, a, y, v, value, delta, rows)
@@ -210,7 +210,7 @@ def _plain(*arrays: Array) -> bool:
     return all(a.flags.c_contiguous and a.dtype.name in C_TYPE for a in arrays)
 
 
-def _activation(f: Activation) -> tuple[str, float] | None:
+def _activation(f: ElementwiseFunction) -> tuple[str, float] | None:
     """The kernel's name for an activation and its parameter; None for one of the user's own, or with other constants."""
     if ACTIVATIONS.get(f.name) is not type(f):
         return None

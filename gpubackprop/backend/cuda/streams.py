@@ -17,8 +17,8 @@ import numpy as np
 from gpubackprop.backend.base import Array
 
 if TYPE_CHECKING:
-    from gpubackprop.network import Network
-    from gpubackprop.workspace import Batch
+    from gpubackprop.network.network import Network
+    from gpubackprop.network.workspace import Batch
 
 SLOTS = 2
 

@@ -1,0 +1,277 @@
+"""The CPU: NumPy, with a step recorded once and replayed."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from gpubackprop.backend.array_backend import ArrayBackend
+from gpubackprop.backend.base import Array, DeviceInfo, ElementwiseFunction, Program
+from gpubackprop.backend.cpu.blas import direct_blas
+from gpubackprop.backend.cpu.compiled import MachineCode, installed
+from gpubackprop.backend.cpu.recorder import Call, RecordingNamespace, prepare, replay
+from gpubackprop.backend.cpu.special import Blocks, normal_cdf
+from gpubackprop.errors import DeviceError
+
+BLOCK = 64 * 1024
+"""Elements that an optimizer or an activation works on at a time, so that its temporaries stay in the L2 cache."""
+
+
+DIRECT = 8 * 1024
+"""Elements of an output from which a direct BLAS call pays, which itself takes longer, for passes over the output less."""
+
+SMALL = 1024
+"""Elements up to which the fewest calls are fastest. Sums of so few float32 numbers are exact to its rounding."""
+
+
+ZEROS = 8 * 1024
+"""Elements of the array of zeros that ReLU compares with, so that they stay in the L1 cache."""
+
+
+class NumpyBackend(ArrayBackend):
+    """The reference: what it computes is what the vocabulary means, and every other device is held to it.
+
+    direct: take NumPy's BLAS directly for what adds to its output, where it can be had (`backend.blas`).
+    """
+
+    name = "cpu"
+
+    def __init__(self, precision: str = "native", direct: bool = True) -> None:
+        super().__init__()
+        if precision != "native":
+            raise DeviceError(f'precision="{precision}" needs an NVIDIA GPU; the CPU computes in float32 or float64')
+        self.xp: Any = np
+        self._calls: list[Call] | None = None
+        self._blocks = Blocks()
+        self._blas = direct_blas() if direct else None
+        self._machines: WeakKeyDictionary[Any, MachineCode] = WeakKeyDictionary()
+        self.loops = installed()
+
+    # -- memory and the boundary to the host ---------------------------------------------------------------------
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return np.empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return np.zeros(shape, dtype)
+
+    def asarray(self, host: np.ndarray, dtype: Any = None) -> Array:
+        return np.ascontiguousarray(host, dtype)
+
+    def to_host(self, array: Array) -> np.ndarray:
+        return np.array(array)
+
+    def copy_in(self, host: np.ndarray, out: Array) -> None:
+        np.copyto(out, host, casting="unsafe")
+
+    def copy_out(self, array: Array, out: np.ndarray) -> None:
+        np.copyto(out, array)
+
+    def fill(self, array: Array, value: float) -> None:
+        self._run(array.fill, value)
+
+    def owns(self, array: object) -> bool:
+        return isinstance(array, np.ndarray)
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: NumPy returns when it is done."""
+
+    def describe(self) -> str:
+        products = f"products that add by {self._blas.name}" if self._blas else "products by ndarray.dot alone"
+        small = ", or compiled by Numba where they are small" if self.loops else ""
+        return f"steps recorded and replayed{small}, {products}"
+
+    # -- recording ------------------------------------------------------------------------------------------------
+
+    def record(self, step: Callable[[], None]) -> Program:
+        calls: list[Call] = []
+        self._calls, self.xp = calls, RecordingNamespace(calls)
+        try:
+            step()
+        finally:
+            self._calls, self.xp = None, np
+        return replay(calls)
+
+    def loop(self, program: Program, rows: Any, batch: Any, optimizer: Any, count: int) -> Callable[[int], int] | None:
+        """Steps in machine code, where that repays compiling them; the schedule knows how many are to come."""
+        if not hasattr(program, "calls"):
+            return None
+        if program not in self._machines:
+            x, y = batch.x, batch.target_buffer(rows.kind)
+            self._machines[program] = MachineCode(program.calls, x, y, optimizer.h)
+        to_come = (optimizer.schedule.total or 0) - optimizer.t
+        run = self._machines[program].program(max(count, to_come))
+        if run is None:
+            return None
+
+        def steps(first: int) -> int:
+            run(rows.x, rows.y, rows.permutation, first * batch.n, optimizer.prepare_many(count))
+            return count
+
+        return steps
+
+    def call(self, function: Callable[..., None], *arguments: Any) -> None:
+        if self._calls is None:
+            function(*arguments)
+        else:
+            self._calls.append((function, arguments))
+
+    def _run(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        if self._calls is None:
+            function(*arguments, **options)
+        else:
+            self._calls.append(prepare(function, arguments, options))
+
+    # -- what is done in its own way on the CPU -------------------------------------------------------------------
+
+    def dot(self, a: Array, b: Array, out: Array) -> None:
+        # The method saves most of what np.matmul spends around a small product.
+        self._run(a.dot, b, out)
+
+    def _dot_add(self, a: Array, b: Array, beta: float, out: Array) -> bool:
+        """out = a b + beta out in one call, if that can be had."""
+        product = (self._blas.gemm if b.ndim == 2 else self._blas.gemv)(a, b, beta, out) if self._blas else None
+        if product is not None:
+            self._run(product)
+        return product is not None
+
+    def affine(self, x: Array, W: Array, b: Array | None, f: ElementwiseFunction, z: Array, out: Array) -> None:
+        if b is None or z.size < DIRECT:
+            super().affine(x, W, b, f, z, out)
+            return
+        # The product adds to the bias, where a product that overwrites begins with a pass of zeros.
+        self.xp.copyto(z, b)
+        if not self._dot_add(x, W, 1.0, z):
+            self.dot(x, W, z)
+            self.xp.add(z, b, out=z)
+        self.activate(f, z, out)
+
+    def affine_gradients(self, x: Array, delta: Array, dW: Array, db: Array | None, beta: float) -> None:
+        if not beta or not self._dot_add(x.T, delta, beta, dW):
+            super().affine_gradients(x, delta, dW, db, beta)
+        elif db is not None:
+            self._dot_add(delta.T, self.ones(len(delta), delta.dtype), beta, db)
+
+    def adds_in_products(self, parameters: Array) -> bool:
+        return self._blas is not None and parameters.size >= DIRECT and parameters.dtype in (np.float32, np.float64)
+
+    def subtract_scaled(self, p: Array, eta: Array, v: Array) -> None:
+        minus = self._number(eta.dtype, "minus")
+        axpy = self._blas.axpy(minus, v, p) if self._blas and p.size >= DIRECT else None
+        if axpy is None:
+            super().subtract_scaled(p, eta, v)
+            return
+        self.xp.negative(eta, out=minus)
+        self._run(axpy)
+
+    def decaying_average(self, average: Array, beta: float, value: Array, t: Array) -> None:
+        # One pass over memory in place of three.
+        axpby = self._blas.axpby(1 - beta, value, beta, average) if self._blas and average.size >= DIRECT else None
+        if axpby is None:
+            super().decaying_average(average, beta, value, t)
+        else:
+            self._run(axpby)
+
+    def activate(self, f: ElementwiseFunction, z: Array, out: Array) -> None:
+        for block in self._blocks_of(z, out):
+            f.forward(self, *block)
+
+    def times_derivative(self, f: ElementwiseFunction, saved: Array, delta: Array) -> None:
+        for block in self._blocks_of(saved, delta):
+            f.times_derivative(self, *block)
+
+    def _blocks_of(self, *arrays: Array) -> Iterator[tuple[Array, ...]]:
+        """The arrays themselves, or, where they are large, flat parts of them, whose temporaries stay in the L2 cache."""
+        size = arrays[0].size
+        if size <= BLOCK or not all(a.flags.c_contiguous for a in arrays):
+            yield arrays
+            return
+        # An activation may ask whether its output is its input itself: what came as one array goes on as one.
+        flat = {id(a): a.reshape(-1) for a in arrays}
+        for i in range(0, size, BLOCK):
+            parts = {key: a[i : i + BLOCK] for key, a in flat.items()}
+            yield tuple(parts[id(a)] for a in arrays)
+
+    def positive_part(self, z: Array, out: Array) -> None:
+        # Against an array of zeros: for a scalar operand NumPy takes a slower loop.
+        together = z.size if z.size <= ZEROS else ZEROS if z.size % ZEROS == 0 else z.shape[-1]
+        if z.size <= SMALL or not (z.flags.c_contiguous and out.flags.c_contiguous):
+            super().positive_part(z, out)
+        else:
+            zeros = self._leading(together, z.dtype, "zeros", self.zeros)
+            self.xp.maximum(z.reshape(-1, together), zeros, out=out.reshape(-1, together))
+
+    def keep_where_positive(self, a: Array, delta: Array) -> None:
+        if a.size <= SMALL and a.dtype.kind == "f":
+            t = self.scratch(delta)
+            self.xp.sign(a, out=t)
+        else:
+            t = self._leading(a.size, np.bool_, 0, self.empty).reshape(a.shape)
+            self.xp.greater(a, 0, out=t)
+        self.xp.multiply(delta, t, out=delta)
+
+    def total(self, values: Array, scale: float, out: Array) -> None:
+        if values.size > SMALL:
+            super().total(values, scale, out)
+        else:
+            flat = values.reshape(-1)
+            self._scaled_dot(self.ones(flat.size, flat.dtype), flat, scale, out)
+
+    def total_of_squares(self, values: Array, scale: float, out: Array) -> None:
+        if values.size > SMALL:
+            super().total_of_squares(values, scale, out)
+        else:
+            flat = values.reshape(-1)
+            self._scaled_dot(flat, flat, scale, out)
+
+    def _scaled_dot(self, a: Array, b: Array, scale: float, out: Array) -> None:
+        total = self._number(a.dtype, "total")
+        self.dot(a, b, total)
+        self.xp.multiply(total, np.asarray(scale, out.dtype), out=out)
+
+    def _number(self, dtype: Any, slot: str) -> Array:
+        return self._leading(1, dtype, slot, self.empty).reshape(())
+
+    def gather_rows(self, source: Array, index: Array, out: Array) -> None:
+        # mode="clip" skips the check of every index, three times the cost of the copy itself.
+        self._run(source.take, index, 0, out, "clip")
+
+    def take(self, flat: Array, index: Array, out: Array) -> None:
+        self._run(flat.take, index, None, out, "clip")
+
+    def put(self, flat: Array, index: Array, values: Array) -> None:
+        self._run(flat.put, index, values, "clip")
+
+    def normal_cdf(self, z: Array, out: Array) -> None:
+        self._run(self._normal_cdf, z.reshape(-1), out.reshape(-1))
+
+    def _normal_cdf(self, z: np.ndarray, out: np.ndarray) -> None:
+        x, u = self._blocks.take(2, z.dtype)
+        for i in range(0, z.size, Blocks.SIZE):
+            part = z[i : i + Blocks.SIZE]
+            normal_cdf(part, out[i : i + Blocks.SIZE], x[: part.size], u[: part.size])
+
+    def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
+        for i in range(0, P.size, BLOCK):
+            block = slice(i, i + BLOCK)
+            optimizer.rule(self, P[block], G[block], tuple(s[block] for s in state), h)
+
+
+def describe_cpu() -> DeviceInfo:
+    """This machine's processor, threads and memory, for `gpubackprop.devices()`."""
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:  # not Linux: the platform module's word has to do
+        pass
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # no such call here: memory stays unknown
+        memory = 0
+    return DeviceInfo("cpu", f"{model}, {os.cpu_count()} cores, NumPy {np.__version__}", memory)

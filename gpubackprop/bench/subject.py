@@ -1,0 +1,150 @@
+"""The networks that are compared: as plain values for other processes, with the work that one step of them is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.activations import ACTIVATIONS
+from gpubackprop.backend.base import Backend
+from gpubackprop.checks import whole_number
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, DataError
+from gpubackprop.files.checkpoint import load
+from gpubackprop.files.manifest import build_layer, describe_layer
+from gpubackprop.layers import LAYERS, Dense
+from gpubackprop.losses import LOSSES, get_loss
+from gpubackprop.network.network import Network
+from gpubackprop.network.perceptron import mlp
+from gpubackprop.optimizers import Optimizer
+
+Description = dict[str, Any]
+"""{"name", "widths", "layers", "loss", "l1", "l2", "seed"}: what a network is built from, in values that JSON can hold."""
+
+
+def descriptions(
+    network: Network | str | os.PathLike[str] | Sequence[int],
+    widths: Sequence[int] | None = None,
+    *,
+    activation: str = "relu",
+    loss: str = "cross_entropy",
+    seed: int = 0,
+) -> list[Description]:
+    """The networks to measure: the one given, or, for each of `widths`, the one with all its hidden layers that wide.
+
+    network: a `Network`, the path of a saved one or of the folder it lies in, or the widths of an `mlp`, inputs first.
+    activation, loss, seed: of the `mlp`. Raises ArgumentError, DataError or CheckpointError where there is no such network.
+    """
+    if isinstance(network, (Network, str, os.PathLike)):
+        if widths is not None:
+            raise ArgumentError(
+                "widths change the hidden layers of layers=[...]; a network that is built keeps its own"
+            )
+        net = network if isinstance(network, Network) else load(model_file(network), "cpu")
+        return [describe(net)]
+    if not isinstance(network, (list, tuple, np.ndarray)):
+        raise ArgumentTypeError(f"network must be a Network, a path, or widths such as [784, 512, 10]; got {network!r}")
+    layers = [whole_number(f"layers[{i}]", w) for i, w in enumerate(network)]
+    shapes = [layers]
+    if widths is not None:
+        if len(layers) < 3:
+            raise ArgumentError(f"widths change hidden layers, and {'-'.join(map(str, layers))} has none")
+        shapes = [[layers[0], *[whole_number("widths", w)] * (len(layers) - 2), layers[-1]] for w in widths]
+    return [describe(mlp(s, activation=activation, loss=loss, seed=seed, device="cpu")) for s in shapes]
+
+
+def model_file(path: str | os.PathLike[str]) -> Path:
+    """The saved network at `path`: the file itself, or in a folder model.safetensors, or the only .safetensors there."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    if (path / "model.safetensors").is_file():
+        return path / "model.safetensors"
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(f.name for f in found) or "none"
+    raise DataError(f"{path}: expected one saved network (.safetensors) in this folder; found {there}. Name the file")
+
+
+def describe(net: Network) -> Description:
+    """`net` without its weights. Raises ArgumentError for layers, activations and losses that are not the library's own."""
+    for i, layer in enumerate(net.layers):
+        if LAYERS.get(type(layer).__name__) is not type(layer) or layer.activation.name not in ACTIVATIONS:
+            raise ArgumentError(
+                f"layers[{i}] ({layer!r}) is not one of the library's own: a comparison builds the network again in other "
+                "processes, which know only those"
+            )
+    if net.loss_function.name not in LOSSES:
+        raise ArgumentError(f"loss {net.loss_function!r} is not one of the library's own; known: {', '.join(LOSSES)}")
+    shown = [net.widths[0], *(layer.outputs for layer in net.layers if isinstance(layer, Dense))]
+    return {
+        "name": "-".join(map(str, shown)),
+        "widths": net.widths,
+        "layers": [describe_layer(i, layer) for i, layer in enumerate(net.layers)],
+        "loss": net.loss_function.name,
+        "l1": net.l1,
+        "l2": net.l2,
+        "seed": net.seed,
+    }
+
+
+def build(
+    described: Description, backend: Backend, dtype: str, precision: str = "native", capture: bool = True
+) -> Network:
+    """The network that was described."""
+    return Network(
+        [build_layer(entry, {}) for entry in described["layers"]],
+        loss=described["loss"],
+        device=backend,
+        dtype=dtype,
+        precision=precision,
+        seed=described["seed"],
+        l1=described["l1"],
+        l2=described["l2"],
+        capture=capture,
+    )
+
+
+def initial_weights(net: Network) -> dict[str, np.ndarray]:
+    """The weights that `net` was built with, rounded to float32: what every type can start from, to be compared."""
+    return {name: np.asarray(array, np.float32) for name, array in net._initial_arrays().items()}
+
+
+def random_batch(described: Description, n: int, seed: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """x (n, d) from the standard normal distribution, and y as the loss takes it: labels, 0 and 1, or normal numbers.
+
+    The same numbers for every dtype: they are drawn as float32.
+    """
+    rng = np.random.default_rng([seed, n])
+    loss, d, m = get_loss(described["loss"]), described["widths"][0], described["widths"][-1]
+    x = rng.standard_normal((n, d), np.float32).astype(dtype)
+    if loss.labels:
+        return x, rng.integers(0, m, n)
+    if loss.output == "sigmoid":
+        return x, rng.integers(0, 2, (n, m)).astype(dtype)
+    return x, rng.standard_normal((n, m), np.float32).astype(dtype)
+
+
+def flops(net: Network, n: int) -> int:
+    """Floating-point operations of a step's matrix products: 2 n d m each for forward, dW and, above the first, delta."""
+    dense = [(i, layer) for i, layer in enumerate(net.layers) if isinstance(layer, Dense)]
+    return sum((6 if i else 4) * n * layer.inputs * layer.outputs for i, layer in dense)
+
+
+def least_bytes(net: Network, n: int, optimizer: Optimizer) -> int:
+    """Bytes that a step moves if each operation reads its operands and writes its results once, and nothing stays in a cache.
+
+    Of `Dense` layers: x, W, a (forward); x, delta, dW (gradients); delta, W, a, delta below (propagation); of the update:
+    parameters and state read and written, gradients read.
+    """
+    numbers = (3 + 2 * len(optimizer.states)) * net.parameter_count
+    for i, layer in enumerate(net.layers):
+        if isinstance(layer, Dense):
+            below, above, weights = n * layer.inputs, n * layer.outputs, layer.inputs * layer.outputs
+            numbers += 2 * (below + above + weights)
+            numbers += (above + weights + 2 * below) if i else 0
+    return int(numbers * net.dtype.itemsize)

@@ -1,0 +1,293 @@
+"""Networks on the disk: one .safetensors file with everything that a run needs to go on, bit for bit, where it was.
+
+The arrays are the network's weights and running statistics ("0.weight", ...), the optimizer's state
+("optimizer.velocity", ...) and whatever else was handed over ("extra.<name>"). The metadata have one entry,
+"gpubackprop": the SHA-256 of the manifest, a space, and the manifest, a JSON object with the layers, loss, dtype, precision,
+seed, penalties and step count, the optimizer's settings with its schedule, the number of BLAS threads, and the dtype, shape
+and SHA-256 of every array. So each bit of the file is under a checksum or fixed by the format. Nothing in it is ever
+executed: layers, activations, losses and optimizers are looked up by name in the library's own tables, or in one that the
+caller brings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialize
+
+from gpubackprop.backend.base import Backend
+from gpubackprop.backend.cpu.blas_info import blas_threads
+from gpubackprop.backend.select import get_backend
+from gpubackprop.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CheckpointError,
+    DataError,
+    DeviceError,
+    GpuBackpropError,
+)
+from gpubackprop.files.atomic import replacing
+from gpubackprop.files.manifest import (
+    Custom,
+    build_layer,
+    build_optimizer,
+    check_shapes,
+    describe_layer,
+    describe_optimizer,
+    name_of,
+    optimizer_state,
+)
+from gpubackprop.files.regular import regular_file
+from gpubackprop.layers import Layer
+from gpubackprop.losses import LOSSES
+from gpubackprop.network.network import Network
+from gpubackprop.optimizers import Optimizer
+from gpubackprop.precision import DTYPES, resolve
+
+VERSION = 1
+_KEY = "gpubackprop"
+_DTYPES = {
+    "BOOL": "|b1",
+    "U8": "|u1",
+    "I8": "|i1",
+    "U16": "<u2",
+    "I16": "<i2",
+    "U32": "<u4",
+    "I32": "<i4",
+    "U64": "<u8",
+}
+_DTYPES |= {"I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
+
+
+@dataclass
+class Checkpoint:
+    """What `load_checkpoint` gives back.
+
+    net; optimizer, with its state, ready to go on with `net` (None if none was saved); extra, as it was handed to `save`;
+    saved_on: "device", "precision", "blas_threads" and "library" (the version) of the process that saved it. The same
+    bits come out of a resumed run only on the same kind of device and with the same number of BLAS threads.
+    """
+
+    net: Network
+    optimizer: Optimizer | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    saved_on: dict[str, Any] = field(default_factory=dict)
+
+
+def save(
+    path: str | os.PathLike[str],
+    net: Network,
+    *,
+    optimizer: Optimizer | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the network, and the optimizer with its state, to a .safetensors file.
+
+    extra: name -> NumPy array, or a value that JSON can hold, to come back with `load_checkpoint`.
+    A file at `path` is replaced only once the new one is complete and on the disk.
+
+    Raises ArgumentError for what could not be built again (see `load`: custom classes need their settings) and for an
+    optimizer of another network, ArgumentTypeError for extras that are neither arrays nor JSON, CheckpointError if the
+    file cannot be written.
+    """
+    if not isinstance(net, Network):
+        raise ArgumentTypeError(f"net must be a Network; got {type(net).__name__}")
+    if net.dtype.name not in DTYPES:
+        raise ArgumentError(f"a network of dtype {net.dtype.name} cannot be saved; expected {' or '.join(DTYPES)}")
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise ArgumentTypeError(f"optimizer must be an Optimizer; got {optimizer!r}")
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentTypeError(f"path must be a path; got {path!r}")
+    arrays = net.get_weights()
+    manifest: dict[str, Any] = {
+        "version": VERSION,
+        "layers": [describe_layer(i, layer) for i, layer in enumerate(net.layers)],
+        "loss": name_of(net.loss_function, LOSSES, "loss"),
+        "dtype": net.dtype.name,
+        "precision": net.precision,
+        "seed": net.seed,
+        "l1": net.l1,
+        "l2": net.l2,
+        "step": int(net.backend.to_host(net.step)),
+        "optimizer": None,
+        "saved_on": _this_process(net),
+    }
+    if optimizer is not None:
+        manifest["optimizer"] = describe_optimizer(optimizer)
+        arrays |= {f"optimizer.{k}": v for k, v in optimizer_state(optimizer, net).items()}
+    values, extra_arrays = _split_extra(extra or {})
+    manifest["extra"] = values
+    arrays |= {f"extra.{k}": v for k, v in extra_arrays.items()}
+    # serialize() takes the memory as it lies: anything but little-endian C order would be written wrong.
+    arrays = {k: np.ascontiguousarray(v, v.dtype.newbyteorder("<")).reshape(v.shape) for k, v in arrays.items()}
+    manifest["arrays"] = {name: _fingerprint(array) for name, array in arrays.items()}
+    text = json.dumps(manifest, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
+    content = serialize(arrays, metadata={_KEY: f"{_digest(text.encode())} {text}"})
+    with replacing(path, CheckpointError) as file:
+        file.write(content)
+
+
+def load(
+    path: str | os.PathLike[str],
+    device: str | Backend = "auto",
+    *,
+    precision: str | None = None,
+    custom: Custom | None = None,
+) -> Network:
+    """The network that `save` wrote, on `device` (see `get_backend`), whatever device it was saved on.
+
+    precision: that of the products; None takes the saved one where the device has it, else the native one.
+    custom: {"MyLayer": MyLayer, "my_activation": MyActivation, ...} for classes that are not the library's.
+
+    Raises CheckpointError for a file that is missing, damaged in any bit, of another kind or of a later version, for an
+    unknown class name, and DeviceError for a device that is not there.
+    """
+    return load_checkpoint(path, device, precision=precision, custom=custom).net
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    device: str | Backend = "auto",
+    *,
+    precision: str | None = None,
+    custom: Custom | None = None,
+) -> Checkpoint:
+    """Everything that `save` wrote. Arguments and errors are those of `load`."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentTypeError(f"path must be a path; got {path!r}")
+    path = Path(path)
+    manifest, arrays = _read(path)
+    backend = _backend(device, precision, manifest)
+    try:
+        layers = [build_layer(entry, custom or {}) for entry in manifest["layers"]]
+        check_shapes(layers, arrays)
+        net = _network(layers, manifest, backend, custom or {})
+        net._write(arrays)
+        net.backend.fill(net.step, _step(manifest["step"]))
+        optimizer = build_optimizer(manifest["optimizer"], _under("optimizer.", arrays), net)
+        extra = {**manifest["extra"], **_under("extra.", arrays)}
+        return Checkpoint(net, optimizer, extra, dict(manifest["saved_on"]))
+    except (GpuBackpropError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"{path}: holds no network that can be built: {reason}") from error
+
+
+# -- the file -----------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The manifest and the arrays of a file in which everything is as it was written; else CheckpointError."""
+    try:
+        regular_file(path)
+        # safe_open holds the declared sizes against the file's before anything is allocated.
+        with safe_open(path, framework="numpy") as file:
+            digest, _, text = (file.metadata() or {}).get(_KEY, "").partition(" ")
+            if not text:
+                raise CheckpointError(f"{path}: is a safetensors file, but not one that gpubackprop.save wrote")
+            if _digest(text.encode()) != digest:
+                raise CheckpointError(f"{path}: damaged: its description does not have the SHA-256 that it should have")
+            manifest: dict[str, Any] = json.loads(text)
+            if manifest["version"] != VERSION:
+                raise CheckpointError(
+                    f"{path}: has format version {manifest['version']!r}, and this library reads version {VERSION}; "
+                    "install the version of gpubackprop that wrote it"
+                )
+            declared = manifest["arrays"]
+            held = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            if {n: [_DTYPES[s.get_dtype()], s.get_shape()] for n, s in held.items()} != {
+                n: [d["dtype"], d["shape"]] for n, d in declared.items()
+            }:
+                raise CheckpointError(f"{path}: damaged: its arrays are not those that its description lists")
+            arrays = {name: file.get_tensor(name) for name in held}
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+    except (SafetensorError, OSError, UnicodeError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: damaged, cut short, or no safetensors file ({error})") from error
+    for name, array in arrays.items():
+        if _digest(array.tobytes()) != declared[name]["sha256"]:
+            raise CheckpointError(f"{path}: damaged: array {name!r} does not have the SHA-256 that it should have")
+    return manifest, arrays
+
+
+def _fingerprint(array: np.ndarray) -> dict[str, Any]:
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": _digest(array.tobytes())}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _this_process(net: Network) -> dict[str, Any]:
+    from gpubackprop import __version__
+
+    return {
+        "library": __version__,
+        "device": net.backend.name,
+        "precision": net.precision,
+        "blas_threads": blas_threads(),
+    }
+
+
+def _split_extra(extra: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    arrays = {name: value for name, value in extra.items() if isinstance(value, np.ndarray)}
+    values = {name: value for name, value in extra.items() if name not in arrays}
+    for name, value in extra.items():
+        if not isinstance(name, str):
+            raise ArgumentTypeError(f"extra must map names to values; got the key {name!r}")
+        if name in arrays:
+            if value.dtype.newbyteorder("<").str not in _DTYPES.values():
+                raise ArgumentTypeError(f"extra[{name!r}] has dtype {value.dtype}; expected bool, integers or floats")
+            continue
+        try:
+            unchanged = json.loads(json.dumps(value, allow_nan=False)) == value
+        except (TypeError, ValueError, RecursionError):
+            unchanged = False
+        if not unchanged:
+            raise ArgumentTypeError(
+                f"extra[{name!r}] must be a NumPy array, or text, finite numbers, None, lists and dictionaries with text "
+                f"as keys; got {type(value).__name__}"
+            )
+    return values, arrays
+
+
+# -- the network ---------------------------------------------------------------------------------------------------
+
+
+def _backend(device: str | Backend, precision: str | None, manifest: dict[str, Any]) -> Backend:
+    if isinstance(device, Backend):
+        return device
+    if precision is not None:
+        return get_backend(device, precision=resolve(manifest["dtype"], precision)[1])
+    try:
+        return get_backend(device, precision=manifest["precision"])
+    except DeviceError:
+        # Saved with the products of a GPU: the device that is here may still do them in full.
+        return get_backend(device)
+
+
+def _step(value: Any) -> int:
+    # NumPy before 2 would wrap a negative number around.
+    if type(value) is not int or not 0 <= value < 2**64:
+        raise CheckpointError(f"its number of steps is {value!r}")
+    return value
+
+
+def _network(layers: list[Layer], manifest: dict[str, Any], backend: Backend, custom: Custom) -> Network:
+    loss = manifest["loss"]
+    options = {k: manifest[k] for k in ("dtype", "seed", "l1", "l2")}
+    options["loss"] = custom[loss]() if loss in custom and loss not in LOSSES else loss
+    return Network(layers, device=backend, precision=backend.precision, **options)
+
+
+def _under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}

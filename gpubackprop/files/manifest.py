@@ -1,0 +1,114 @@
+"""Layers, activations, losses and optimizers as plain values, and back: what a checkpoint says of a network.
+
+Classes are found by name in the library's own tables, or in one that the caller brings; nothing else is ever called.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.activations import ACTIVATIONS, Activation
+from gpubackprop.errors import ArgumentError, CheckpointError
+from gpubackprop.layers import LAYERS, Layer, layer_from, stack
+from gpubackprop.losses import Loss
+from gpubackprop.network.network import Network
+from gpubackprop.optimizers import OPTIMIZERS, Optimizer, get_optimizer
+from gpubackprop.optimizers.schedules import SCHEDULES, get_schedule
+
+Custom = Mapping[str, Any]
+"""Class name -> class of layers, and name -> class of activations and losses, that are not the library's own."""
+
+
+def describe_layer(index: int, layer: Layer) -> dict[str, Any]:
+    """{"type", "settings"} of a layer, once it is sure that it can be built again from that."""
+    kind, settings = type(layer).__name__, layer.settings()
+    name_of(layer.activation, ACTIVATIONS, "activation")
+    if LAYERS.get(kind, type(layer)) is not type(layer):
+        raise ArgumentError(f"layers[{index}]: a class of one's own cannot be saved under the library's name {kind!r}")
+    try:
+        whole = json.loads(json.dumps(settings)) == settings
+        if kind not in LAYERS:
+            forgotten = type(layer).settings is Layer.settings and inspect.signature(type(layer)).parameters
+            whole = whole and not forgotten and type(layer)(**settings).settings() == settings
+    except (TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise ArgumentError(
+            f"layers[{index}] ({kind}) cannot be saved: its settings() must give the arguments of its constructor as "
+            "plain values (numbers, text, lists), from which load() builds it again"
+        )
+    return {"type": kind, "settings": settings}
+
+
+def build_layer(entry: dict[str, Any], custom: Custom) -> Layer:
+    """The layer that `describe_layer` described. Raises CheckpointError for a class that is in neither table."""
+    kind, settings = entry["type"], dict(entry["settings"])
+    activation = settings.get("activation")
+    if isinstance(activation, str) and activation not in ACTIVATIONS and activation in custom:
+        settings["activation"] = custom[activation]()
+    if kind in custom and kind not in LAYERS:
+        layer: Layer = custom[kind](**settings)
+        return layer
+    try:
+        return layer_from(kind, settings)
+    except ArgumentError as error:
+        raise CheckpointError(f"{error}. Classes of one's own are handed over as custom={{name: class}}") from None
+
+
+def name_of(thing: Activation | Loss, table: Mapping[str, type], kind: str) -> str:
+    """The name by which an activation or a loss is found again. Raises ArgumentError where it would be another's."""
+    if not getattr(thing, "name", "") or table.get(thing.name, type(thing)) is not type(thing):
+        raise ArgumentError(
+            f"{kind} {type(thing).__name__} cannot be saved: give it a name of its own, name = ..., which no {kind} of the "
+            "library has"
+        )
+    return thing.name
+
+
+def check_shapes(layers: list[Layer], arrays: Mapping[str, np.ndarray]) -> None:
+    """What the layers declare must be what the file holds, before memory is made for it."""
+    width, declared = stack.inputs(layers), {}
+    for i, layer in enumerate(layers):
+        width = layer.build(width)
+        shapes = {**layer.parameter_shapes(), **layer.state_shapes()}
+        declared.update({f"{i}.{name}": tuple(shape) for name, shape in shapes.items()})
+    held = {name: array.shape for name, array in arrays.items() if name[:1].isdigit()}
+    if declared != held:
+        raise CheckpointError(f"the layers need arrays of shapes {declared}, and the file holds {held}")
+
+
+def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
+    """{"name", "settings"} of an optimizer and its schedule. Raises ArgumentError for classes of one's own."""
+    name, schedule = type(optimizer).__name__.lower(), optimizer.schedule
+    for thing, known in ((optimizer, OPTIMIZERS.get(name)), (schedule, SCHEDULES.get(schedule.name))):
+        if known is not type(thing):
+            raise ArgumentError(
+                f"{type(thing).__name__} is not one of the library's own classes, so the optimizer cannot be saved; leave "
+                "out optimizer= and put the arrays of optimizer.get_state() into extra="
+            )
+    return {"name": name, "settings": optimizer.settings()}
+
+
+def optimizer_state(optimizer: Optimizer, net: Network) -> dict[str, np.ndarray]:
+    """The optimizer's arrays. Raises ArgumentError where they belong to another network."""
+    if optimizer.parameters is not None and optimizer.parameters.owner is not net._parameters.owner:
+        raise ArgumentError(f"this {type(optimizer).__name__} trains another network; save it with that one")
+    return optimizer.get_state()
+
+
+def build_optimizer(described: dict[str, Any] | None, state: dict[str, np.ndarray], net: Network) -> Optimizer | None:
+    """The optimizer that was described, bound to `net`, with its state. Raises CheckpointError if that does not fit."""
+    if described is None:
+        return None
+    settings = dict(described["settings"])
+    schedule = dict(settings.pop("schedule"))
+    optimizer = get_optimizer(described["name"], schedule=get_schedule(schedule.pop("name"), **schedule), **settings)
+    optimizer.bind(net._parameters)
+    if set(state) != {"t"} or int(state["t"]):
+        optimizer.set_state(state)
+    return optimizer

@@ -1,0 +1,38 @@
+"""The multilayer perceptron in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.errors import ArgumentError
+from gpubackprop.layers import Dense, Dropout, Layer
+from gpubackprop.network.network import Network
+
+
+def mlp(
+    widths: Sequence[int],
+    *,
+    activation: str = "relu",
+    output_activation: str | None = None,
+    dropout: float = 0.0,
+    **options: Any,
+) -> Network:
+    """A multilayer perceptron: `Dense` layers of the given widths, inputs first, with `activation` between them.
+
+    mlp([784, 512, 10], loss="cross_entropy") has one hidden layer of 512 units. dropout: behind each hidden layer.
+    `options` are those of `Network`. Raises ArgumentError for fewer than two widths.
+    """
+    widths = list(widths) if isinstance(widths, (Sequence, np.ndarray)) else [widths]
+    if len(widths) < 2:
+        raise ArgumentError(f"widths must name at least the inputs and the outputs, as in [784, 512, 10]; got {widths}")
+    layers: list[Layer] = []
+    for i, (d, m) in enumerate(pairwise(widths)):
+        last = i == len(widths) - 2
+        layers.append(Dense(d, m, output_activation if last else activation))
+        if dropout and not last:
+            layers.append(Dropout(dropout))
+    return Network(layers, **options)

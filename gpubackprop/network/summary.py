@@ -1,0 +1,37 @@
+"""A network in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpubackprop.network.network import Network
+
+
+def one_line(net: Network) -> str:
+    """The architecture, the loss and the device: Network(784 -> Dense 512 relu -> ... | cross_entropy | cpu float32)."""
+    parts = [str(net.widths[0])]
+    for layer, width in zip(net.layers, net.widths[1:], strict=True):
+        kind = type(layer).__name__
+        f = "" if layer.activation.name == "identity" else f" {layer.activation.name}"
+        p = f" {layer.p:g}" if hasattr(layer, "p") else ""
+        parts.append(f"{kind} {width}{f}" if kind == "Dense" else f"{kind}{f}{p}")
+    how = "" if net.precision == "native" else f" {net.precision}"
+    return f"Network({' -> '.join(parts)} | {net.loss_function.name} | {net.backend.name} {net.dtype.name}{how})"
+
+
+def summary(net: Network) -> str:
+    """A plain-text table: a line a layer with its output shape and its number of parameters."""
+    rows = [("", "layer", "output", "parameters")]
+    for i, (layer, width) in enumerate(zip(net.layers, net.widths[1:], strict=True)):
+        count = sum(s.size for s in net._parameters.segments if s.name.startswith(f"{i}."))
+        rows.append((str(i), repr(layer), f"(n, {width})", f"{count:,}"))
+    columns = [max(len(r[c]) for r in rows) for c in range(4)]
+    lines = [
+        f"{r[0]:>{columns[0]}}  {r[1]:<{columns[1]}}  {r[2]:<{columns[2]}}  {r[3]:>{columns[3]}}".rstrip() for r in rows
+    ]
+    lines.append(
+        f"{net.parameter_count:,} parameters, {net.parameter_count * net.dtype.itemsize:,} bytes as {net.dtype.name}; "
+        f"loss {net.loss_function.name}; device {net.backend.name}, {net.backend.describe()}"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,44 @@
+"""The same network once more: on another device, in another type, with the same weights, seed and step."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from gpubackprop.backend.base import Backend
+from gpubackprop.layers import Layer
+from gpubackprop.network.network import Network
+
+_BOUND = ("parameters", "gradient_arrays", "state", "stream")
+
+
+def twin(
+    net: Network, device: str | Backend | None = None, *, dtype: Any = None, precision: str | None = None
+) -> Network:
+    """A network of its own that does what `net` does at its next step; `net` stays as it is.
+
+    device, dtype: those of `net` where they are None. dtype may be complex128 on the CPU: the type of a complex step.
+    precision: of the products, None for native ones. Raises what `Network` raises.
+    """
+    other = Network(
+        [unbound(layer) for layer in net.layers],
+        loss=net.loss_function,
+        device=net.backend if device is None else device,
+        dtype=net.dtype if dtype is None else dtype,
+        precision=precision,
+        seed=net.seed,
+        l1=net.l1,
+        l2=net.l2,
+        capture=net.capture,
+    )
+    other._write(net.get_weights())
+    other.backend.fill(other.step, int(net.backend.to_host(net.step)))
+    return other
+
+
+def unbound(layer: Layer) -> Layer:
+    """A copy of a layer with its settings and without its network."""
+    other = copy.copy(layer)
+    for name in _BOUND:
+        vars(other).pop(name, None)
+    return other

@@ -1,0 +1,243 @@
+"""Do two devices, or two precisions, compute the same? Two copies of a network take the same training steps side by side,
+and every tensor of the one is held to that of the other in the order in which a step computes them.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from gpubackprop.backend.base import Array, Backend
+from gpubackprop.checks import positive, whole_number
+from gpubackprop.errors import ArgumentError, ArgumentTypeError
+from gpubackprop.network.network import Network
+from gpubackprop.network.twin import twin
+from gpubackprop.optimizers import SGD, Optimizer, get_optimizer
+from gpubackprop.precision import DTYPES, PRECISIONS
+from gpubackprop.proofs.parity_report import Key, ParityReport
+from gpubackprop.random import host_generator
+
+Device: TypeAlias = "str | Backend | tuple[str | Backend, str]"
+"""A device, or a device with a dtype ("float64") or a precision ("tf32")."""
+
+TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "tf32": 2e-3, "bf16": 2e-2, "fp16": 2e-2}
+"""Largest relative error of a tensor, ||a - b|| / ||a||, by dtype or, where it is coarser, by precision."""
+
+FOLLOWED = 10
+"""Steps that are followed tensor by tensor; after them two runs may drift apart, and only their losses are compared."""
+LATER = 1e3
+"""Times the tolerance that the losses may be apart after those steps."""
+
+_UNIT = {"float64": 2.0**-52, "float32": 2.0**-23, "tf32": 2.0**-10, "fp16": 2.0**-10, "bf16": 2.0**-7}
+_CONDITION = 8
+"""How many times what rounding of the weights and of x moves a tensor may it be off by, where that is more."""
+
+Snapshot: TypeAlias = dict[Key, np.ndarray]
+
+
+def check_parity(
+    net: Network,
+    x: Any,
+    y: Any,
+    devices: Sequence[Device] = ("cpu", "cuda"),
+    steps: int = 10,
+    *,
+    optimizer: str | Optimizer | None = None,
+    tolerance: float | None = None,
+) -> ParityReport:
+    """Train two copies of `net` on the batch x (n, d), y for some steps and name the first tensor that differs.
+
+    devices: two devices, each a name or a pair with a dtype or a precision: ("cpu", "cuda"), ("cpu", "strict"),
+    (("cpu", "float64"), ("cpu", "float32")), ("cuda", ("cuda", "tf32")). The first is what the second is held to. Both start
+    with the weights, the seed and the step counter of `net`, which stays as it is.
+    optimizer: a name or an optimizer whose settings are taken; SGD(0.01, momentum=0.9) by default.
+    tolerance: largest relative error of a tensor; one that is given is held to as it is. By default that of the coarser side
+    in `TOLERANCES`, and a tensor that is ill-conditioned, such as a small difference of large numbers, may be further off: by
+    8 times what one rounding of the weights and of x for each step so far moves it on either device.
+
+    Held to each other are, in the order of computation: each layer's output (and running statistics), the loss, from the
+    last layer to the first its delta and its gradients, and then the updates; from step 11 on the loss alone. Where a
+    pre-activation of ReLU and its like (or a residual of mean_absolute_error) is so close to 0 that the two devices round it
+    to different sides, what depends on it is left out, it is counted in the report's `kinks`, and the second copy goes on from
+    the first one's state; so it does where a gradient is nothing but rounding.
+
+    Raises ArgumentError for settings that cannot be, and DeviceError for a device that is not there.
+    """
+    if not isinstance(net, Network):
+        raise ArgumentTypeError(f"net must be a Network; got {net!r}")
+    if isinstance(devices, str) or not isinstance(devices, Sequence) or len(devices) != 2:
+        raise ArgumentError(f'devices must be two, as in ("cpu", "cuda"); got {devices!r}')
+    steps = whole_number("steps", steps)
+    tolerance = None if tolerance is None else positive("tolerance", tolerance)
+    rule = SGD(0.01, momentum=0.9) if optimizer is None else get_optimizer(optimizer)
+    x, y = (net.backend.to_host(a) if net.backend.owns(a) else np.asarray(a) for a in (x, y))
+    a, b = (_Side(net, device, rule) for device in devices)
+    if a.label == b.label:
+        b.label += " (second copy)"
+    usual = max(TOLERANCES[a.grade], TOLERANCES[b.grade])
+    report = ParityReport(
+        (a.label, b.label), float(tolerance or usual), [repr(layer) for layer in net.layers], [a.tf32, b.tf32]
+    )
+    # Rounding of the coarser type is taken into account where the tolerance is that type's.
+    unit = max(_UNIT[a.grade], _UNIT[b.grade]) if tolerance is None else 0.0
+    _follow(report, a, b, x, y, int(steps), unit)
+    return report
+
+
+class _Side:
+    """One of the two copies, with its optimizer."""
+
+    def __init__(self, net: Network, device: Device, optimizer: Optimizer) -> None:
+        where, grade = device if isinstance(device, tuple) else (device, net.dtype.name)
+        if grade not in (*DTYPES, *PRECISIONS):
+            raise ArgumentError(f"the second of {device!r} must be one of {', '.join((*DTYPES, *PRECISIONS))}")
+        if grade in DTYPES:
+            self.net = twin(net, where, dtype=grade)
+        else:
+            self.net = twin(net, where, dtype="float64" if grade == "fp64" else "float32", precision=grade)
+        coarse = self.net.precision if self.net.precision != "native" else self.net.backend.precision
+        self.grade = coarse if coarse in TOLERANCES else self.net.dtype.name
+        self.label = f"{self.net.backend.name} {self.grade}"
+        self.optimizer = _unbound(optimizer)
+
+    @property
+    def tf32(self) -> str:
+        """Whether products are rounded to TF32 here."""
+        if not self.net.backend.name.startswith("cuda"):
+            return f"{self.label}: has none"
+        forced = [f"{v}={os.environ[v]}" for v in ("CUPY_TF32", "NVIDIA_TF32_OVERRIDE") if os.environ.get(v)]
+        state = "on" if self.grade == "tf32" else "off"
+        return f"{self.label}: {state}{', but the environment sets ' if forced else ''}{' and '.join(forced)}"
+
+    def snapshot(self, x: np.ndarray, y: np.ndarray) -> tuple[Snapshot, list[np.ndarray]]:
+        """All tensors of one forward and backward pass in order of computation, and for each layer which side of its kink
+        f' was taken on (the residual's signs come last)."""
+        net, be = self.net, self.net.backend
+        loss, gradients = net.loss_and_gradients(x, y, training=True)
+        batch = net._workspace.batch(len(x))
+        found: Snapshot = {}
+        for i, v in enumerate(batch.tensors):
+            found[Key(i, "forward", "output")] = be.to_host(v.a)
+            for name in net._state:
+                if name.startswith(f"{i}."):
+                    found[Key(i, "forward", name)] = be.to_host(net._state[name])
+        found[Key(None, "loss", "loss")] = np.asarray(loss)
+        for i in range(len(net.layers) - 1, -1, -1):
+            found[Key(i, "delta", "delta")] = be.delta_to_host(batch.tensors[i].delta)
+            for name, gradient in gradients.items():
+                if name.startswith(f"{i}."):
+                    found[Key(i, "gradient", name)] = gradient
+        pairs = zip(net.layers, batch.tensors, strict=True)
+        sides = [np.zeros(0, bool) if layer.activation.smooth else be.to_host(v.saved) > 0 for layer, v in pairs]
+        residual = not net.loss_function.smooth and y.ndim == 2
+        sides.append(np.sign(be.to_host(batch.outputs) - y) if residual else np.zeros(0, bool))
+        return found, sides
+
+    def moved(self, x: np.ndarray, y: np.ndarray, size: float, seed: int) -> Snapshot:
+        """The tensors with all weights and x multiplied by 1 + up to `size`; the network is as it was afterwards."""
+        rng, weights = host_generator(seed, 9), self.net.get_weights()
+
+        def move(array: np.ndarray) -> np.ndarray:
+            return array * (1 + size * rng.uniform(-1, 1, array.shape))
+
+        state = self.net._state
+        self.net._write({k: w if k in state else move(w) for k, w in weights.items()})
+        found, _ = self.snapshot(move(np.asarray(x, np.float64)), y)
+        self.net._write(weights)
+        return found
+
+    def train_step(self, x: np.ndarray, y: np.ndarray) -> tuple[float, Snapshot]:
+        """A training step: its loss, and what it added to each parameter."""
+        net = self.net
+        before = net._parameters.to_host(net._parameters.P)
+        loss = float(net.backend.to_host(net.train_step(x, y, self.optimizer)))
+        after = net._parameters.to_host(net._parameters.P)
+        return loss, {Key(int(k.split(".")[0]), "update", k): after[k] - before[k] for k in after}
+
+    def follow(self, other: _Side) -> None:
+        """Go on from the other's weights and optimizer state."""
+        self.net._write(other.net.get_weights())
+        for name, state in self.optimizer.state.items():
+            self._copy(other, other.optimizer.state[name], state)
+
+    def _copy(self, other: _Side, source: Array, target: Array) -> None:
+        # By name: the flat buffers of two dtypes have other gaps between their arrays.
+        values = other.net._parameters.to_host(source)
+        flat = np.zeros(target.shape, target.dtype)
+        for segment in self.net._parameters.segments:
+            segment.of(flat)[...] = values[segment.name]
+        self.net.backend.copy_in(flat, target)
+
+
+def _follow(report: ParityReport, a: _Side, b: _Side, x: np.ndarray, y: np.ndarray, steps: int, unit: float) -> None:
+    for step in range(1, steps + 1):
+        report.steps = step
+        if step > FOLLOWED:
+            losses = [side.train_step(x, y)[0] for side in (a, b)]
+            key, allowed = Key(None, "loss", "loss"), LATER * report.tolerance * abs(losses[0])
+            report.add(step, key, np.asarray(losses[0]), np.asarray(losses[1]), allowed)
+        else:
+            losses = _tensor_by_tensor(report, a, b, x, y, step, unit)
+        report.losses.append((losses[0], losses[1]))
+        if report.first is not None:
+            return
+
+
+def _tensor_by_tensor(
+    report: ParityReport, a: _Side, b: _Side, x: np.ndarray, y: np.ndarray, step: int, unit: float
+) -> list[float]:
+    """One step of both, every tensor compared; the two losses."""
+    pairs = [(side, *side.snapshot(x, y)) for side in (a, b)]
+    sides = [taken for _, _, taken in pairs]
+    flipped = [i for i, (s, t) in enumerate(zip(*sides, strict=True)) if not np.array_equal(s, t)]
+    report.kinks += sum(int(np.sum(sides[0][i] != sides[1][i])) for i in flipped)
+    losses: list[float] = []
+    moved: list[dict[Key, float]] = []
+    for side, tensors, _ in pairs:
+        conditions = side.moved(x, y, unit * step, step)
+        loss, updates = side.train_step(x, y)
+        losses.append(loss)
+        tensors.update(updates)
+        moved.append({key: _moved_norm(tensors, conditions, key) for key in tensors})
+    first, second = pairs[0][1], pairs[1][1]
+    weights, follow = a.net.get_weights(), bool(flipped)
+    for key in _comparable(first, max(flipped, default=-1)):
+        size, condition = float(np.linalg.norm(first[key])), _CONDITION * max(m[key] for m in moved)
+        allowed = report.tolerance * size + condition
+        if key.kind == "update":
+            allowed += 4 * unit * float(np.linalg.norm(weights[key.name]))
+            # A gradient that is nothing but rounding, as of a bias under a batch normalisation, must not lead the two
+            # copies apart through an optimizer that divides by its size.
+            follow |= condition > 0.1 * size
+        report.add(step, key, first[key], second[key], allowed)
+    if follow:
+        b.follow(a)
+    return losses
+
+
+def _comparable(tensors: Snapshot, flipped: int) -> Iterator[Key]:
+    """The keys of all tensors that do not depend on which side of its kink the topmost flipped layer took."""
+    for key in tensors:
+        if key.kind in ("forward", "loss") or (key.layer is not None and key.layer > flipped):
+            yield key
+
+
+def _moved_norm(tensors: Snapshot, moved: Snapshot, key: Key) -> float:
+    """How far rounding moves a tensor; an update moves by the same share as its gradient."""
+    if key.kind != "update":
+        return float(np.linalg.norm(tensors[key] - moved[key]))
+    gradient = Key(key.layer, "gradient", key.name)
+    size = float(np.linalg.norm(tensors[gradient]))
+    share = float(np.linalg.norm(tensors[gradient] - moved[gradient])) / size if size else 0.0
+    return share * float(np.linalg.norm(tensors[key]))
+
+
+def _unbound(optimizer: Optimizer) -> Optimizer:
+    """An optimizer with the same settings that has not trained anything yet."""
+    other = copy.copy(optimizer)
+    other.parameters, other.state, other.t = None, {}, 0
+    return other

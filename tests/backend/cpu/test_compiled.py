@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpubackprop as gb
+from gpubackprop.activations import ACTIVATIONS
+from gpubackprop.backend.cpu.compiled import EpochProgram, MachineCode, cache, installed, program
+from gpubackprop.backend.cpu.compiled.operations import UntranslatableError, operations
+from gpubackprop.backend.cpu.numpy_backend import NumpyBackend
+from gpubackprop.errors import ArgumentError
+from tests.backend.interpreted import run_of
+from tests.small import LOSSES, OPTIMIZERS, make_data, make_optimizer
+
+needs_numba = pytest.mark.skipif(not installed(), reason="the numba extra is not installed")
+MANY = 10**12
+"""Steps to come, which repay any compilation."""
+N = 4
+
+
+class Case:
+    """A network, its data, and its training step, recorded."""
+
+    def __init__(self, net: gb.Network, optimizer: str = "sgd momentum") -> None:
+        self.net = net
+        loss = net.loss_function.name
+        self.x, self.y = make_data(3 * N, net.widths[0], net.widths[-1], loss)
+        self.x = self.x.astype(net.dtype)
+        self.y = self.y.astype(np.int64 if self.y.ndim == 1 else net.dtype)
+        self.optimizer = make_optimizer(optimizer)
+        self.optimizer.bind(net._parameters)
+        batch, kind = net._load_pair(self.x[:N], self.y[:N])
+        self.buffers = batch.x, batch.target_buffer(kind)
+        self.step: Any = net._steps.training_program(batch, kind, self.optimizer, accumulate=True)
+        self.order = np.random.default_rng(5).permutation(len(self.x))
+
+    def replay(self) -> None:
+        """The three steps of the data in its order, one after the other."""
+        for i in range(3):
+            rows = self.order[i * N : (i + 1) * N]
+            for buffer, data in zip(self.buffers, (self.x, self.y), strict=True):
+                buffer[...] = data[rows]
+            self.optimizer.prepare()
+            self.step()
+
+    def code(self) -> MachineCode:
+        return MachineCode(self.step.calls, *self.buffers, self.optimizer.h)
+
+    def run(self, code: EpochProgram) -> None:
+        """The same three steps through generated code: one, then the other two."""
+        code(self.x, self.y, self.order, 0, self.optimizer.prepare_many(1))
+        code(self.x, self.y, self.order, N, self.optimizer.prepare_many(2))
+
+    def interpret(self) -> None:
+        """The same three steps, by the generated source as Python."""
+        code = self.code()
+        assert hasattr(code, "_text"), code.reason
+        self.run(EpochProgram(code._source, run_of(code._text), *code._buffers))
+
+
+def assert_same(a: Case, b: Case) -> None:
+    tolerance = 1e-12 if a.net.dtype == np.float64 else 2e-6
+    np.testing.assert_allclose(a.net._steps.sums, b.net._steps.sums, rtol=tolerance)
+    assert a.optimizer.t == b.optimizer.t == 3
+    for (name, found), expected in zip(a.net.get_weights().items(), b.net.get_weights().values(), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance, err_msg=name)
+    for name, state in b.optimizer.state.items():
+        np.testing.assert_allclose(a.optimizer.state[name], state, rtol=10 * tolerance, atol=tolerance, err_msg=name)
+
+
+def mlp(widths: tuple[int, ...] = (3, 5, 4), **options: Any) -> gb.Network:
+    return gb.mlp(list(widths), **{"device": "cpu", "loss": "cross_entropy", "seed": 2, **options})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation(activation: str, dtype: str) -> None:
+    found, expected = (Case(mlp(activation=activation, dtype=dtype)) for _ in range(2))
+    found.interpret()
+    expected.replay()
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss(loss: str, dtype: str) -> None:
+    found, expected = (Case(mlp(loss=loss, dtype=dtype), "adam") for _ in range(2))
+    found.interpret()
+    expected.replay()
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer(optimizer: str) -> None:
+    found, expected = (Case(mlp(dtype="float64"), optimizer) for _ in range(2))
+    found.interpret()
+    expected.replay()
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("layer", [gb.Dropout(0.3), gb.BatchNorm(5), gb.LayerNorm(5), gb.Activation("tanh")], ids=repr)
+def test_every_layer(layer: gb.Layer) -> None:
+    def case() -> Case:
+        again = type(layer)(**layer.settings())
+        layers = [gb.Dense(3, 5), again, gb.Dense(5, 4)]
+        return Case(gb.Network(layers, loss="cross_entropy", dtype="float64", device="cpu", l1=0.01, l2=0.01))
+
+    found, expected = case(), case()
+    found.interpret()
+    expected.replay()
+    assert_same(found, expected)
+    assert int(found.net.step) == int(expected.net.step)
+
+
+@pytest.mark.parametrize("widths", [(64, 96, 8), (96, 160, 10)])
+def test_products_by_blas_and_momentum_in_them(widths: tuple[int, ...]) -> None:
+    found, expected = (Case(mlp(widths, dtype="float64")) for _ in range(2))
+    if "gemm" not in found.code().__dict__.get("_text", ""):
+        pytest.skip("this NumPy's BLAS has no symbols that are known here")
+    found.interpret()
+    expected.replay()
+    assert_same(found, expected)
+
+
+def test_rows_as_they_lie() -> None:
+    found, expected = Case(mlp()), Case(mlp())
+    expected.order = np.arange(3 * N)
+    expected.replay()
+    code = found.code()
+    run = EpochProgram(code._source, run_of(code._text), *code._buffers)
+    run(found.x, found.y, None, 0, found.optimizer.prepare_many(3))
+    assert_same(found, expected)
+
+
+def test_divergence_shows_as_nan() -> None:
+    found = Case(mlp())
+    found.net.set_weights({name: np.full_like(w, 1e30) for name, w in found.net.get_weights().items()})
+    found.x[...] = 1e30
+    found.interpret()
+    assert not np.isfinite(found.net._steps.sums[0])
+
+
+def test_wrong_arguments_are_refused_before_anything_is_read() -> None:
+    case = Case(mlp())
+    code = case.code()
+    run = EpochProgram(code._source, run_of(code._text), *code._buffers)
+    numbers = case.optimizer.prepare_many(3)
+    with pytest.raises(ArgumentError, match="x must be like"):
+        run(case.x.astype(np.float64), case.y, case.order, 0, numbers)
+    with pytest.raises(ArgumentError, match="y must be like"):
+        run(case.x, case.y.astype(np.float32), case.order, 0, numbers)
+    with pytest.raises(ArgumentError, match="x must be like"):
+        run(case.x[:, ::-1], case.y, case.order, 0, numbers)
+    with pytest.raises(ArgumentError, match="rows 4 to 16 were asked for"):
+        run(case.x, case.y, case.order, N, numbers)
+    with pytest.raises(ArgumentError, match="numbers must be like"):
+        run(case.x, case.y, case.order, 0, np.ones((3, 2), np.float32))
+
+
+class OwnLayer(gb.Layer):
+    """Runs Python at each step."""
+
+    def forward(self, be: Any, v: Any, training: bool) -> None:
+        v.a[...] = 2 * v.x
+
+    def backward(self, be: Any, v: Any, dx: Any, training: bool) -> None:
+        dx[...] = 2 * v.delta
+
+
+def test_a_layer_of_ones_own_is_replayed() -> None:
+    net = gb.Network([gb.Dense(3, 5), OwnLayer(), gb.Dense(5, 4)], loss="cross_entropy", device="cpu")
+    code = Case(net).code()
+    assert code.program(MANY) is None
+    assert "forward" in code.reason
+
+
+def test_calls_that_are_not_known_are_named() -> None:
+    a = np.ones(3)
+    for call, named in [
+        ((np.sort, (a,)), "sort"),
+        ((np.cbrt, (a, a)), "cbrt"),
+        ((a.sort, ()), "sort"),
+        ((np.add, (np.ones(3, complex), a, np.ones(3, complex))), "complex"),
+        ((np.add, (np.ones((2, 2, 2)), a[0:1], np.ones((2, 2, 2)))), "3 dimensions"),
+    ]:
+        with pytest.raises(UntranslatableError, match=named):
+            operations([call])
+
+
+def test_what_pays() -> None:
+    small = Case(mlp()).code()
+    assert small.saved > 1e-5
+    assert Case(mlp((3, 500, 500, 4), activation="tanh", dtype="float64")).code().saved < small.saved
+    wide = gb.mlp([784, 1024, 1024, 10], loss="cross_entropy", device="cpu")
+    x, y = make_data(512, 784, 10, "cross_entropy")
+    batch, kind = wide._load_pair(x, y)
+    optimizer = gb.SGD(0.1, momentum=0.9)
+    optimizer.bind(wide._parameters)
+    step: Any = wide._steps.training_program(batch, kind, optimizer)
+    # The products take nearly all of the time.
+    assert MachineCode(step.calls, batch.x, batch.target_buffer(kind), optimizer.h).saved == 0
+
+
+def test_few_steps_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "load", lambda text: pytest.fail("compiled"))
+    assert Case(mlp()).code().program(1000) is None
+
+
+# -- with Numba -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GPUBACKPROP_CACHE", str(tmp_path))
+    return tmp_path / "compiled"
+
+
+@needs_numba
+def test_machine_code_gives_the_same_and_is_kept_on_disk(folder: Path) -> None:
+    found, expected = (Case(mlp((40, 64, 10), activation="gelu"), "adam") for _ in range(2))
+    code = found.code()
+    assert not cache.is_cached(code._text)
+    compiled = code.program(MANY)
+    assert compiled is not None
+    found.run(compiled)
+    expected.replay()
+    assert_same(found, expected)
+    assert cache.is_cached(code._text)
+    assert not list(folder.glob("*.tmp"))
+
+
+@needs_numba
+def test_a_fit_is_compiled_where_it_pays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "COMPILING", 0.0)
+    monkeypatch.setattr(program, "LOADING", 0.0)
+    fits = []
+    for loops in (True, False):
+        backend = NumpyBackend()
+        backend.loops = loops
+        net = mlp(device=backend)
+        x, y = make_data(70, 3, 4, "cross_entropy")
+        fits.append((net, gb.Trainer(net, gb.SGD(0.1)).fit(x, y, epochs=3, batch_size=16)))
+    (compiled, history), (replayed, expected) = fits
+    assert list(folder.glob("step_*.py"))
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-6)
+    for name, array in replayed.get_weights().items():
+        np.testing.assert_allclose(compiled.get_weights()[name], array, rtol=2e-6, atol=2e-6, err_msg=name)
+
+
+def test_a_source_that_was_tampered_with_is_written_anew(folder: Path) -> None:
+    text = "value = 1\n"
+    assert cache.load(text).value == 1
+    (path,) = folder.glob("step_*.py")
+    path.write_text("value = 2\n")
+    del sys.modules[f"gpubackprop_{path.stem.removeprefix('step_')}"]
+    assert cache.load(text).value == 1
+
+
+def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("GPUBACKPROP_CACHE", str(blocked))
+    assert cache.load("value = 3\n").value == 3
+
+
+def test_two_processes_write_the_same_source(folder: Path) -> None:
+    line = "from gpubackprop.backend.cpu.compiled import cache; assert cache.load('value = 4').value == 4"
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    running = [subprocess.Popen([sys.executable, "-c", line], env=environment) for _ in range(2)]
+    assert [p.wait() for p in running] == [0, 0]
+    assert len(list(folder.glob("step_*.py"))) == 1
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUBACKPROP_CACHE", "chosen")
+    assert cache.cache_folder() == Path("chosen")
+    monkeypatch.delenv("GPUBACKPROP_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache.cache_folder() == Path("/xdg/gpubackprop")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache.cache_folder() == Path.home() / ".cache" / "gpubackprop"

@@ -1,0 +1,63 @@
+"""Seconds a call, with a clock that is known."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import pytest
+
+from gpubackprop.bench import timing
+
+
+class Clock:
+    """Time that passes only when somebody works."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def worker(self, seconds: float, first: float = 0.0) -> Callable[[], None]:
+        """A function that takes `seconds`, and `first` more when it is called for the first time."""
+        pending = [first]
+
+        def work() -> None:
+            self.now += seconds + (pending.pop() if pending else 0.0)
+
+        return work
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(timing, "perf_counter", clock)
+    return clock
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 1e-4, 3e-3, 0.5])
+def test_a_call_takes_what_it_takes_without_its_first_time(clock: Clock, seconds: float) -> None:
+    work = clock.worker(seconds, first=0.02)
+    assert timing.seconds_a_call(work, lambda: None, 0.04) == pytest.approx(seconds)
+
+
+def test_it_stops_when_the_budget_is_spent(clock: Clock) -> None:
+    timing.seconds_a_call(clock.worker(1e-4), lambda: None, 0.1)
+    assert 0.1 < clock.now < 0.2
+
+
+def test_waiting_for_the_device_is_part_of_it_once_a_group(clock: Clock) -> None:
+    found = timing.seconds_a_call(clock.worker(1e-5), clock.worker(1e-3), 0.1)
+    assert 1e-5 < found < 1e-5 + 2 * 1e-3 / (timing.GROUP / 2e-5)
+
+
+def test_launching_is_timed_without_what_runs_on(clock: Clock) -> None:
+    assert timing.seconds_to_launch(clock.worker(2e-5), clock.worker(1e-2), 0.05) == pytest.approx(2e-5)
+
+
+def test_the_garbage_collector_rests_meanwhile() -> None:
+    assert gc.isenabled()
+    with timing.undisturbed():
+        assert not gc.isenabled()
+    assert gc.isenabled()
