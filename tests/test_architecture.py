@@ -100,9 +100,16 @@ def test_arrows_point_down() -> None:
     assert not upward
 
 
-def test_only_commands_and_front_doors_import_the_package_itself() -> None:
-    inner = [name for name, others in IMPORTS.items() if "gpubackprop" in others and floor(name) < FLOOR["gpubackprop"]]
-    assert not inner
+def test_inner_files_take_nothing_but_the_version_from_the_package_itself() -> None:
+    taken = [
+        (name, alias.name)
+        for name, file in FILES.items()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module == "gpubackprop"
+        for alias in node.names
+        if f"gpubackprop.{alias.name}" not in FILES
+    ]
+    assert {what for name, what in taken if floor(name) < FLOOR["gpubackprop"]} <= {"__version__"}
 
 
 def test_only_the_cuda_folder_knows_cupy() -> None:
