@@ -50,8 +50,8 @@ def case(name: str) -> dict[str, float]:
     made = gb.SGD(0.01, momentum=0.9) if optimizer == "sgd" else gb.Adam()
     gb.Trainer(net, made).fit(x, y, epochs=2, batch_size=batch)
     copies = 3 if optimizer == "sgd" else 4
-    expected = x.nbytes + y.nbytes + copies * net._parameters.P.nbytes + net._workspace.nbytes
-    return {"measured": peak() - before, "expected": expected, "workspace": net._workspace.nbytes}
+    expected = x.nbytes + y.nbytes + copies * net.engine.parameters.P.nbytes + net.engine.training.nbytes
+    return {"measured": peak() - before, "expected": expected, "workspace": net.engine.training.nbytes}
 
 
 def main() -> None:

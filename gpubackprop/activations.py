@@ -10,7 +10,7 @@ were. |z| is spelled max(z, -z) so that a complex step (Squire and Trapp, 1998) 
 from __future__ import annotations
 
 from math import pi, sqrt
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.errors import ArgumentError, unknown_name
@@ -30,6 +30,15 @@ class Activation:
     """The initialisation that suits it: "he", "lecun" or "glorot"."""
     smooth: ClassVar[bool] = True
     """Whether f has all its derivatives at z = 0, where else a finite difference may not be trusted."""
+    recordable: ClassVar[bool] = False
+    """Whether all work goes through `be` with `out=` and depends on no value, so that it can be recorded once and done again.
+    False, which is right for any function, runs both methods anew at each step."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # A subclass with mathematics of its own must say so itself, whatever its parent says.
+        if "recordable" not in vars(cls) and {"forward", "times_derivative"} & vars(cls).keys():
+            cls.recordable = False
 
     def forward(self, be: Backend, z: Array, a: Array) -> None:
         """a = f(z). `a` may be `z` itself where `saves == "a"`."""
@@ -47,6 +56,7 @@ class Identity(Activation):
     """f(z) = z."""
 
     name = "identity"
+    recordable = True
 
     def forward(self, be: Backend, z: Array, a: Array) -> None:
         if a is not z:
@@ -60,6 +70,7 @@ class Sigmoid(Activation):
     """f(z) = 1 / (1 + exp(-z)) = (1 + tanh(z/2)) / 2, which overflows nowhere; f' = a (1 - a)."""
 
     name = "sigmoid"
+    recordable = True
 
     def forward(self, be: Backend, z: Array, a: Array) -> None:
         xp = be.xp
@@ -79,6 +90,7 @@ class Tanh(Activation):
     """f(z) = tanh z; f' = 1 - a^2."""
 
     name = "tanh"
+    recordable = True
 
     def forward(self, be: Backend, z: Array, a: Array) -> None:
         be.xp.tanh(z, out=a)
@@ -94,6 +106,7 @@ class ReLU(Activation):
     """f(z) = max(z, 0); f' = 1 where a > 0, else 0."""
 
     name = "relu"
+    recordable = True
     family = "he"
     smooth = False
 
@@ -108,6 +121,7 @@ class LeakyReLU(Activation):
     """f(z) = z where z > 0, else 0.01 z (Maas et al., 2013); f' = 1 where a > 0, else 0.01."""
 
     name = "leaky_relu"
+    recordable = True
     family = "he"
     smooth = False
     slope = 0.01
@@ -132,6 +146,7 @@ class ELU(Activation):
     """
 
     name = "elu"
+    recordable = True
     family = "he"
     smooth = False
     alpha = 1.0
@@ -172,6 +187,7 @@ class Softplus(Activation):
     """f(z) = log(1 + exp(z)) = max(z, 0) + log1p(exp(-|z|)); f' = 1 - exp(-a)."""
 
     name = "softplus"
+    recordable = True
     family = "he"
 
     def forward(self, be: Backend, z: Array, a: Array) -> None:
@@ -195,6 +211,7 @@ class SiLU(Activation):
     """f(z) = z sigmoid(z) (Elfwing et al., 2018); f' = s (1 + z (1 - s)) with s = sigmoid(z)."""
 
     name = "silu"
+    recordable = True
     saves = "z"
     family = "he"
 
@@ -217,6 +234,7 @@ class GELU(Activation):
     """f(z) = z Phi(z), exact (Hendrycks and Gimpel, 2016); f' = Phi(z) + z phi(z)."""
 
     name = "gelu"
+    recordable = True
     saves = "z"
     family = "he"
 
@@ -244,6 +262,7 @@ class GELUTanh(Activation):
     """
 
     name = "gelu_tanh"
+    recordable = True
     saves = "z"
     family = "he"
     c = sqrt(2 / pi)

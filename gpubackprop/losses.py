@@ -33,6 +33,16 @@ class Loss:
     smooth: ClassVar[bool] = True
     """Whether C has all its derivatives where a = y, where else a finite difference may not be trusted."""
 
+    recordable: ClassVar[bool] = False
+    """Whether all work goes through `be` with `out=` and depends on no value, so that it can be recorded once and done again.
+    False, which is right for any loss, runs `value_and_delta` anew at each step."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # A subclass with mathematics of its own must say so itself, whatever its parent says.
+        if "recordable" not in vars(cls) and {"value_and_delta"} & vars(cls).keys():
+            cls.recordable = False
+
     def buffers(self, m: int, dtype: Any) -> Buffers:
         """The memory that `value_and_delta` needs as attributes of `v`, for m outputs stored as `dtype`."""
         return {"t": (("n", m), compute_type(dtype)), "d": (("n", m), compute_type(dtype))}
@@ -49,6 +59,8 @@ class Loss:
 
 class _Squared(Loss):
     """scale * sum_ij (a_ij - y_ij)^2, with dC/da_ij = 2 scale (a_ij - y_ij)."""
+
+    recordable = True
 
     def buffers(self, m: int, dtype: Any) -> Buffers:
         return {"d": (("n", m), compute_type(dtype))}
@@ -87,6 +99,7 @@ class MeanSquaredError(_Squared):
 class MeanAbsoluteError(Loss):
     """C = (1/(n m)) sum_ij |a_ij - y_ij|; delta = sign(a - y) / (n m), 0 where a = y."""
 
+    recordable = True
     name = "mean_absolute_error"
     smooth = False
 
@@ -109,6 +122,7 @@ class BinaryCrossEntropy(Loss):
     Written as max(z, 0) - z y + log(1 + exp(-|z|)), which is finite for every finite logit; delta = (p - y) / (n m).
     """
 
+    recordable = True
     name = "binary_cross_entropy"
     output = "sigmoid"
 
@@ -144,6 +158,7 @@ class CrossEntropy(Loss):
     classes they are laid out so too, since reductions over few numbers are faster across rows than along them.
     """
 
+    recordable = True
     name = "cross_entropy"
     output = "softmax"
     labels = True

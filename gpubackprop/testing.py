@@ -76,11 +76,11 @@ def check_layer(
     allow_allocations: whether a step may make new arrays, as array expressions without `out=` do.
 
     Checked are: shapes and initial values; gradients of parameters and input in float64, in training and in inference,
-    for batches of 9 rows and of 1 (`gradcheck`); on "cpu", "strict" and, where there is one, "cuda": that gradients add up
-    when beta is 1, that x, delta and the parameters are left alone, that a smaller batch in the buffers of a larger one
-    and arrays that are not contiguous give the same bits as a batch of their own, that a recorded step does what the
-    layer's Python does; that a steady step on "strict" neither waits nor allocates; and parity of all devices in float32
-    and float64.
+    for batches of 9 rows and of 1, or 2 where the layer mixes rows (`gradcheck`); on "cpu", "strict" and, where there is one,
+    "cuda": that gradients add up when beta is 1, that x, delta and the parameters are left alone, that a smaller batch in the
+    buffers of a larger one and arrays that are not contiguous give the same bits as a batch of their own, that a recorded step
+    does what the layer's Python does; that a steady step on "strict" neither waits nor allocates; and parity of all devices
+    in float32 and float64.
 
     Raises CheckFailedError with the full list if anything is wrong, whatever the layer raised included.
     """
@@ -92,7 +92,7 @@ def check_layer(
     checks = [_run("shapes and initial values", "cpu", bench.shapes)]
     if not checks[0].problem:
         for training in (True, False):
-            for n in (ROWS, 1):
+            for n in (ROWS, bench.fewest if training else 1):
                 name = f"gradients, {'training' if training else 'inference'}, {n} row{'s' if n > 1 else ''}"
                 checks.append(_run(name, "cpu", bench.gradients, n, training))
         for device in devices:
@@ -142,6 +142,7 @@ class _Bench:
     def __init__(self, make: Callable[[], Layer], width: int, seed: int) -> None:
         self.make, self.width, self.seed = make, width, seed
         self.out = make().build(width)
+        self.fewest = 2 if make().mixes_rows else 1
         rng = host_generator(seed, 11)
         self.x = rng.standard_normal((ROWS, 5))
         self.y = rng.standard_normal((ROWS, OUTPUTS))
@@ -178,8 +179,8 @@ class _Bench:
     def accumulation(self, device: str) -> Iterator[str]:
         net = self.net(device, capture=False)
         _, once = net.loss_and_gradients(self.x, self.y, training=True)
-        net.layers[1].gradients(net.backend, net._workspace.batch(ROWS).tensors[1], 1.0)
-        twice = net._parameters.to_host(net._parameters.G)
+        net.layers[1].gradients(net.backend, net.engine.training.batch(ROWS).tensors[1], 1.0)
+        twice = net.engine.parameters.to_host(net.engine.parameters.G)
         for name, gradient in once.items():
             if name.startswith("1.") and not np.allclose(twice[name], 2 * gradient, rtol=1e-12, atol=1e-14):
                 yield f"gradients(beta=1) did not add to what was there: {name}"
@@ -213,7 +214,7 @@ class _Bench:
     def ragged(self, device: str) -> Iterator[str]:
         used = self.net(device)
         used.loss_and_gradients(self.x, self.y, training=True)
-        for n in (4, 1, ROWS):
+        for n in (4, self.fewest, ROWS):
             yield from self._same(
                 used, self.net(device), self.x[:n], self.x[:n], self.y[:n], f"{n} rows in used buffers"
             )

@@ -135,6 +135,7 @@ class CountsItsCalls(Scale):
     """What only the layer's Python does is not done again by a recorded step."""
 
     calls = 0
+    recordable = True
 
     def forward(self, be: Any, v: Any, training: bool) -> None:
         self.calls += 1
@@ -176,7 +177,7 @@ BROKEN = [
     (Allocates, "a steady step allocates 1 array"),
     (MixesInAHostArray, "host array"),
     (RemembersTheFirstBatch, "4 rows in used buffers"),
-    (CountsItsCalls, "recorded and not"),
+    (CountsItsCalls, "recorded once and done again"),
     (WrongShape, r"initial s has shape \(5,\), expected \(4,\)"),
     (NoInitial, "initial"),
     (OnlyOnTheCpu, "strict parity with the cpu in float64"),

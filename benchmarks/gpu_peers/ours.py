@@ -23,18 +23,15 @@ class Ours:
         self.net.set_weights(weights)
         make = {"adam": lambda: gb.Adam(LEARNING_RATE), "sgd": lambda: gb.SGD(LEARNING_RATE, momentum=MOMENTUM)}
         self.optimizer = make[case.optimizer]()
-        self.optimizer.bind(self.net._parameters)
-        x, y = case.data()
-        self.batch = self.net._load(x)
-        kind = self.net._load_targets(self.batch, y)
-        self.program = self.net._steps.training_program(self.batch, kind, self.optimizer)
+        self.batch = self.net.engine.load(*case.data())
+        self.program = self.net.engine.training_program(self.batch, self.optimizer, accumulate=False)
 
     def step(self) -> None:
         self.optimizer.prepare()
         self.program()
 
     def loss(self) -> float:
-        return float(self.net.backend.to_host(self.net.value))
+        return float(self.net.backend.to_host(self.net.engine.value))
 
     def wait(self) -> None:
         self.net.backend.synchronize()

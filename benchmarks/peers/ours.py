@@ -8,10 +8,7 @@ import gpubackprop as gb
 from benchmarks.peers.base import BATCHES, LEARNING_RATE, MOMENTUM, Config, Peer
 from gpubackprop.backend.base import Program
 from gpubackprop.backend.cpu.compiled import MachineCode
-from gpubackprop.training.rows import Rows
-
-FOREVER = 10**9
-"""Steps to come, which repay any compilation."""
+from gpubackprop.network.rows import Rows
 
 
 class Step(Peer):
@@ -33,8 +30,8 @@ class Step(Peer):
     def run(self, steps: int) -> None:
         if self.program is None:
             self.net.train_step(self.x, self.y, self.optimizer)
-            batch, kind = self.net._load_pair(self.x, self.y)
-            self.program = self.net._steps.training_program(batch, kind, self.optimizer)
+            batch = self.net.engine.load(self.x, self.y)
+            self.program = self.net.engine.training_program(batch, self.optimizer, accumulate=False)
         program, prepare = self.program, self.optimizer.prepare
         for _ in range(steps):
             prepare()
@@ -84,10 +81,10 @@ class Numba(Step):
     def run(self, steps: int) -> None:
         if not self.optimizer.t:
             self.net.train_step(self.x, self.y, self.optimizer)
-            batch, kind = self.net._load_pair(self.x, self.y)
-            program = self.net._steps.training_program(batch, kind, self.optimizer, accumulate=True)
-            code = MachineCode(program.calls, batch.x, batch.target_buffer(kind), self.optimizer.h)
-            self.code = code.program(FOREVER)
+            batch = self.net.engine.load(self.x, self.y)
+            program = self.net.engine.training_program(batch, self.optimizer)
+            code = MachineCode(program.calls, batch.x, batch.targets, self.optimizer.h)
+            self.code = code.program()
             if self.code is None:
                 raise SystemExit(f"there is no machine code for config {self.config.name}")
         order = np.arange(steps * self.config.batch) % self.rows.n

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,21 @@ class ArrayBackend(Backend):
     """
 
     def __init__(self) -> None:
+        self.lock = RLock()
+        self._entered: list[np.errstate] = []
         self._memory: dict[Any, Array] = {}
+
+    def __enter__(self) -> Backend:
+        self.lock.acquire()
+        # Overflow and NaN show in a step's loss, as they do on a GPU, and not as warnings of NumPy's.
+        quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore")
+        quiet.__enter__()
+        self._entered.append(quiet)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._entered.pop().__exit__(None, None, None)
+        self.lock.release()
 
     def scratch(self, like: Array, slot: int = 0) -> Array:
         flat = self._leading(like.size, like.dtype, slot, self.empty)
@@ -79,10 +94,16 @@ class ArrayBackend(Backend):
         self.xp.add(total, part, out=total)
 
     def activate(self, f: ElementwiseFunction, z: Array, out: Array) -> None:
-        f.forward(self, z, out)
+        if f.recordable:
+            f.forward(self, z, out)
+        else:
+            self.call(f.forward, self, z, out)
 
     def times_derivative(self, f: ElementwiseFunction, saved: Array, delta: Array) -> None:
-        f.times_derivative(self, saved, delta)
+        if f.recordable:
+            f.times_derivative(self, saved, delta)
+        else:
+            self.call(f.times_derivative, self, saved, delta)
 
     def dropout(self, x: Array, stream: MaskStream, first: int, mask: Array, out: Array) -> None:
         stream.fill_mask(self, mask, first)
@@ -129,7 +150,10 @@ class ArrayBackend(Backend):
     def loss_and_delta(
         self, loss: LossFunction, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
     ) -> None:
-        loss.value_and_delta(self, a, y, v, value, delta, rows)
+        if loss.recordable:
+            loss.value_and_delta(self, a, y, v, value, delta, rows)
+        else:
+            self.call(loss.value_and_delta, self, a, y, v, value, delta, rows)
 
     def gather_rows(self, source: Array, index: Array, out: Array) -> None:
         self._run(self.xp.take, source, index, axis=0, out=out)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -22,6 +23,26 @@ Array: TypeAlias = Any
 Program: TypeAlias = Callable[[], None]
 """A recorded step. Calling it does the step again, on what the static buffers hold by then."""
 
+Loop: TypeAlias = Callable[[int], int]
+"""Steps that a device does by itself: called with the number of the first step, it returns how many it did."""
+
+
+class RowSource(Protocol):
+    """Hands out the rows of a data set batch by batch, in the order of an epoch."""
+
+    n: int
+    """Rows of the data set."""
+    kind: str
+    """What the targets are: "labels" (n,) or "targets" (n, m)."""
+    x: Array
+    y: Array
+
+    def order(self, permutation: np.ndarray) -> None:
+        """Hand out the rows in this order, (n,) integers, from now on."""
+
+    def load(self, start: int, x: Array, y: Array) -> None:
+        """Write the len(x) rows from place `start` of the order into the device buffers x and y."""
+
 
 class ElementwiseFunction(Protocol):
     """An activation as a device sees it; `gpubackprop.activations.Activation` is the class to derive from."""
@@ -33,6 +54,10 @@ class ElementwiseFunction(Protocol):
     @property
     def saves(self) -> str:
         """What f' is written from: the output "a", or "z"."""
+
+    @property
+    def recordable(self) -> bool:
+        """Whether its calls can be recorded once and done again."""
 
     def forward(self, be: Any, z: Array, a: Array) -> None:
         """a = f(z)."""
@@ -55,6 +80,10 @@ class LossFunction(Protocol):
     @property
     def labels(self) -> bool:
         """Whether integer class labels of shape (n,) are targets too."""
+
+    @property
+    def recordable(self) -> bool:
+        """Whether its calls can be recorded once and done again."""
 
     def value_and_delta(
         self, be: Any, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
@@ -89,8 +118,22 @@ class Backend(ABC):
     precision: str = "native"
     """How products are carried out: "native" in the arrays' own type, or "tf32", "bf16", "fp16"."""
 
+    is_gpu: bool = False
+    """Whether it is a GPU: work is queued, and the host goes on."""
+
     memory_errors: tuple[type[BaseException], ...] = (MemoryError,)
     """What the device raises when it has no memory left."""
+
+    lock: RLock
+    """Held by the thread that uses the device's scratch memory and its recording."""
+
+    def __enter__(self) -> Backend:
+        """Have the device to oneself: other threads wait until `__exit__`. May be nested."""
+        self.lock.acquire()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
 
     # -- memory and the boundary to the host ---------------------------------------------------------------------
 
@@ -131,6 +174,10 @@ class Backend(ABC):
         """Whether `array` is an array of this device."""
 
     @abstractmethod
+    def may_share_memory(self, a: Array, b: Array) -> bool:
+        """Whether two arrays overlap; an array of another device never does."""
+
+    @abstractmethod
     def scratch(self, like: Array, slot: int = 0) -> Array:
         """An array like `like` with no content worth keeping; arrays of different slots do not overlap."""
 
@@ -167,17 +214,21 @@ class Backend(ABC):
         """The program that does what `step` does. `step` must depend on shapes only, never on values."""
         return step
 
-    def stream(self, x: np.ndarray, y: np.ndarray) -> Any:
-        """What hands out the rows of host arrays batch by batch, as `data.batches.Rows` does, where the device has no room
-        for all of them; None where it has."""
+    def stream(self, x: np.ndarray, y: np.ndarray) -> RowSource | None:
+        """What hands out the rows of host arrays batch by batch where the device has no room for all of them; None where it
+        has."""
         return None
+
+    def check_compiler(self) -> None:
+        """Raise MissingExtraError where `loop` needs a compiler that is not installed."""
+        return
 
     loops: bool = False
     """Whether `loop` is worth asking."""
 
-    def loop(self, program: Program, rows: Any, batch: Any, optimizer: Any, count: int) -> Callable[[int], int] | None:
-        """A function (first step) -> steps done, that runs `count` training steps over `rows` without the host; None
-        where the host has to run each one."""
+    def loop(self, program: Program, rows: Any, batch: Any, optimizer: Any, count: int) -> Loop | None:
+        """What runs `count` training steps over the rows of a source without the host; None where the host has to run each
+        one."""
         return None
 
     def call(self, function: Callable[..., None], *arguments: Any) -> None:

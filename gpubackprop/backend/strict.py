@@ -279,6 +279,9 @@ class StrictBackend(ArrayBackend):
     def owns(self, array: object) -> bool:
         return isinstance(array, StrictArray) and array._device is self
 
+    def may_share_memory(self, a: Array, b: Array) -> bool:
+        return isinstance(a, StrictArray) and np.may_share_memory(a._data, b._data)
+
     def synchronize(self) -> None:
         self.waits += 1
 

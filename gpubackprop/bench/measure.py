@@ -11,17 +11,14 @@ from gpubackprop.backend.base import Backend
 from gpubackprop.bench.memory import MemoryGauge
 from gpubackprop.bench.subject import Description, build, flops, initial_weights, least_bytes, random_batch
 from gpubackprop.bench.timing import seconds_a_call, seconds_to_launch, undisturbed
+from gpubackprop.network.rows import Rows
 from gpubackprop.optimizers import get_optimizer
-from gpubackprop.training import Trainer
-from gpubackprop.training.rows import Rows
 
 PHASES = ("forward", "loss", "backward", "update")
 SAMPLE_ROWS = 256
 """Rows of the outputs that are compared; the gradients are of all rows."""
 STRETCH, STRETCH_ROWS = 64, 8192
 """Steps that are trained at a time, at most, and for about how many rows, which lie on the device."""
-LONG = 10**9
-"""Steps that an optimizer is told are to come."""
 RATE = 1e-3
 """The learning rate: large enough for a wrong update to show in the losses of a stretch."""
 
@@ -52,15 +49,11 @@ class Measurement:
         self.rows = Rows(backend, x, y)
         self.rows.order(np.random.default_rng(seed).permutation(len(x)))
         gauge = MemoryGauge(backend)
-        self.net = build(described, backend, dtype, precision, capture=not plain)
-        self.trainer = Trainer(self.net, get_optimizer(optimizer, learning_rate=RATE))
-        self.optimizer = self.trainer.optimizer
-        self.optimizer.bind(self.net._parameters)
-        if not plain:
-            # As in a long run: what is made ready for many steps, such as machine code, repays itself.
-            self.optimizer.schedule = self.optimizer.schedule.over(LONG)
-        self.batch = self.net._workspace.batch(n)
-        self._program = self.net._steps.training_program(self.batch, self.rows.kind, self.optimizer, accumulate=True)
+        self.net = build(described, backend, dtype, precision, capture=not plain, compile=not plain and backend.loops)
+        self.optimizer = get_optimizer(optimizer, learning_rate=RATE)
+        self.engine = self.net.engine
+        self.batch = self.engine.load(self._x, self._y)
+        self._program = self.engine.training_program(self.batch, self.optimizer)
         self._step_with_transfer()
         self.memory = gauge.peak(self._step_with_transfer)
         """Bytes that the network, a batch and its steps take on the device at most."""
@@ -78,7 +71,7 @@ class Measurement:
         found |= {"loss": np.asarray(loss)} | {f"gradient {name}": g for name, g in gradients.items()}
         self._restart()
         self._train()
-        return found | {"losses of training": self.be.to_host(self.net._steps.sums)[0]}
+        return found | {"losses of training": np.asarray(self.engine.read()[0])}
 
     def work(self) -> dict[str, int]:
         """What a step is: "parameters", "flops" of its products, "bytes" moved at least, "transfer_bytes", "memory" at most."""
@@ -141,29 +134,19 @@ class Measurement:
         self._program()
 
     def _transfer(self) -> None:
-        self.be.copy_in(self._x, self.batch.x)
-        self.be.copy_in(self._y, self.batch.target_buffer(self.rows.kind))
+        self.engine.load(self._x, self._y)
 
     def _train(self) -> None:
-        self.trainer._run(self.rows, self.n, None, 0, self.stretch)
+        self.engine.train(self.rows, 0, self.stretch, self.optimizer, self.n)
 
     def _phases(self) -> dict[str, Callable[[], None]]:
-        if "phases" not in self.batch.programs:
-            steps, program = self.net._steps, self.net.program
-            self.batch.programs["phases"] = {
-                "forward": program(lambda: steps.forward(self.batch, True)),
-                "loss": program(lambda: steps.loss(self.batch, self.rows.kind, self.n, with_delta=True)),
-                "backward": program(lambda: steps.backward(self.batch, True)),
-                "update": program(lambda: steps.finish(self.optimizer)),
-            }
-        programs: dict[str, Callable[[], None]] = self.batch.programs["phases"]
-        return programs
+        return self.engine.phases(self.batch, self.optimizer)
 
     def _restart(self) -> None:
         # From the first weights: a network that has learnt its batches by heart computes with ever smaller numbers.
         self.net.set_weights(self._weights)
         self.optimizer.set_state({k: np.zeros_like(v) for k, v in self.optimizer.get_state().items()})
-        self.be.fill(self.net.step, 0)
-        self.be.fill(self.net._steps.sums, 0.0)
+        self.engine.set_count(0)
+        self.engine.reset()
         self._transfer()
         self.be.synchronize()

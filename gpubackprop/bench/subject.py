@@ -93,7 +93,12 @@ def describe(net: Network) -> Description:
 
 
 def build(
-    described: Description, backend: Backend, dtype: str, precision: str = "native", capture: bool = True
+    described: Description,
+    backend: Backend,
+    dtype: str,
+    precision: str = "native",
+    capture: bool = True,
+    compile: bool = False,
 ) -> Network:
     """The network that was described."""
     return Network(
@@ -106,12 +111,13 @@ def build(
         l1=described["l1"],
         l2=described["l2"],
         capture=capture,
+        compile=compile,
     )
 
 
 def initial_weights(net: Network) -> dict[str, np.ndarray]:
     """The weights that `net` was built with, rounded to float32: what every type can start from, to be compared."""
-    return {name: np.asarray(array, np.float32) for name, array in net._initial_arrays().items()}
+    return {name: np.asarray(array, np.float32) for name, array in net.initial_arrays().items()}
 
 
 def random_batch(described: Description, n: int, seed: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:

@@ -8,8 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from gpubackprop.training import Callback, History, Plan, Trainer
-from gpubackprop.training import Progress as Place
+from gpubackprop.training import Callback, FitPlan, FitProgress, History, Trainer
 
 LINES = 20
 """Of a long run about this many epochs get a line."""
@@ -24,7 +23,7 @@ class Display(Callback):
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
-    def on_fit_start(self, trainer: Trainer, plan: Plan) -> None:
+    def on_fit_start(self, trainer: Trainer, plan: FitPlan) -> None:
         self.plan = plan
         self.started = time.perf_counter()
         self._every = -(-plan.epochs // LINES)
@@ -40,7 +39,7 @@ class Display(Callback):
             self._task = self._bar.add_task(f"epoch 1/{plan.epochs}", total=total, state="")
             self._bar.start()
 
-    def on_progress(self, trainer: Trainer, progress: Place) -> None:
+    def on_progress(self, trainer: Trainer, progress: FitProgress) -> None:
         if self._bar is not None:
             state = _state({"loss": progress.loss}, self._last, progress.samples_per_second, progress.seconds_left)
             done = (progress.epoch - 1) * self.plan.steps_per_epoch + progress.step

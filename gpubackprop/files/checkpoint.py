@@ -116,7 +116,8 @@ def save(
         "seed": net.seed,
         "l1": net.l1,
         "l2": net.l2,
-        "step": int(net.backend.to_host(net.step)),
+        "step": net.engine.count(),
+        "epochs": net.epochs,
         "optimizer": None,
         "saved_on": _this_process(net),
     }
@@ -170,8 +171,9 @@ def load_checkpoint(
         layers = [build_layer(entry, custom or {}) for entry in manifest["layers"]]
         check_shapes(layers, arrays)
         net = _network(layers, manifest, backend, custom or {})
-        net._write(arrays)
-        net.backend.fill(net.step, _step(manifest["step"]))
+        net.engine.write(arrays)
+        net.engine.set_count(_step(manifest["step"]))
+        net.epochs = _step(manifest.get("epochs", 0))
         optimizer = build_optimizer(manifest["optimizer"], _under("optimizer.", arrays), net)
         extra = {**manifest["extra"], **_under("extra.", arrays)}
         return Checkpoint(net, optimizer, extra, dict(manifest["saved_on"]))

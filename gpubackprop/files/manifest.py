@@ -96,7 +96,7 @@ def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
 
 def optimizer_state(optimizer: Optimizer, net: Network) -> dict[str, np.ndarray]:
     """The optimizer's arrays. Raises ArgumentError where they belong to another network."""
-    if optimizer.parameters is not None and optimizer.parameters.owner is not net._parameters.owner:
+    if optimizer.parameters is not None and optimizer.parameters.owner is not net.engine.parameters.owner:
         raise ArgumentError(f"this {type(optimizer).__name__} trains another network; save it with that one")
     return optimizer.get_state()
 
@@ -108,7 +108,7 @@ def build_optimizer(described: dict[str, Any] | None, state: dict[str, np.ndarra
     settings = dict(described["settings"])
     schedule = dict(settings.pop("schedule"))
     optimizer = get_optimizer(described["name"], schedule=get_schedule(schedule.pop("name"), **schedule), **settings)
-    optimizer.bind(net._parameters)
+    optimizer.bind(net.engine.parameters)
     if set(state) != {"t"} or int(state["t"]):
         optimizer.set_state(state)
     return optimizer

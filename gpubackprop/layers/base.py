@@ -56,8 +56,18 @@ class Layer:
     random: bool = False
     """Whether training draws random numbers, so that the network counts its steps on the device."""
 
+    mixes_rows: bool = False
+    """Whether, in training, a row's output depends on the other rows of its batch: then parts of a batch give another result
+    than the whole, and a single row has no statistics."""
+
     W: Array
     b: Array
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # A subclass with mathematics of its own must say so itself, whatever its parent says.
+        if "recordable" not in vars(cls) and {"forward", "gradients", "backward", "propagate"} & vars(cls).keys():
+            cls.recordable = False
 
     def build(self, width: int) -> int:
         """Take note of the width of the input, return that of the output. Raises ArgumentError where it cannot be."""
@@ -89,6 +99,11 @@ class Layer:
         """Take hold of the arrays on the device: {"weight": ...}, their gradients, the state, and the random stream."""
         self.parameters, self.gradient_arrays, self.state = parameters, gradients, state
         self.stream: MaskStream | None = stream
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The layer as its constructor left it: a copy belongs to no network."""
+        bound = ("parameters", "gradient_arrays", "state", "stream", "W", "b")
+        return {k: v for k, v in vars(self).items() if k not in bound}
 
     # -- the mathematics ------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.activations import Activation, get_activation
-from gpubackprop.backend.base import Backend
+from gpubackprop.backend.base import Array, Backend
 from gpubackprop.checks import check_array, whole_number
 from gpubackprop.errors import ArgumentError
 from gpubackprop.initializers import Initializer, get_initializer
@@ -63,8 +63,11 @@ class Dense(Layer):
         be.affine(v.x, self.W, self.b, self.activation, v.z, v.a)
 
     def gradients(self, be: Backend, v: Tensors, beta: float) -> None:
-        dW, db = self.gradient_arrays["weight"], self.gradient_arrays.get("bias")
-        be.affine_gradients(v.x, v.delta, dW, db, beta)
+        self.gradients_into(be, v, self.gradient_arrays, beta)
+
+    def gradients_into(self, be: Backend, v: Tensors, arrays: dict[str, Array], beta: float) -> None:
+        """dC/dW and dC/db added to beta times what `arrays` ("weight", "bias") holds."""
+        be.affine_gradients(v.x, v.delta, arrays["weight"], arrays.get("bias"), beta)
 
     def propagate(self, be: Backend, v: Tensors, below: Tensors, f: Activation, training: bool) -> None:
         be.propagate(v.delta, self.W, f, below.saved, below.delta)

@@ -74,9 +74,11 @@ class BatchNorm(_Norm):
     """Normalises each unit over the batch in training, with running statistics elsewhere (Ioffe and Szegedy, 2015).
 
     x (n, width). running <- (1 - momentum) running + momentum * (the batch's mean, or its unbiased variance), as in
-    PyTorch. A batch of one row has variance 0: its output is beta. Raises ArgumentError for a wrong width or range.
+    PyTorch. A training batch of one row has no variance and is refused. Raises ArgumentError for a wrong width or range.
     """
 
+    recordable = True
+    mixes_rows = True
     axis = 0
 
     def __init__(self, width: int, eps: float = 1e-5, momentum: float = 0.1) -> None:

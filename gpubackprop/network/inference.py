@@ -1,58 +1,62 @@
-"""Prediction over any number of rows, chunk by chunk, without the buffers that gradients need."""
+"""Outputs for any number of rows, chunk by chunk, without the buffers that gradients need."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
 
 import numpy as np
 
-from gpubackprop.checks import check_x, whole_number
+from gpubackprop.backend.base import Array
 from gpubackprop.layers import LAYERS
 from gpubackprop.losses import Loss
-from gpubackprop.network.workspace import Batch
+from gpubackprop.network.engine import Engine
 from gpubackprop.precision import compute_type
 
-if TYPE_CHECKING:
-    from gpubackprop.network.network import Network
-
 CHUNK = 4096
+"""Rows at a time, where nothing else is asked for."""
 
 IN_PLACE = 256
 """Rows from which it is faster to leave x where it is, and run the first layer from there."""
 
 
-def predict(net: Network, x: Any, batch_size: int | None = None) -> np.ndarray:
-    """See `Network.predict`."""
-    size = CHUNK if batch_size is None else whole_number("batch_size", batch_size)
-    be = net.backend
-    x = check_x(x, net.widths[0], net.dtype, be)
-    # A layer of somebody's own may write into what it is given; those of this library do not.
-    in_place = be.owns(x) and x.dtype == net.dtype and type(net.layers[0]) in LAYERS.values()
-    out = np.empty((len(x), net.widths[-1]), net.dtype)
-    for start in range(0, len(x), size):
-        rows = x[start : start + size]
-        batch = net._inference.batch(len(rows))
-        if in_place and len(rows) >= IN_PLACE:
-            first = batch.tensors[0]
-            first.x = rows
-            try:
-                net.layers[0].forward(be, first, False)
-            finally:
-                first.x = batch.x
-            program(net, batch, 1)()
-        else:
-            be.copy_in(rows, batch.x)
-            program(net, batch)()
-        be.copy_out(batch.outputs, out[start : start + size])
-    return to_prediction(out, net.loss_function)
+def outputs(engine: Engine, x: Array, out: np.ndarray, size: int) -> None:
+    """The last layer's outputs for rows x (n, d) into the host array out (n, m), in chunks of `size` rows."""
+    be, first = engine.backend, engine.layers[0]
+    # A layer from outside this library may write into its input; those of this library do not.
+    in_place = be.owns(x) and x.dtype == engine.parameters.dtype and type(first) in LAYERS.values()
+    for rows, part in _chunks(len(x), size):
+        with engine:
+            if in_place and rows >= IN_PLACE:
+                batch = engine.inference.batch(rows)
+                tensors = batch.tensors[0]
+                tensors.x = x[part]
+                try:
+                    first.forward(be, tensors, False)
+                finally:
+                    tensors.x = batch.x
+                engine.run(batch, "rest of forward")
+            else:
+                batch = engine.load(x[part], training=False)
+                engine.run(batch, "forward")
+            be.copy_out(batch.outputs, out[part])
 
 
-def program(net: Network, batch: Batch, first: int = 0) -> Any:
-    """The forward pass on an inference workspace's batch, from the layer with index `first` on."""
-    key = ("forward", first)
-    if key not in batch.programs:
-        batch.programs[key] = net.program(lambda: net._steps.forward(batch, False, first))
-    return batch.programs[key]
+def outputs_and_loss(engine: Engine, x: Array, y: Array, out: np.ndarray, size: int) -> float:
+    """The loss, penalties included, of rows x with targets y; their outputs into the host array out."""
+    total = 0.0
+    for rows, part in _chunks(len(x), size):
+        with engine:
+            batch = engine.load(x[part], y[part], training=False)
+            engine.run(batch, "loss")
+            engine.backend.copy_out(batch.outputs, out[part])
+            total += float(engine.backend.to_host(engine.value)) * rows
+    return total / len(x)
+
+
+def _chunks(n: int, size: int) -> Iterator[tuple[int, slice]]:
+    for start in range(0, n, size):
+        stop = min(start + size, n)
+        yield stop - start, slice(start, stop)
 
 
 def to_prediction(outputs: np.ndarray, loss: Loss) -> np.ndarray:

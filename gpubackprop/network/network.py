@@ -1,4 +1,4 @@
-"""The network: forward, delta-propagation and update over a list of layers, on one device."""
+"""The network: what a user holds. Layers, a loss, a seed, and the public mathematics over an `Engine`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.backend.base import Array, Backend, Program
+from gpubackprop.backend.base import Array, Backend
 from gpubackprop.backend.select import get_backend
 from gpubackprop.checks import check_array, check_x, check_y, not_negative, on_device, whole_number
-from gpubackprop.errors import ArgumentError, ArgumentTypeError
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError
 from gpubackprop.layers import Dense, Layer, stack
 from gpubackprop.losses import Loss, get_loss
-from gpubackprop.network import within_memory
-from gpubackprop.network.parameters import Parameters
-from gpubackprop.network.steps import Steps
+from gpubackprop.network.engine import Engine
+from gpubackprop.network.inference import CHUNK, outputs, to_prediction
+from gpubackprop.network.rows import Rows
 from gpubackprop.network.summary import one_line, summary
-from gpubackprop.network.workspace import Batch, Losses, Workspace
+from gpubackprop.network.workspace import Batch
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.precision import resolve
 from gpubackprop.random import host_generator
@@ -26,13 +26,18 @@ from gpubackprop.random import host_generator
 class Network:
     """A feed-forward network with its parameters on one device.
 
-    layers: `Dense`, `Activation`, `Dropout`, `BatchNorm`, `LayerNorm` or `Layer`s of one's own, in order.
+    layers: `Dense`, `Activation`, `Dropout`, `BatchNorm`, `LayerNorm` or classes derived from `Layer`, in order.
     loss: a name from `gpubackprop.losses` or a `Loss`. The two cross-entropies take logits: leave the last layer without an
     activation, and `predict` applies the softmax or the sigmoid.
     device: see `get_backend`. dtype: "float32" or "float64". precision: None, or how products are carried out on a GPU.
     seed: of the initial weights (drawn on the host: the same on every device), of dropout and of the order of the data.
     l1, l2: penalties l1 sum|W| + l2/2 sum W^2 over all weights (not biases), part of the loss and of its gradient.
     capture: record each step once and replay it; False runs the layers' Python every time.
+    compile: on the CPU, run whole stretches of small training steps as machine code (extra `numba`); the first step of a new
+    shape then takes some seconds. Its sums are in another order, so the last digits are others than without.
+
+    A network can be copied (`copy.deepcopy`) and pickled; its arrays travel as host arrays, and the copy is made on the same
+    device, or on the CPU where that device is not there. Threads may share one: each call has the network to itself.
 
     Raises ArgumentError where two layers do not fit together, for unknown names and for settings out of range, and DeviceError
     for a device that is not there.
@@ -50,29 +55,41 @@ class Network:
         l1: float = 0.0,
         l2: float = 0.0,
         capture: bool = True,
+        compile: bool = False,
     ) -> None:
         self.layers = stack.checked(layers)
         self.loss_function = get_loss(loss)
         self.dtype, self.precision = resolve(dtype, precision)
-        self.backend = get_backend(device, precision=self.precision)
+        be = get_backend(device, precision=self.precision)
         self.seed = whole_number("seed", seed, least=0)
         self._penalties = not_negative("l1", l1), not_negative("l2", l2)
         self.capture = bool(capture)
+        self.compile = bool(compile)
+        if self.compile:
+            be.check_compiler()
         self.widths = stack.build(self.layers)
         self._check_output()
-        self._place(self._initial_arrays())
+        self.epochs = 0
+        """Epochs of training done: the next one's order of the rows is drawn for this number."""
+        self._identity = object()
+        self._place(be, self.initial_arrays(), 0)
 
     # -- the public mathematics -----------------------------------------------------------------------------------
 
     def forward(self, x: Any, *, training: bool = False) -> Array:
         """The outputs of the last layer, a new (n, m) array on the device: logits for the two cross-entropies.
 
-        x (n, d): a host array, or an array of this network's device. training: with dropout, and batch statistics.
-        Raises ArgumentError, ArgumentTypeError or DeviceError for an x that cannot be used (`gpubackprop.checks`).
+        x (n, d): a host array, or an array of this network's device. training: with dropout, whose masks are others at each
+        call, and batch statistics. Raises ArgumentError, ArgumentTypeError or DeviceError for an x that cannot be used
+        (`gpubackprop.checks`).
         """
-        batch = self._load(check_x(x, self.widths[0], self.dtype, self.backend))
-        self._steps.run(batch, "forward", training=training)
-        return batch.outputs.copy()
+        x = check_x(x, self.widths[0], self.dtype, self.backend)
+        with self.engine as engine:
+            batch = engine.load(x)
+            engine.run(batch, "forward", training=training)
+            if training:
+                engine.steps.count()
+            return batch.outputs.copy()
 
     def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """What the network says of each row of x, a (n, m) host array.
@@ -80,37 +97,41 @@ class Network:
         Class probabilities for cross_entropy, probabilities for binary_cross_entropy, otherwise the outputs. Works
         through x in chunks of `batch_size` rows (4096 by default), so that memory does not grow with n.
         """
-        from gpubackprop.network.inference import predict
-
-        return predict(self, x, batch_size)
+        size = CHUNK if batch_size is None else whole_number("batch_size", batch_size)
+        x = check_x(x, self.widths[0], self.dtype, self.backend)
+        out = np.empty((len(x), self.widths[-1]), self.dtype)
+        outputs(self.engine, x, out, size)
+        with self.engine:
+            return to_prediction(out, self.loss_function)
 
     def loss(self, x: Any, y: Any, *, training: bool = False) -> float:
         """The loss (with penalties) on all rows of x at once, as a float.
 
-        y: (n, m), or for cross_entropy also (n,) integer labels.
+        y: (n, m), or for cross_entropy also (n,) integer labels. training: with batch statistics, and the dropout masks that
+        the next training step draws.
         """
-        batch, kind = self._load_pair(x, y)
-        self._steps.run(batch, "loss", kind, training=training)
-        return float(self.backend.to_host(self.value))
+        with self.engine as engine:
+            self._run(x, y, "loss", training)
+            return float(engine.backend.to_host(engine.value))
 
     def loss_and_gradients(self, x: Any, y: Any, *, training: bool = False) -> tuple[float, dict[str, np.ndarray]]:
-        """The loss and the gradient of every parameter: (float, {"0.weight": host array, ...})."""
-        batch, kind = self._load_pair(x, y)
-        self._steps.run(batch, "gradients", kind, training=training)
-        return float(self.backend.to_host(self.value)), self._parameters.to_host(self._parameters.G)
+        """The loss and the gradient of every parameter: (float, {"0.weight": host array, ...}); arguments as for `loss`."""
+        with self.engine as engine:
+            self._run(x, y, "gradients", training)
+            return float(engine.backend.to_host(engine.value)), engine.gradients()
 
     def input_gradient(self, x: Any, y: Any, *, training: bool = False) -> np.ndarray:
-        """dC/dx, a host array of x's shape."""
-        batch, kind = self._load_pair(x, y)
-        self._steps.run(batch, "input gradient", kind, training=training)
-        return self.backend.delta_to_host(batch.input_tensors().delta)
+        """dC/dx, a host array of x's shape; arguments as for `loss`."""
+        with self.engine as engine:
+            batch = self._run(x, y, "input gradient", training)
+            return engine.backend.delta_to_host(batch.input_tensors().delta)
 
     def deltas(self, x: Any, y: Any, *, training: bool = False) -> list[np.ndarray]:
-        """[delta(1), .., delta(L)]: dC/dz of each `Dense` layer, (n, width) host arrays."""
-        batch, kind = self._load_pair(x, y)
-        self._steps.run(batch, "gradients", kind, training=training)
-        pairs = zip(self.layers, batch.tensors, strict=True)
-        return [self.backend.delta_to_host(v.delta) for layer, v in pairs if isinstance(layer, Dense)]
+        """[delta(1), .., delta(L)]: dC/dz of each `Dense` layer, (n, width) host arrays; arguments as for `loss`."""
+        with self.engine as engine:
+            batch = self._run(x, y, "gradients", training)
+            pairs = zip(self.layers, batch.tensors, strict=True)
+            return [engine.backend.delta_to_host(v.delta) for layer, v in pairs if isinstance(layer, Dense)]
 
     def train_step(self, x: Any, y: Any, optimizer: Optimizer, *, micro_batch_size: int | None = None) -> Array:
         """One forward pass, one backward pass and one update; returns the loss before it as a 0-d float64 array on the device.
@@ -120,87 +141,81 @@ class Network:
         gradient in less memory (but for `BatchNorm`, which then normalises each part on its own). Where the device has no
         memory for a part, parts are halved, with a warning.
         """
-        x = check_x(x, self.widths[0], self.dtype, self.backend)
-        y = check_y(y, len(x), self.widths[-1], self.dtype, self.loss_function, self.backend, look=False)
+        be = self.backend
+        x = check_x(x, self.widths[0], self.dtype, be)
+        y = check_y(y, len(x), self.widths[-1], self.dtype, self.loss_function, be, look=False)
         if not isinstance(optimizer, Optimizer):
             raise ArgumentTypeError(f"optimizer must be an Optimizer, such as gb.Adam(); got {optimizer!r}")
         if micro_batch_size is not None:
             micro_batch_size = whole_number("micro_batch_size", micro_batch_size)
-        optimizer.bind(self._parameters)
-        if micro_batch_size is None and self.rows_at_once is None:
-            done = optimizer.t
-            try:
-                self._train_on(x, y, optimizer)
-                return self._losses.next()
-            except self.backend.memory_errors as error:
-                reason = str(error)
-            within_memory.shrink(self, optimizer, done, len(x), reason)
-
-        def load(start: int, n: int) -> Batch:
-            batch = self._load(x[start : start + n])
-            self._load_targets(batch, y[start : start + n])
-            return batch
-
-        kind = "labels" if y.ndim == 1 else "targets"
-        within_memory.train(self, load, len(x), kind, optimizer, micro_batch_size)
-        return self._losses.next()
-
-    def _train_on(self, x: Array, y: Array, optimizer: Optimizer) -> None:
-        batch = self._load(x)
-        self._steps.train(batch, self._load_targets(batch, y), optimizer)
+        with self.engine as engine:
+            source = Rows(be, x, y, resident=False)
+            engine.train(source, 0, 1, optimizer, source.n, micro_batch_size, accumulate=False)
+            return engine.hand_out()
 
     # -- parameters -----------------------------------------------------------------------------------------------
 
     @property
     def parameters(self) -> dict[str, Array]:
         """{"<layer index>.<name>": view on the device} of everything that is trained."""
-        return dict(self._parameters.views)
+        return dict(self.engine.parameters.views)
 
     @property
     def parameter_count(self) -> int:
         """How many numbers are trained."""
-        return self._parameters.count
+        return self.engine.parameters.count
 
     def get_weights(self) -> dict[str, np.ndarray]:
         """Host copies of all parameters, and of what layers keep with them (running statistics)."""
-        host = self._parameters.to_host(self._parameters.P)
-        return {**host, **{name: self.backend.to_host(array) for name, array in self._state.items()}}
+        return self.engine.weights()
 
     def set_weights(self, weights: dict[str, Any]) -> None:
-        """Put host arrays in place of all parameters. Nothing is changed unless all of them fit.
+        """Put arrays in place of all parameters. Nothing is changed unless all of them fit.
 
-        Raises ArgumentError for missing or unknown names, wrong shapes, and values that are not finite in this
-        network's dtype; ArgumentTypeError for what holds no real numbers.
+        They may be host arrays or arrays of this device, views of this network's own parameters included. Raises
+        ArgumentError for missing or unknown names, wrong shapes, and values that are not finite in this network's dtype;
+        ArgumentTypeError for what holds no real numbers.
         """
         if not isinstance(weights, dict):
             raise ArgumentTypeError(f"weights must be a dict as get_weights() returns it; got {type(weights).__name__}")
-        wanted = {
-            **{s.name: s.shape for s in self._parameters.segments},
-            **{k: v.shape for k, v in self._state.items()},
-        }
+        engine = self.engine
+        wanted = {s.name: s.shape for s in engine.parameters.segments} | {k: v.shape for k, v in engine.state.items()}
         if set(weights) != set(wanted):
             missing, extra = sorted(set(wanted) - set(weights)), sorted(set(weights) - set(wanted))
             raise ArgumentError(f"weights do not fit this network: missing {missing}, not known here {extra}")
         host = {}
-        for name, shape in wanted.items():
-            value = weights[name]
-            if on_device(value, self.backend, f"weights[{name!r}]"):
-                value = self.backend.to_host(value)
-            host[name] = check_array(value, tuple(shape), self.dtype, f"weights[{name!r}]")
-        self._write(host)
+        with engine:
+            for name, shape in wanted.items():
+                value = weights[name]
+                if on_device(value, self.backend, f"weights[{name!r}]"):
+                    value = self.backend.to_host(value)
+                array = check_array(value, tuple(shape), self.dtype, f"weights[{name!r}]")
+                # What one array is written from must not have changed because another was written.
+                host[name] = array.copy() if engine.shares_memory(array) else array
+            engine.write(host)
+
+    # -- the device -----------------------------------------------------------------------------------------------
+
+    @property
+    def backend(self) -> Backend:
+        """The device that the network is on."""
+        return self.engine.backend
+
+    @property
+    def step(self) -> Array:
+        """Training steps done, 0-d, on the device: what dropout's random numbers are counted by."""
+        return self.engine.step
 
     def to(self, device: str | Backend) -> Network:
-        """Move the network to another device, with its weights; returns itself. Optimizers follow at their next step."""
-        weights, step = self.get_weights(), int(self.backend.to_host(self.step))
-        before = dict(vars(self))
-        try:
-            self.backend = get_backend(device, precision=self.precision)
-            self._place(weights, step)
-        except BaseException:
-            # A device that is not there, or has no room: the network stays where it was.
-            vars(self).update(before)
-            self._bind_layers()
-            raise
+        """Move the network to another device, with its weights; returns itself. Optimizers follow at their next step.
+
+        Raises what `Network` raises; the network then stays where it was.
+        """
+        be = get_backend(device, precision=self.precision)
+        if self.compile:
+            be.check_compiler()
+        with self.engine as engine:
+            self._place(be, engine.weights(), engine.count())
         return self
 
     @property
@@ -222,6 +237,33 @@ class Network:
     def __repr__(self) -> str:
         return one_line(self)
 
+    def initial_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that the network is built with, by full name: each layer's from a random stream of its own."""
+        return {
+            f"{i}.{name}": array
+            for i, layer in enumerate(self.layers)
+            for name, array in layer.initial(host_generator(self.seed, 0, i)).items()
+        }
+
+    # -- copies ---------------------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {k: v for k, v in vars(self).items() if k not in ("engine", "_identity")}
+        with self.engine as engine:
+            arrays, step = engine.weights(), engine.count()
+        return {**kept, "device": self.backend.name, "arrays": arrays, "step": step}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        device, arrays, step = (state.pop(name) for name in ("device", "arrays", "step"))
+        vars(self).update(state)
+        self._identity = object()
+        try:
+            be = get_backend(device, precision=self.precision)
+        except DeviceError:
+            # Made on a GPU, opened where there is none: the CPU computes products in full.
+            be, self.precision = get_backend("cpu"), "native"
+        self._place(be, arrays, step)
+
     # -- how it is put together -----------------------------------------------------------------------------------
 
     def _check_output(self) -> None:
@@ -237,78 +279,29 @@ class Network:
                 f"layer without its activation {last!r}"
             )
 
-    def _initial_arrays(self) -> dict[str, np.ndarray]:
-        """Every initial array by its full name, each layer from a stream of its own."""
-        return {
-            f"{i}.{name}": array
-            for i, layer in enumerate(self.layers)
-            for name, array in layer.initial(host_generator(self.seed, 0, i)).items()
-        }
+    def _place(self, be: Backend, arrays: dict[str, np.ndarray], step: int) -> None:
+        """Make an engine on a device; the one that was there stays if that fails."""
+        engine = Engine(
+            be,
+            self.layers,
+            self.widths,
+            self.loss_function,
+            self.dtype,
+            arrays,
+            seed=self.seed,
+            l1=self.l1,
+            l2=self.l2,
+            capture=self.capture,
+            compiled=self.compile,
+            step=step,
+            identity=self._identity,
+        )
+        engine.attach()
+        self.engine = engine
 
-    def _place(self, arrays: dict[str, np.ndarray], step: int = 0) -> None:
-        """Make all memory on the device and hand each layer its views."""
-        be = self.backend
-        shapes = {f"{i}.{k}": s for i, layer in enumerate(self.layers) for k, s in layer.parameter_shapes().items()}
-        self._parameters = Parameters(be, shapes, self.dtype, owner=self)
-        self._state = {
-            f"{i}.{k}": be.zeros(s, self.dtype)
-            for i, layer in enumerate(self.layers)
-            for k, s in layer.state_shapes().items()
-        }
-        self.value = be.zeros((), np.result_type(self.dtype, np.float64))
-        """The loss of the last batch, 0-d, on the device."""
-        self.step = be.zeros((), np.uint64)
-        """Training steps done: what dropout's random numbers are counted by."""
-        be.fill(self.step, step)
-        self.rows_at_once: int | None = None
-        """Rows for which the device had memory, once it did not have it for more."""
-        self._losses = Losses(be, self.value)
-        self._bind_layers()
-        make = (be, self.layers, self.widths, self.loss_function, self.dtype)
-        self._workspace = Workspace(*make, training=True)
-        self._inference = Workspace(*make, training=False)
-        self._steps = Steps(self)
-        self._write(arrays)
-
-    def _bind_layers(self) -> None:
-        """Hand each layer its views of the flat buffers."""
-        for i, layer in enumerate(self.layers):
-            own = [_of_layer(d, i) for d in (self._parameters.views, self._parameters.gradients, self._state)]
-            layer.bind(own[0], own[1], own[2], layer.random_stream(self.seed, i, self.step))
-
-    def _write(self, arrays: dict[str, np.ndarray]) -> None:
-        for name, array in self._state.items():
-            self.backend.copy_in(np.asarray(arrays[name], self.dtype), array)
-        self._parameters.write({s.name: arrays[s.name] for s in self._parameters.segments})
-
-    # -- batches --------------------------------------------------------------------------------------------------
-
-    def _load(self, x: Array) -> Batch:
-        batch = self._workspace.batch(len(x))
-        self.backend.copy_in(x, batch.x)
-        return batch
-
-    def _load_targets(self, batch: Batch, y: Array) -> str:
-        kind = "labels" if y.ndim == 1 else "targets"
-        self.backend.copy_in(y, batch.target_buffer(kind))
-        return kind
-
-    def _load_pair(self, x: Any, y: Any) -> tuple[Batch, str]:
+    def _run(self, x: Any, y: Any, what: str, training: bool) -> Batch:
         x = check_x(x, self.widths[0], self.dtype, self.backend)
         y = check_y(y, len(x), self.widths[-1], self.dtype, self.loss_function, self.backend)
-        batch = self._load(x)
-        return batch, self._load_targets(batch, y)
-
-    def release_buffers(self) -> None:
-        """Let go of everything that a step works on; the parameters stay. The next step makes it anew."""
-        self._workspace.release()
-        self._inference.release()
-
-    def program(self, step: Any, recordable: bool = True) -> Program:
-        """`step` recorded, or as it is where recording is turned off."""
-        return self.backend.record(step) if self.capture and recordable else step
-
-
-def _of_layer(arrays: dict[str, Array], index: int) -> dict[str, Array]:
-    prefix = f"{index}."
-    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
+        batch = self.engine.load(x, y)
+        self.engine.run(batch, what, training=training)
+        return batch

@@ -66,7 +66,6 @@ class Parameters:
         return {s.name: s.of(host).copy() for s in self.segments}
 
     def write(self, values: dict[str, np.ndarray]) -> None:
-        """Put host arrays of the right shapes into the buffer of parameters, without a second copy of all of them."""
-        self.backend.fill(self.P, 0.0)
+        """Put host arrays of the right shapes, none a view of P, into the buffer of parameters."""
         for s in self.segments:
             self.backend.copy_in(values[s.name], self.views[s.name])

@@ -8,23 +8,34 @@ from typing import Any
 
 import numpy as np
 
+from gpubackprop.activations import Activation
+from gpubackprop.backend.base import Backend
 from gpubackprop.errors import ArgumentError
 from gpubackprop.layers import Dense, Dropout, Layer
+from gpubackprop.losses import Loss
 from gpubackprop.network.network import Network
 
 
 def mlp(
     widths: Sequence[int],
     *,
-    activation: str = "relu",
-    output_activation: str | None = None,
+    activation: str | Activation = "relu",
+    output_activation: str | Activation | None = None,
     dropout: float = 0.0,
-    **options: Any,
+    loss: str | Loss = "half_squared_error",
+    device: str | Backend = "auto",
+    dtype: Any = None,
+    precision: str | None = None,
+    seed: int = 0,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    capture: bool = True,
+    compile: bool = False,
 ) -> Network:
     """A multilayer perceptron: `Dense` layers of the given widths, inputs first, with `activation` between them.
 
     mlp([784, 512, 10], loss="cross_entropy") has one hidden layer of 512 units. dropout: behind each hidden layer.
-    `options` are those of `Network`. Raises ArgumentError for fewer than two widths.
+    All other options are those of `Network`. Raises ArgumentError for fewer than two widths.
     """
     widths = list(widths) if isinstance(widths, (Sequence, np.ndarray)) else [widths]
     if len(widths) < 2:
@@ -35,4 +46,15 @@ def mlp(
         layers.append(Dense(d, m, output_activation if last else activation))
         if dropout and not last:
             layers.append(Dropout(dropout))
-    return Network(layers, **options)
+    return Network(
+        layers,
+        loss=loss,
+        device=device,
+        dtype=dtype,
+        precision=precision,
+        seed=seed,
+        l1=l1,
+        l2=l2,
+        capture=capture,
+        compile=compile,
+    )

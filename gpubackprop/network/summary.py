@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from gpubackprop.network.network import Network
+import numpy as np
+
+from gpubackprop.backend.base import Array, Backend
+from gpubackprop.layers import Layer
+from gpubackprop.losses import Loss
 
 
-def one_line(net: Network) -> str:
+class Described(Protocol):
+    """What a description needs of a network."""
+
+    layers: list[Layer]
+    widths: list[int]
+    loss_function: Loss
+    dtype: np.dtype[np.generic]
+    precision: str
+
+    @property
+    def backend(self) -> Backend:
+        """The device."""
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """Views of everything that is trained, by full name."""
+
+
+def one_line(net: Described) -> str:
     """The architecture, the loss and the device: Network(784 -> Dense 512 relu -> ... | cross_entropy | cpu float32)."""
     parts = [str(net.widths[0])]
     for layer, width in zip(net.layers, net.widths[1:], strict=True):
@@ -20,18 +41,19 @@ def one_line(net: Network) -> str:
     return f"Network({' -> '.join(parts)} | {net.loss_function.name} | {net.backend.name} {net.dtype.name}{how})"
 
 
-def summary(net: Network) -> str:
+def summary(net: Described) -> str:
     """A plain-text table: a line a layer with its output shape and its number of parameters."""
-    rows = [("", "layer", "output", "parameters")]
+    rows, total = [("", "layer", "output", "parameters")], 0
     for i, (layer, width) in enumerate(zip(net.layers, net.widths[1:], strict=True)):
-        count = sum(s.size for s in net._parameters.segments if s.name.startswith(f"{i}."))
+        count = sum(a.size for name, a in net.parameters.items() if name.startswith(f"{i}."))
+        total += count
         rows.append((str(i), repr(layer), f"(n, {width})", f"{count:,}"))
     columns = [max(len(r[c]) for r in rows) for c in range(4)]
     lines = [
         f"{r[0]:>{columns[0]}}  {r[1]:<{columns[1]}}  {r[2]:<{columns[2]}}  {r[3]:>{columns[3]}}".rstrip() for r in rows
     ]
     lines.append(
-        f"{net.parameter_count:,} parameters, {net.parameter_count * net.dtype.itemsize:,} bytes as {net.dtype.name}; "
+        f"{total:,} parameters, {total * net.dtype.itemsize:,} bytes as {net.dtype.name}; "
         f"loss {net.loss_function.name}; device {net.backend.name}, {net.backend.describe()}"
     )
     return "\n".join(lines)

@@ -6,10 +6,7 @@ import copy
 from typing import Any
 
 from gpubackprop.backend.base import Backend
-from gpubackprop.layers import Layer
 from gpubackprop.network.network import Network
-
-_BOUND = ("parameters", "gradient_arrays", "state", "stream")
 
 
 def twin(
@@ -21,7 +18,7 @@ def twin(
     precision: of the products, None for native ones. Raises what `Network` raises.
     """
     other = Network(
-        [unbound(layer) for layer in net.layers],
+        [copy.copy(layer) for layer in net.layers],
         loss=net.loss_function,
         device=net.backend if device is None else device,
         dtype=net.dtype if dtype is None else dtype,
@@ -31,14 +28,7 @@ def twin(
         l2=net.l2,
         capture=net.capture,
     )
-    other._write(net.get_weights())
-    other.backend.fill(other.step, int(net.backend.to_host(net.step)))
-    return other
-
-
-def unbound(layer: Layer) -> Layer:
-    """A copy of a layer with its settings and without its network."""
-    other = copy.copy(layer)
-    for name in _BOUND:
-        vars(other).pop(name, None)
+    other.engine.write(net.get_weights())
+    other.engine.set_count(net.engine.count())
+    other.epochs = net.epochs
     return other

@@ -5,6 +5,7 @@ A smaller batch uses the leading rows of the same buffers.
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from math import prod
@@ -21,22 +22,35 @@ KEPT = 8
 
 
 class Batch:
-    """Views for a batch of n rows: x, each layer's tensors, the loss's buffers, and targets of either kind."""
+    """Views for a batch of n rows: x, each layer's tensors, the loss's buffers, and targets of either kind.
+
+    programs: the steps that were recorded on these views.
+    """
 
     def __init__(self, workspace: Workspace, n: int, x: Array, tensors: list[Tensors], loss: Tensors) -> None:
         self.n = n
-        self._workspace = workspace
+        # Weak, so that a network that is dropped gives its memory back at once.
+        self._workspace = weakref.ref(workspace)
         self.x = x
         self.tensors = tensors
         self.loss = loss
+        self.trains = workspace.training
+        """Whether it has all that a backward pass needs."""
+        self.kind = ""
+        """Which targets it holds: "labels", "targets", or "" for none."""
         self._targets: dict[str, Array] = {}
         self._input: Tensors | None = None
-        self.programs: dict[Any, Any] = {}
+        self.programs: OrderedDict[Any, Any] = OrderedDict()
 
     @property
     def outputs(self) -> Array:
         """The outputs of the last layer."""
         return self.tensors[-1].a
+
+    @property
+    def targets(self) -> Array:
+        """The static buffer of the targets that it holds: (n,) int64 labels or (n, m)."""
+        return self.target_buffer(self.kind)
 
     def begins_at(self, row: int) -> None:
         """Say that these rows are a part of a larger batch, and which of its rows is their first."""
@@ -46,15 +60,20 @@ class Batch:
     def target_buffer(self, kind: str) -> Array:
         """The static buffer for the batch's targets: "labels" (n,) int64 or "targets" (n, m)."""
         if kind not in self._targets:
-            self._targets[kind] = self._workspace.target_view(kind, self.n)
+            self._targets[kind] = self._owner().target_view(kind, self.n)
         return self._targets[kind]
 
     def input_tensors(self) -> Tensors:
         """The network's input as if a layer made it: its `delta` receives dC/dx."""
         if self._input is None:
-            delta = self._workspace.input_delta(self.n)
+            delta = self._owner().input_delta(self.n)
             self._input = Tensors(a=self.x, z=self.x, saved=self.x, delta=delta)
         return self._input
+
+    def _owner(self) -> Workspace:
+        workspace = self._workspace()
+        assert workspace is not None
+        return workspace
 
 
 class Workspace:

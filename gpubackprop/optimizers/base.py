@@ -29,6 +29,8 @@ class Optimizer:
 
     states: ClassVar[tuple[str, ...]] = ()
     """The names of its state arrays, each of the parameters' size."""
+    workspace: ClassVar[tuple[str, ...]] = ()
+    """The names of further attributes that hold device arrays without a state worth keeping."""
 
     def __init__(
         self,
@@ -54,6 +56,10 @@ class Optimizer:
         self.state: dict[str, Array] = {}
         self.h: tuple[Array, ...] = ()
         self.norm: Array = None
+        self._saved: dict[str, np.ndarray] | None = None
+        """State of a copy that trains nothing yet."""
+        self._span: tuple[int, int] | None = None
+        self._spread: tuple[Schedule, Schedule] | None = None
 
     @property
     def learning_rate(self) -> float:
@@ -93,7 +99,7 @@ class Optimizer:
         """
         if self.parameters is parameters:
             return
-        saved = None
+        saved = self._saved
         if self.parameters is not None and self.parameters.owner is parameters.owner is not None:
             saved = self.get_state()
         elif self.parameters is not None:
@@ -112,7 +118,32 @@ class Optimizer:
         self.norm = be.zeros((), P.dtype)
         self._factor = be.zeros((), P.dtype)
         if saved is not None:
+            self._saved = None
             self.set_state(saved)
+
+    def span(self, start: int, total: int) -> None:
+        """Say that steps `start` to `start + total` are one run: what a schedule that needs the length of the run, and does not
+        state it, spreads over. The schedule itself stays as it was set."""
+        self._span = start, total
+        self._spread = self._settled = None
+
+    def factor(self, step: int) -> float:
+        """What the schedule multiplies the learning rate by at a step, counted from 0.
+
+        Raises ArgumentError for a schedule that needs the length of a run where there is none, or where it is over.
+        """
+        schedule = self.schedule
+        if schedule.total is not None or not schedule.needs_total or self._span is None:
+            return schedule(step)
+        start, total = self._span
+        if not start <= step < start + total:
+            raise ArgumentError(
+                f"the {schedule.name} schedule was spread over the {total} steps of a run, which is over; give it total=, the "
+                "number of steps of all training, to go on step by step"
+            )
+        if self._spread is None or self._spread[0] is not schedule:
+            self._spread = schedule, schedule.over(total)
+        return self._spread[1](step - start)
 
     def next_scalars(self) -> tuple[float, ...]:
         """Count the step and return its scalars, for a device that is handed those of many steps at once."""
@@ -165,7 +196,7 @@ class Optimizer:
 
     def current_learning_rate(self) -> float:
         """The learning rate of the step that was prepared last (of the first one, before that)."""
-        return self.learning_rate * self.schedule(max(self.t, 1) - 1)
+        return self.learning_rate * self.factor(max(self.t, 1) - 1)
 
     def apply(self, be: Backend) -> None:
         """Clip and update. This is the part of a step that can be recorded."""
@@ -225,7 +256,7 @@ class Optimizer:
     def get_state(self) -> dict[str, np.ndarray]:
         """Host copies of the state: {"t": int64 (), "<state>": flat array}."""
         if self.parameters is None:
-            return {"t": np.asarray(self.t, np.int64)}
+            return {"t": np.asarray(self.t, np.int64)} if self._saved is None else dict(self._saved)
         be = self.parameters.backend
         return {"t": np.asarray(self.t, np.int64), **{k: be.to_host(v) for k, v in self.state.items()}}
 
@@ -245,6 +276,27 @@ class Optimizer:
             self.parameters.backend.copy_in(saved[name], array)
         self.t = int(saved["t"])
         self._written = self._settled = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has the settings, and the state on the host; it belongs to the first network that it trains."""
+        gone = {
+            "parameters",
+            "state",
+            "h",
+            "norm",
+            "_factor",
+            "_written",
+            "_settled",
+            "_fixed",
+            "_spread",
+            *self.workspace,
+        }
+        kept = {k: v for k, v in vars(self).items() if k not in gone}
+        state = self.get_state()
+        return {**kept, "_saved": state if len(state) > 1 or self.t else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, parameters=None, state={}, h=(), norm=None, _spread=None)
 
     def __repr__(self) -> str:
         shown = {

@@ -15,6 +15,8 @@ from gpubackprop.optimizers.moments import _Moments
 
 
 class _Layerwise(Optimizer):
+    workspace = ("_w", "_u", "_both", "_other")
+
     def bind(self, parameters: Any) -> None:
         fresh = self.parameters is not parameters
         super().bind(parameters)

@@ -1,8 +1,7 @@
 """Learning-rate schedules: a factor of the base rate for each step. All are plain functions of the step number, computed on
 the host in float64, so that a run that is resumed goes on exactly where it was.
 
-`step` counts from 0; `total` is the number of steps of the whole run, which the trainer fills in where it is not
-given.
+`step` counts from 0; `total` is the number of steps of the whole run.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ class Schedule:
 
     warmup: number of steps before the schedule proper starts, whose step s has the factor (s + 1) / (warmup + 1)
     times the schedule's own first factor (Goyal et al., 2017).
-    total: steps of the whole run, warm-up included; None lets the trainer put in its own number.
+    total: steps of the whole run, warm-up included; None means the steps of the fit that is running, in schedules that need
+    their number: each fit then goes through the schedule once.
     """
 
     name: ClassVar[str] = ""
@@ -42,6 +42,11 @@ class Schedule:
     def shape(self, step: int) -> float:
         """The factor `step` steps after the warm-up."""
         raise NotImplementedError(f"{type(self).__name__} must define shape(step)")
+
+    @property
+    def needs_total(self) -> bool:
+        """Whether the factor depends on the number of steps of the whole run."""
+        return False
 
     def over(self, total: int) -> Schedule:
         """The same schedule for a run of `total` steps, if it does not say itself how many."""
@@ -77,6 +82,10 @@ class Step(Schedule):
             whole_number("every", self.every)
         positive_fraction("gamma", self.gamma)
 
+    @property
+    def needs_total(self) -> bool:
+        return self.every is None
+
     def shape(self, step: int) -> float:
         if self.every is not None:
             return float(self.gamma ** (step // self.every))
@@ -97,6 +106,10 @@ class Exponential(Schedule):
             if value is not None:
                 positive_fraction(name, value)
 
+    @property
+    def needs_total(self) -> bool:
+        return self.gamma is None
+
     def shape(self, step: int) -> float:
         return float(self.gamma**step) if self.gamma is not None else float(self.final ** self._progress(step))
 
@@ -111,6 +124,10 @@ class Cosine(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         fraction("final", self.final)
+
+    @property
+    def needs_total(self) -> bool:
+        return True
 
     def shape(self, step: int) -> float:
         return self.final + (1 - self.final) * 0.5 * (1 + cos(pi * self._progress(step)))
@@ -128,6 +145,10 @@ class Polynomial(Schedule):
         super().__post_init__()
         positive("power", self.power)
         fraction("final", self.final)
+
+    @property
+    def needs_total(self) -> bool:
+        return True
 
     def shape(self, step: int) -> float:
         return float(self.final + (1 - self.final) * (1 - self._progress(step)) ** self.power)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.activations import ACTIVATIONS
-from gpubackprop.checks import not_negative, positive, whole_number
+from gpubackprop.checks import check_x, check_y, not_negative, positive, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.layers import LAYERS
 from gpubackprop.losses import LOSSES
@@ -88,15 +88,15 @@ def gradcheck(
         _refuse_complex(net)
     kind = _ComplexStep if method == "complex" else _Central
     host = [net.backend.to_host(a) if net.backend.owns(a) else np.asarray(a) for a in (x, y)]
-    weights, step = net.get_weights(), int(net.backend.to_host(net.step))
+    weights, step = net.get_weights(), net.engine.count()
     try:
         check = kind(net, host[0], host[1], eps, rtol, atol, training)
         problems = [*_consistency(check), *(_training_step(check) if training else ())]
         probes = list(_probes(check, directions, max_entries, host_generator(seed, 7)))
         compared, unchecked, resampled = _compare(check, probes, host_generator(seed, 8))
     finally:
-        net._write(weights)
-        net.backend.fill(net.step, step)
+        net.engine.write(weights)
+        net.engine.set_count(step)
     return GradcheckReport(method, eps, training, compared, unchecked, resampled, problems)
 
 
@@ -127,15 +127,15 @@ class _Central:
     ) -> None:
         self.net, self.y, self.training = net, y, training
         self.eps, self.rtol, self.atol = eps, rtol, atol
-        self.segments = {s.name: s for s in net._parameters.segments}
-        P = net.backend.to_host(net._parameters.P)
+        self.segments = {s.name: s for s in net.engine.parameters.segments}
+        P = net.backend.to_host(net.engine.parameters.P)
         # Converted here as the network would: an integer x could not be moved by eps.
         self.point = self.at(P, np.array(x, np.float64))
 
     def at(self, P: np.ndarray, x: np.ndarray) -> _Point:
         """The loss and the gradients at a point."""
         net = self.net
-        net.backend.copy_in(P, net._parameters.P)
+        net.backend.copy_in(P, net.engine.parameters.P)
         loss, gradients = net.loss_and_gradients(x, self.y, training=self.training)
         return _Point(P, x, loss, {**gradients, "x": net.input_gradient(x, self.y, training=self.training)})
 
@@ -144,7 +144,7 @@ class _Central:
         signs, losses = [], []
         for side in (self.eps, -self.eps):
             P, x = self.moved(point, probe, side)
-            self.net.backend.copy_in(P, self.net._parameters.P)
+            self.net.backend.copy_in(P, self.net.engine.parameters.P)
             losses.append(self.net.loss(x, self.y, training=self.training))
             signs.append(self.signs(P, len(x)))
         above, below = losses
@@ -169,7 +169,7 @@ class _Central:
 
     def kinked(self, net: Network, P: np.ndarray, n: int) -> list[np.ndarray]:
         """Everything that f, the loss or the penalty has a kink at 0 of."""
-        batch, be = net._workspace.batch(n), net.backend
+        batch, be = net.engine.training.batch(n), net.backend
         pairs = zip(net.layers, batch.tensors, strict=True)
         arrays = [be.to_host(v.saved) for layer, v in pairs if not layer.activation.smooth]
         if not net.loss_function.smooth and self.y.ndim == 2:
@@ -191,17 +191,19 @@ class _ComplexStep(_Central):
     ) -> None:
         super().__init__(net, x, y, eps, rtol, atol, training)
         self.complex = twin(net, "cpu", dtype=np.complex128)
-        self.batch, self.kind = self.complex._load_pair(x, y)
+        other, be = self.complex, self.complex.backend
+        kept = check_y(y, len(x), other.widths[-1], other.dtype, other.loss_function, be)
+        self.batch = other.engine.load(check_x(x, other.widths[0], other.dtype, be), kept)
 
     def numeric(self, point: _Point, probe: _Probe) -> tuple[float, float, bool]:
         net = self.complex
         P, x = self.moved(point, probe, 1j * self.eps)
         # Not in one copy: the wider type leaves other gaps between the arrays.
-        net._parameters.write({name: segment.of(P) for name, segment in self.segments.items()})
+        net.engine.parameters.write({name: segment.of(P) for name, segment in self.segments.items()})
         net.backend.copy_in(x, self.batch.x)
-        net._steps.run(self.batch, "loss", self.kind, training=self.training)
+        net.engine.run(self.batch, "loss", training=self.training)
         kink = any(_at_zero(a) for a in self.kinked(net, P, len(x)))
-        return float(net.value.imag) / self.eps, 0.0, kink
+        return float(net.engine.value.imag) / self.eps, 0.0, kink
 
     def tolerance(self, point: _Point, probe: _Probe, analytic: float) -> float:
         largest = {name: float(np.abs(g).max(initial=0.0)) for name, g in point.gradients.items()}
@@ -246,7 +248,7 @@ def _training_step(check: _Central) -> Iterator[str]:
     loss = float(net.backend.to_host(net.train_step(point.x, check.y, SGD(1.0))))
     if not np.isclose(loss, point.loss, rtol=1e-12, atol=1e-300):
         yield f"train_step() reports the loss {loss!r}, but loss_and_gradients() reports {point.loss!r}"
-    after = net._parameters.to_host(net._parameters.P)
+    after = net.engine.parameters.to_host(net.engine.parameters.P)
     for name, segment in check.segments.items():
         before, gradient = segment.of(point.P), point.gradients[name]
         off = np.abs(before - after[name] - gradient).max(initial=0.0)

@@ -118,13 +118,13 @@ class _Side:
         f' was taken on (the residual's signs come last)."""
         net, be = self.net, self.net.backend
         loss, gradients = net.loss_and_gradients(x, y, training=True)
-        batch = net._workspace.batch(len(x))
+        batch = net.engine.training.batch(len(x))
         found: Snapshot = {}
         for i, v in enumerate(batch.tensors):
             found[Key(i, "forward", "output")] = be.to_host(v.a)
-            for name in net._state:
+            for name in net.engine.state:
                 if name.startswith(f"{i}."):
-                    found[Key(i, "forward", name)] = be.to_host(net._state[name])
+                    found[Key(i, "forward", name)] = be.to_host(net.engine.state[name])
         found[Key(None, "loss", "loss")] = np.asarray(loss)
         for i in range(len(net.layers) - 1, -1, -1):
             found[Key(i, "delta", "delta")] = be.delta_to_host(batch.tensors[i].delta)
@@ -144,31 +144,31 @@ class _Side:
         def move(array: np.ndarray) -> np.ndarray:
             return array * (1 + size * rng.uniform(-1, 1, array.shape))
 
-        state = self.net._state
-        self.net._write({k: w if k in state else move(w) for k, w in weights.items()})
+        state = self.net.engine.state
+        self.net.engine.write({k: w if k in state else move(w) for k, w in weights.items()})
         found, _ = self.snapshot(move(np.asarray(x, np.float64)), y)
-        self.net._write(weights)
+        self.net.engine.write(weights)
         return found
 
     def train_step(self, x: np.ndarray, y: np.ndarray) -> tuple[float, Snapshot]:
         """A training step: its loss, and what it added to each parameter."""
         net = self.net
-        before = net._parameters.to_host(net._parameters.P)
+        before = net.engine.parameters.to_host(net.engine.parameters.P)
         loss = float(net.backend.to_host(net.train_step(x, y, self.optimizer)))
-        after = net._parameters.to_host(net._parameters.P)
+        after = net.engine.parameters.to_host(net.engine.parameters.P)
         return loss, {Key(int(k.split(".")[0]), "update", k): after[k] - before[k] for k in after}
 
     def follow(self, other: _Side) -> None:
         """Go on from the other's weights and optimizer state."""
-        self.net._write(other.net.get_weights())
+        self.net.engine.write(other.net.get_weights())
         for name, state in self.optimizer.state.items():
             self._copy(other, other.optimizer.state[name], state)
 
     def _copy(self, other: _Side, source: Array, target: Array) -> None:
         # By name: the flat buffers of two dtypes have other gaps between their arrays.
-        values = other.net._parameters.to_host(source)
+        values = other.net.engine.parameters.to_host(source)
         flat = np.zeros(target.shape, target.dtype)
-        for segment in self.net._parameters.segments:
+        for segment in self.net.engine.parameters.segments:
             segment.of(flat)[...] = values[segment.name]
         self.net.backend.copy_in(flat, target)
 

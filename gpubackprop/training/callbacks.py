@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 
 from gpubackprop.checks import not_negative, positive, whole_number
-from gpubackprop.errors import ArgumentTypeError, unknown_name
-
-if TYPE_CHECKING:
-    from gpubackprop.training.history import History
-    from gpubackprop.training.trainer import Trainer
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, unknown_name
+from gpubackprop.training.history import History
 
 
 @dataclass(frozen=True)
-class Plan:
+class FitPlan:
     """What a fit is going to do."""
 
     epochs: int
@@ -26,7 +24,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Progress:
+class FitProgress:
     """Where a fit is, inside an epoch. loss: the mean over the epoch so far (reading it waited for the device)."""
 
     epoch: int
@@ -38,46 +36,71 @@ class Progress:
 
 
 class Callback:
-    """Listens to a fit. Every method does nothing unless it is defined; `trainer.stop(reason)` ends the fit after the epoch."""
+    """Listens to a fit. Every method does nothing unless it is defined.
 
-    def on_fit_start(self, trainer: Trainer, plan: Plan) -> None:
+    trainer: the `Trainer`, with its `net`, `optimizer` and `history`; `trainer.stop(reason)` ends the fit after the epoch.
+    """
+
+    def on_fit_start(self, trainer: Any, plan: FitPlan) -> None:
         """Before the first step."""
 
-    def on_progress(self, trainer: Trainer, progress: Progress) -> None:
+    def on_progress(self, trainer: Any, progress: FitProgress) -> None:
         """Inside an epoch, a few times a second at most."""
 
-    def on_epoch_end(self, trainer: Trainer, record: dict[str, Any]) -> None:
+    def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
         """After an epoch, with its record, which may still be added to."""
 
-    def on_fit_end(self, trainer: Trainer, history: History) -> None:
+    def on_fit_end(self, trainer: Any, history: History) -> None:
         """After the last epoch, however it ended, an error or an interrupt included."""
+
+
+_SMALLER = ("loss", "error", "mae", "mse", "rmse", "norm")
+_LARGER = ("accuracy", "r2", "f1", "auc", "precision", "recall")
 
 
 class EarlyStopping(Callback):
     """Stops after `patience` epochs without improvement of `monitor`, and puts the best epoch's weights back.
 
-    monitor: a column of the history; smaller is better for losses and errors, larger for "accuracy" and "r2".
-    min_delta: what counts as an improvement. Raises ArgumentError for a patience below 1.
+    monitor: a column of the history. mode: whether "min" or "max" of it is best; "auto" knows that losses, errors and norms
+    are best small, and accuracy, r2, f1, auc, precision and recall large. min_delta: what counts as an improvement.
+
+    Raises ArgumentError for a patience below 1, and for mode="auto" with a column whose name says neither.
     """
 
-    def __init__(self, monitor: str = "val_loss", patience: int = 10, min_delta: float = 0.0) -> None:
+    def __init__(
+        self, monitor: str = "val_loss", patience: int = 10, min_delta: float = 0.0, mode: str = "auto"
+    ) -> None:
         if not isinstance(monitor, str):
             raise ArgumentTypeError(f"monitor must be the name of a column, such as 'val_loss'; got {monitor!r}")
         self.monitor = monitor
         self.patience = whole_number("patience", patience)
         self.min_delta = not_negative("min_delta", min_delta)
-        self.sign = -1.0 if monitor.endswith(("accuracy", "r2")) else 1.0
+        self.mode = mode
+        self._sign = {"min": 1.0, "max": -1.0, "auto": 0.0}.get(mode) if isinstance(mode, str) else None
+        if self._sign is None:
+            raise ArgumentError(f'mode must be "min", "max" or "auto"; got {mode!r}')
+        if mode == "auto":
+            word = monitor.rsplit("_", 1)[-1].lower()
+            if word not in (*_SMALLER, *_LARGER):
+                near = get_close_matches(word, (*_SMALLER, *_LARGER), n=1)
+                hint = f"; did you mean {monitor[: len(monitor) - len(word)] + near[0]!r}?" if near else ""
+                raise ArgumentError(
+                    f'whether a large or a small {monitor!r} is best cannot be told from its name: say mode="min" or '
+                    f'mode="max"{hint}'
+                )
+            self._sign = -1.0 if word in _LARGER else 1.0
         self.best = np.inf
         self.best_epoch = 0
         self.weights: dict[str, np.ndarray] | None = None
 
-    def on_fit_start(self, trainer: Trainer, plan: Plan) -> None:
+    def on_fit_start(self, trainer: Any, plan: FitPlan) -> None:
         self.best, self.best_epoch, self.weights = np.inf, 0, None
 
-    def on_epoch_end(self, trainer: Trainer, record: dict[str, Any]) -> None:
+    def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
         if self.monitor not in record:
             raise unknown_name("column to monitor", self.monitor, record)
-        value = self.sign * record[self.monitor]
+        assert self._sign is not None
+        value = self._sign * record[self.monitor]
         # The first epoch is the best so far even if its value is NaN: there must be weights to put back.
         if self.weights is None or value < self.best - self.min_delta:
             self.best = value if np.isfinite(value) else np.inf
@@ -86,7 +109,7 @@ class EarlyStopping(Callback):
         elif record["epoch"] - self.best_epoch >= self.patience:
             trainer.stop("patience")
 
-    def on_fit_end(self, trainer: Trainer, history: History) -> None:
+    def on_fit_end(self, trainer: Any, history: History) -> None:
         if self.weights is not None and all(np.isfinite(w).all() for w in self.weights.values()):
             trainer.net.set_weights(self.weights)
             history.best_epoch = self.best_epoch
@@ -98,6 +121,6 @@ class GradientTolerance(Callback):
     def __init__(self, tolerance: float) -> None:
         self.tolerance = positive("gradient_tolerance", tolerance)
 
-    def on_epoch_end(self, trainer: Trainer, record: dict[str, Any]) -> None:
+    def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
         if record["gradient_norm"] <= self.tolerance:
             trainer.stop("gradient_tolerance")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gpubackprop.checks import check_x, check_y, whole_number
 from gpubackprop.metrics import scores
-from gpubackprop.network.inference import CHUNK, to_prediction
-
-if TYPE_CHECKING:
-    from gpubackprop.network.network import Network
+from gpubackprop.network.inference import CHUNK, outputs_and_loss, to_prediction
+from gpubackprop.network.network import Network
 
 
 def evaluate(net: Network, x: Any, y: Any, batch_size: int | None = None) -> dict[str, float]:
@@ -24,16 +22,8 @@ def evaluate(net: Network, x: Any, y: Any, batch_size: int | None = None) -> dic
     x = check_x(x, net.widths[0], net.dtype, be)
     y = check_y(y, len(x), net.widths[-1], net.dtype, net.loss_function, be)
     size = CHUNK if batch_size is None else whole_number("batch_size", batch_size)
-    kind = "labels" if y.ndim == 1 else "targets"
     outputs = np.empty((len(x), net.widths[-1]), net.dtype)
-    total = 0.0
-    for start in range(0, len(x), size):
-        stop = min(start + size, len(x))
-        batch = net._inference.batch(stop - start)
-        be.copy_in(x[start:stop], batch.x)
-        be.copy_in(y[start:stop], batch.target_buffer(kind))
-        net._steps.run(batch, "loss", kind)
-        outputs[start:stop] = be.to_host(batch.outputs)
-        total += float(be.to_host(net.value)) * (stop - start)
+    loss = outputs_and_loss(net.engine, x, y, outputs, size)
     targets = y if isinstance(y, np.ndarray) else be.to_host(y)
-    return {"loss": total / len(x), **scores(to_prediction(outputs, net.loss_function), targets, net.loss_function)}
+    with net.engine:
+        return {"loss": loss, **scores(to_prediction(outputs, net.loss_function), targets, net.loss_function)}

@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.backend.base import Array
+from gpubackprop.backend.base import Array, RowSource
 from gpubackprop.checks import check_x, check_y, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
-from gpubackprop.network import within_memory
 from gpubackprop.network.network import Network
+from gpubackprop.network.rows import Rows
 from gpubackprop.optimizers import Optimizer, get_optimizer
 from gpubackprop.random import host_generator
-from gpubackprop.training.callbacks import Callback, EarlyStopping, GradientTolerance, Plan, Progress
+from gpubackprop.training.callbacks import Callback, EarlyStopping, FitPlan, FitProgress, GradientTolerance
 from gpubackprop.training.evaluation import evaluate
 from gpubackprop.training.history import History
-from gpubackprop.training.rows import Rows
 
 REPORTS_PER_SECOND = 4
 _ORDER = 1
@@ -43,7 +42,6 @@ class Trainer:
         self.optimizer = get_optimizer(optimizer)
         self.callbacks = list(callbacks)
         self.history = History()
-        self._schedule = self.optimizer.schedule
         self._reason: str | None = None
 
     def stop(self, reason: str) -> None:
@@ -63,17 +61,20 @@ class Trainer:
         monitor: str | None = None,
         gradient_tolerance: float | None = None,
         micro_batch_size: int | None = None,
-        first_epoch: int = 0,
+        first_epoch: int | None = None,
     ) -> History:
         """Train on x (n, d) and y (n, m), or (n,) integer labels for cross_entropy; returns (and keeps) the `History`.
 
         batch_size: rows a step; None or more than n: all of them; 1: one sample at a time. The last batch of an epoch
-        may be smaller. shuffle: a new order each epoch, drawn on the host from the network's seed and the number of the
-        epoch, the same on every device. validation_data: (x, y) whose loss and metrics are taken after each epoch.
-        patience: stop when `monitor` ("val_loss", without validation data "loss") has not improved for so many epochs, and
-        put the best weights back. gradient_tolerance: stop when the gradient's norm is at most this. micro_batch_size:
-        work through each batch in parts of so many rows, with the same gradient. first_epoch: epochs done before, in a
-        run that goes on.
+        may be smaller. shuffle: a new order each epoch, drawn on the host from the network's seed and the number of epochs
+        that it was trained for (`net.epochs`), the same on every device. validation_data: (x, y) whose loss and metrics are
+        taken after each epoch. patience: stop when `monitor` ("val_loss", without validation data "loss") has not improved for
+        so many epochs, and put the best weights back. gradient_tolerance: stop when the gradient's norm is at most this.
+        micro_batch_size: work through each batch in parts of so many rows, with the same gradient. first_epoch: for a run that
+        goes on: the epochs of it that are done. Its orders, its schedule and the epochs of the history go on from there.
+
+        A schedule that depends on the length of the run, and does not state it, spreads over this fit (over the whole run, with
+        first_epoch); the optimizer's own schedule stays as it is.
 
         Training ends early, with `history.stopped == "diverged"`, when an epoch's loss is no longer finite.
         Raises ArgumentError, ArgumentTypeError or DeviceError for data and settings that cannot be used, before the first step.
@@ -87,9 +88,10 @@ class Trainer:
             raise ArgumentTypeError(f"shuffle must be True or False; got {shuffle!r}")
         n = len(x)
         epochs = whole_number("epochs", epochs, least=0)
-        first_epoch = whole_number("first_epoch", first_epoch, least=0)
+        first = 0 if first_epoch is None else whole_number("first_epoch", first_epoch, least=0)
         size = n if batch_size is None else min(whole_number("batch_size", batch_size), n)
-        parts = None if micro_batch_size is None else whole_number("micro_batch_size", micro_batch_size)
+        part = None if micro_batch_size is None else whole_number("micro_batch_size", micro_batch_size)
+        self._check_rows(n, size, part)
         callbacks = [*self.callbacks]
         if gradient_tolerance is not None:
             callbacks.append(GradientTolerance(gradient_tolerance))
@@ -98,19 +100,25 @@ class Trainer:
         optimizer.track_norm = (
             any(isinstance(c, GradientTolerance) for c in callbacks) or optimizer.clip_norm is not None
         )
-        optimizer.bind(net._parameters)
         steps = -(-n // size)
-        optimizer.schedule = self._schedule.over(optimizer.t + epochs * steps)
-
-        rows = be.stream(x, y) or Rows(be, x, y)
+        if first_epoch is not None:
+            net.epochs = first
         self.history, self._reason = History(), None
+        with net.engine as engine:
+            optimizer.bind(engine.parameters)
+            optimizer.span(optimizer.t - first * steps, (first + epochs) * steps)
+            if engine.shares_memory(x) or engine.shares_memory(y):
+                # A view of the weights, as data, would change while they are trained.
+                x, y = x.copy(), y.copy()
+            source = be.stream(x, y) or Rows(be, x, y)
         for c in callbacks:
-            c.on_fit_start(self, Plan(epochs, steps, n, size))
+            c.on_fit_start(self, FitPlan(epochs, steps, n, size))
         try:
-            for epoch in range(first_epoch, first_epoch + epochs):
+            for epoch in range(first, first + epochs):
                 if shuffle:
-                    rows.order(host_generator(net.seed, _ORDER, epoch).permutation(n))
-                record = self._epoch(epoch, rows, size, parts, callbacks, epochs - (epoch - first_epoch) - 1)
+                    source.order(host_generator(net.seed, _ORDER, net.epochs).permutation(n))
+                record = self._epoch(epoch, source, size, part, callbacks, epochs - (epoch - first) - 1)
+                net.epochs += 1
                 if validation is not None:
                     record.update({f"val_{k}": v for k, v in evaluate(net, *validation).items()})
                 self.history.append(record)
@@ -129,81 +137,47 @@ class Trainer:
                 c.on_fit_end(self, self.history)
         return self.history
 
+    def _check_rows(self, n: int, size: int, part: int | None) -> None:
+        """ArgumentError where some batch, or some part of one, has too few rows for the network's layers."""
+        batches = {size, n % size} - {0}
+        parts = {min(part or b, b) for b in batches} | {b % (part or b) for b in batches}
+        for rows in parts - {0}:
+            self.net.engine.check_rows(rows)
+
     def _epoch(
-        self, epoch: int, rows: Rows, size: int, parts: int | None, callbacks: list[Callback], epochs_left: int
+        self, epoch: int, source: RowSource, size: int, part: int | None, callbacks: list[Callback], epochs_left: int
     ) -> dict[str, Any]:
-        net, optimizer = self.net, self.optimizer
-        steps = -(-rows.n // size)
-        sums = net._steps.sums
-        net.backend.fill(sums, 0.0)
+        engine, optimizer = self.net.engine, self.optimizer
+        steps = -(-source.n // size)
+        engine.reset()
         listeners = [c for c in callbacks if type(c).on_progress is not Callback.on_progress]
         started = time.perf_counter()
-        # Overflow in a run that diverges shows in its loss; a GPU would not warn either.
-        with np.errstate(over="ignore", invalid="ignore"):
-            done, stretch = 0, 1 if listeners else steps
-            while done < steps:
-                until = min(done + stretch, steps)
-                self._run(rows, size, parts, done, until)
-                done = until
-                if listeners and done < steps:
-                    loss = float(net.backend.to_host(sums)[0]) / (done * size)
-                    passed = time.perf_counter() - started
-                    rate = done / passed
-                    left = (steps - done + epochs_left * steps) / rate
-                    progress = Progress(epoch + 1, done, steps, loss, rate * size, left)
-                    for c in listeners:
-                        c.on_progress(self, progress)
-                    stretch = max(1, int(rate / REPORTS_PER_SECOND))
-            total, norms = (float(v) for v in net.backend.to_host(sums))
+        done, stretch = 0, 1 if listeners else steps
+        while done < steps:
+            until = min(done + stretch, steps)
+            engine.train(source, done, until, optimizer, size, part)
+            done = until
+            if listeners and done < steps:
+                loss = engine.read()[0] / (done * size)
+                passed = time.perf_counter() - started
+                rate = done / passed
+                left = (steps - done + epochs_left * steps) / rate
+                progress = FitProgress(epoch + 1, done, steps, loss, rate * size, left)
+                for c in listeners:
+                    c.on_progress(self, progress)
+                stretch = max(1, int(rate / REPORTS_PER_SECOND))
+        total, norms = engine.read()
         seconds = time.perf_counter() - started
         record = {
             "epoch": epoch + 1,
-            "loss": total / rows.n,
+            "loss": total / source.n,
             "learning_rate": optimizer.current_learning_rate(),
             "seconds": seconds,
-            "samples_per_second": rows.n / seconds,
+            "samples_per_second": source.n / seconds,
         }
         if optimizer.track_norm:
             record["gradient_norm"] = norms / steps
         return record
-
-    def _run(self, rows: Rows, size: int, parts: int | None, first: int, last: int) -> None:
-        """Steps `first` to `last` of an epoch."""
-        net, optimizer, kind, prepare = self.net, self.optimizer, rows.kind, self.optimizer.prepare
-        step, whole = first, min(last, rows.n // size)
-        # Steps until the device is asked again whether it can go on by itself: twice as many each time that it cannot.
-        turns = 1 if net.backend.loops else last
-        while step < last:
-            n = min(size, rows.n - step * size)
-            if parts is None and (net.rows_at_once or n) >= n:
-                done = optimizer.t
-                batch = target = program = alone = None
-                try:
-                    batch = net._workspace.batch(n)
-                    target = batch.target_buffer(kind)
-                    program = net._steps.training_program(batch, kind, optimizer, accumulate=True)
-                    if net.backend.loops and n == size:
-                        alone = net.backend.loop(program, rows, batch, optimizer, whole - step)
-                    if alone is None:
-                        until = min(step + turns, whole) if n == size else last
-                        turns *= 2
-                        while step < until:
-                            done = optimizer.t
-                            rows.load(step * size, batch.x, target)
-                            prepare()
-                            program()
-                            step += 1
-                        continue
-                except net.backend.memory_errors as error:
-                    reason = str(error)
-                else:
-                    step += alone(step)
-                    continue
-                # Nothing may hold the failed step's arrays any more.
-                batch = target = program = alone = None
-                within_memory.shrink(net, optimizer, done, n, reason)
-            within_memory.train(net, rows.loader(net, step * size), n, kind, optimizer, parts, accumulate=True)
-            step += 1
 
     def _checked_validation(self, data: tuple[Any, Any] | None) -> tuple[Array, Array] | None:
         if data is None:

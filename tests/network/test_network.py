@@ -355,7 +355,7 @@ def test_a_move_that_fails_leaves_the_network_where_it_was(monkeypatch):
         raise MemoryError("no room for the workspace")
 
     with monkeypatch.context() as m:
-        m.setattr("gpubackprop.network.network.Workspace", no_room)
+        m.setattr("gpubackprop.network.engine.Workspace", no_room)
         with pytest.raises(MemoryError):
             net.to("strict")
     assert net.backend.name == "cpu"

@@ -39,7 +39,6 @@ def test_write_and_read(backend: Backend) -> None:
     p = Parameters(backend, SHAPES, np.dtype(np.float32))
     rng = np.random.default_rng(0)
     values = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
-    backend.fill(p.P, 9.0)
     p.write(values)
     read = p.to_host(p.P)
     for name in SHAPES:

@@ -118,7 +118,7 @@ def test_a_run_goes_on_from_its_state_bit_by_bit(backend: Backend, key: str) -> 
         net.train_step(x, y, optimizer)
     resumed, again = gb.mlp([4, 5, 3], device=backend, dtype="float64"), make_optimizer(key, **options)
     resumed.set_weights(net.get_weights())
-    again.bind(resumed._parameters)
+    again.bind(resumed.engine.parameters)
     again.set_state(optimizer.get_state())
     for _ in range(3):
         net.train_step(x, y, optimizer)

@@ -404,7 +404,7 @@ BUGS = [
     ),
     Bug(
         "targets in another order than x",
-        "training.rows:Rows.load",
+        "network.rows:Rows.load",
         "self.be.gather_rows(self.y, index, y)",
         "self.be.gather_rows(self.y, self._order[: len(y)], y)",
         "training",

@@ -22,9 +22,9 @@ def test_evaluation_in_training_leaves_the_step_recorded():
     net = gb.mlp([4, 8, 1])
     trainer = gb.Trainer(net, "sgd")
     trainer.fit(x, y, epochs=1, batch_size=16, validation_data=(x, y))
-    programs = dict(net._workspace.batch(16).programs)
+    programs = dict(net.engine.training.batch(16).programs)
     trainer.fit(x, y, epochs=1, batch_size=16, validation_data=(x, y))
-    assert net._workspace.batch(16).programs == programs
+    assert net.engine.training.batch(16).programs == programs
 
 
 def test_evaluate_checks_its_data():

@@ -184,11 +184,65 @@ def test_going_on_from_an_epoch_repeats_neither_orders_nor_steps():
 def test_a_schedule_is_spread_over_the_run():
     x, y = blobs(64)
     optimizer = gb.SGD(0.1, schedule=gb.schedules.Cosine(warmup=4))
-    history = gb.Trainer(net_for(), optimizer).fit(x, y, epochs=5, batch_size=16)
-    assert optimizer.schedule.total == 20
-    rates = history["learning_rate"]
-    assert rates[0] == pytest.approx(0.1 * 4 / 5)
-    assert rates[-1] < 0.01 < rates[1]
+    net = net_for()
+    # Each fit goes through the schedule once: its length is no setting of the optimizer's.
+    for trainer in (gb.Trainer(net, optimizer), gb.Trainer(net, optimizer)):
+        for epochs in (5, 5):
+            rates = trainer.fit(x, y, epochs=epochs, batch_size=16)["learning_rate"]
+            assert optimizer.schedule == gb.schedules.Cosine(warmup=4)
+            assert rates[0] == pytest.approx(0.1 * 4 / 5)
+            assert rates[-1] < 0.01 < rates[1]
+    with pytest.raises(ArgumentError, match="spread over the 20 steps of a run, which is over"):
+        net.train_step(x, y, optimizer)
+
+
+def test_a_schedule_that_does_not_need_the_length_of_the_run_goes_on():
+    x, y = blobs(64)
+    optimizer = gb.SGD(0.1, schedule=gb.schedules.Step(every=6, gamma=0.5))
+    trainer = gb.Trainer(net_for(), optimizer)
+    rates = [trainer.fit(x, y, epochs=1, batch_size=16)["learning_rate"][0] for _ in range(4)]
+    assert rates == [0.1, 0.05, 0.05, 0.025]
+
+
+def test_a_schedule_may_be_changed_after_the_trainer_was_made():
+    x, y = blobs(64)
+    trainer = gb.Trainer(net_for(), gb.SGD(0.1))
+    trainer.optimizer.schedule = gb.schedules.Exponential(gamma=0.5)
+    assert trainer.fit(x, y, epochs=1, batch_size=16)["learning_rate"] == [0.1 * 0.5**3]
+
+
+def test_fits_one_after_the_other_draw_the_orders_of_one_fit():
+    x, y = blobs()
+    nets = [net_for() for _ in range(3)]
+    for net, fits in zip(nets, ([3], [1, 1, 1], [1, 2]), strict=True):
+        optimizer = gb.SGD(0.1)
+        for epochs in fits:
+            gb.Trainer(net, optimizer).fit(x, y, epochs=epochs)
+        assert net.epochs == 3
+    for net in nets[1:]:
+        for name, w in nets[0].get_weights().items():
+            np.testing.assert_array_equal(net.get_weights()[name], w)
+
+
+def test_a_view_of_the_weights_can_be_the_data():
+    nets, found = [gb.mlp([4, 4, 1], dtype="float64", device="cpu") for _ in range(2)], []
+    for net, copy in zip(nets, (False, True), strict=True):
+        x = net.parameters["0.weight"]
+        gb.Trainer(net, gb.SGD(0.1)).fit(x.copy() if copy else x, np.ones((4, 1)), epochs=3, batch_size=2)
+        found.append(net.get_weights())
+    for name, w in found[0].items():
+        np.testing.assert_array_equal(w, found[1][name])
+
+
+@pytest.mark.parametrize(("size", "part"), [(32, None), (1, None), (64, 63), (64, 1)])
+def test_a_batch_of_one_row_has_no_statistics(size, part):
+    x, y = blobs(65)
+    net = gb.Network([gb.Dense(5, 4, "relu"), gb.BatchNorm(4), gb.Dense(4, 3)], loss="cross_entropy", device="cpu")
+    before = net.get_weights()
+    with pytest.raises(ArgumentError, match="this batch has one row"):
+        gb.Trainer(net, "sgd").fit(x, y, batch_size=size, micro_batch_size=part)
+    for name, w in net.get_weights().items():
+        np.testing.assert_array_equal(w, before[name])
 
 
 def test_progress_is_reported_inside_an_epoch():
@@ -254,7 +308,7 @@ def test_data_in_any_layout_gives_the_same_fit():
         ({"validation_data": 3}, "pair"),
         ({"validation_data": (np.zeros((2, 4)), np.zeros(2, int))}, r"validation_data\[0\]"),
         ({"validation_data": (np.zeros((2, 5)), np.array([0, 3]))}, r"validation_data\[1\]"),
-        ({"patience": 2, "monitor": "val_los"}, "did you mean 'loss'"),
+        ({"patience": 2, "monitor": "val_los"}, "did you mean 'val_loss'"),
     ],
 )
 def test_bad_settings(change, message):

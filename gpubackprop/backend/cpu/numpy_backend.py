@@ -11,12 +11,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from gpubackprop.backend.array_backend import ArrayBackend
-from gpubackprop.backend.base import Array, DeviceInfo, ElementwiseFunction, Program
+from gpubackprop.backend.base import Array, DeviceInfo, ElementwiseFunction, Loop, Program
 from gpubackprop.backend.cpu.blas import direct_blas
 from gpubackprop.backend.cpu.compiled import MachineCode, installed
 from gpubackprop.backend.cpu.recorder import Call, RecordingNamespace, prepare, replay
 from gpubackprop.backend.cpu.special import Blocks, normal_cdf
-from gpubackprop.errors import DeviceError
+from gpubackprop.errors import DeviceError, MissingExtraError
 
 BLOCK = 64 * 1024
 """Elements that an optimizer or an activation works on at a time, so that its temporaries stay in the L2 cache."""
@@ -78,6 +78,9 @@ class NumpyBackend(ArrayBackend):
     def owns(self, array: object) -> bool:
         return isinstance(array, np.ndarray)
 
+    def may_share_memory(self, a: Array, b: Array) -> bool:
+        return isinstance(a, np.ndarray) and np.may_share_memory(a, b)
+
     def synchronize(self) -> None:
         """Nothing to wait for: NumPy returns when it is done."""
 
@@ -97,15 +100,18 @@ class NumpyBackend(ArrayBackend):
             self._calls, self.xp = None, np
         return replay(calls)
 
-    def loop(self, program: Program, rows: Any, batch: Any, optimizer: Any, count: int) -> Callable[[int], int] | None:
-        """Steps in machine code, where that repays compiling them; the schedule knows how many are to come."""
+    def check_compiler(self) -> None:
+        if not installed():
+            raise MissingExtraError("compile=True (Numba)", "numba")
+
+    def loop(self, program: Program, rows: Any, batch: Any, optimizer: Any, count: int) -> Loop | None:
+        """Steps in machine code where that is faster: the program alone decides, so that no result depends on anything else."""
         if not hasattr(program, "calls"):
             return None
         if program not in self._machines:
             x, y = batch.x, batch.target_buffer(rows.kind)
             self._machines[program] = MachineCode(program.calls, x, y, optimizer.h)
-        to_come = (optimizer.schedule.total or 0) - optimizer.t
-        run = self._machines[program].program(max(count, to_come))
+        run = self._machines[program].program()
         if run is None:
             return None
 
@@ -178,10 +184,16 @@ class NumpyBackend(ArrayBackend):
             self._run(axpby)
 
     def activate(self, f: ElementwiseFunction, z: Array, out: Array) -> None:
+        if not f.recordable:
+            super().activate(f, z, out)
+            return
         for block in self._blocks_of(z, out):
             f.forward(self, *block)
 
     def times_derivative(self, f: ElementwiseFunction, saved: Array, delta: Array) -> None:
+        if not f.recordable:
+            super().times_derivative(f, saved, delta)
+            return
         for block in self._blocks_of(saved, delta):
             f.times_derivative(self, *block)
 

@@ -49,6 +49,8 @@ def describe_cuda() -> list[DeviceInfo]:
 class CupyBackend(ArrayBackend):
     """GPU number `index`. Arrays are `cupy.ndarray`s on that device; work is queued on CuPy's current stream."""
 
+    is_gpu = True
+
     def __init__(self, index: int = 0, precision: str = "native") -> None:
         super().__init__()
         import cupy
@@ -97,6 +99,9 @@ class CupyBackend(ArrayBackend):
 
     def owns(self, array: object) -> bool:
         return isinstance(array, self.cupy.ndarray) and array.device.id == self.index
+
+    def may_share_memory(self, a: Array, b: Array) -> bool:
+        return self.owns(a) and bool(self.cupy.may_share_memory(a, b))
 
     def synchronize(self) -> None:
         self._device.synchronize()

@@ -8,17 +8,12 @@ takes longer than the step.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gpubackprop.backend.base import Array
-
-if TYPE_CHECKING:
-    from gpubackprop.network.network import Network
-    from gpubackprop.network.workspace import Batch
 
 SLOTS = 2
 
@@ -37,7 +32,7 @@ class _Slot:
 
 
 class StreamedRows:
-    """What `data.batches.Rows` is, for rows that are not on the device: x (n, d) and y, (n,) or (n, m), on the host.
+    """A `RowSource` for rows that are not on the device: x (n, d) and y, (n,) or (n, m), on the host.
 
     be: a CuPy backend. `batches` counts those handed out, `waited` those that were not ready when they were asked for.
     """
@@ -79,16 +74,6 @@ class StreamedRows:
         after = start + n
         if after < self.n:
             self._begin(after, min(n, self.n - after))
-
-    def loader(self, net: Network, first: int) -> Callable[[int, int], Batch]:
-        """A function (start, n) -> the batch that holds rows first + start to first + start + n of the order."""
-
-        def load(start: int, n: int) -> Batch:
-            batch = net._workspace.batch(n)
-            self.load(first + start, batch.x, batch.target_buffer(self.kind))
-            return batch
-
-        return load
 
     def _begin(self, start: int, n: int) -> None:
         if not self._slots or len(self._slots[0].host[0]) < n:

@@ -193,16 +193,16 @@ def test_momentum_goes_into_the_products(direct: DirectBlas) -> None:
     x, y = np.ones((128, 96), np.float32), np.zeros(128, int)
     optimizer = gb.SGD(0.1, momentum=0.9)
     net.train_step(x, y, optimizer)
-    before = net._parameters.G.copy()
+    before = net.engine.parameters.G.copy()
     _, gradients = net.loss_and_gradients(x, y)
     velocity = {k: v.copy() for k, v in zip(gradients, _views(net, optimizer.state["velocity"]), strict=True)}
-    net._parameters.G[...] = before
+    net.engine.parameters.G[...] = before
     net.train_step(x, y, optimizer)
     # v <- mu v + g, without g having been written anywhere else.
-    np.testing.assert_array_equal(net._parameters.G, before)
+    np.testing.assert_array_equal(net.engine.parameters.G, before)
     for (name, g), v in zip(gradients.items(), _views(net, optimizer.state["velocity"]), strict=True):
         np.testing.assert_allclose(v, 0.9 * velocity[name] + g, rtol=1e-4, atol=1e-7, err_msg=name)
 
 
 def _views(net: gb.Network, flat: np.ndarray) -> list[np.ndarray]:
-    return [s.of(flat) for s in net._parameters.segments]
+    return [s.of(flat) for s in net.engine.parameters.segments]

@@ -19,12 +19,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpubackprop"
 
 
-def is_cached(source: str) -> bool:
-    """Whether machine code for this source lies on disk."""
-    path = _path(cache_folder(), source)
-    return path.exists() and any(path.parent.glob(f"__pycache__/{path.stem}.*.nbc"))
-
-
 def load(source: str) -> ModuleType:
     """The module with this source: from the cache folder, or, where that cannot be written, from a temporary one."""
     name = f"gpubackprop_{_hash(source)}"

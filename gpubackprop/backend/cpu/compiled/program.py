@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache, cached_property
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from gpubackprop.backend.cpu.compiled.cache import is_cached, load
+from gpubackprop.backend.cpu.compiled.cache import load
 from gpubackprop.backend.cpu.compiled.operations import (
     TRANSCENDENTAL,
     Elementwise,
@@ -31,8 +31,9 @@ RATE = 30e9
 """Multiply-adds a second of a product, roughly: what it takes is the same either way, and no gain."""
 LEAST_GAIN = 0.05
 """The share of a step's time that must be saved."""
-COMPILING, LOADING = 4.0, 1.0
-"""Seconds for a step that was never compiled, and for one whose code is on disk; importing Numba included."""
+LONGEST = 400
+"""Calls of the longest step that is compiled: the compiler takes more than twice as long for twice as many (seconds for 100,
+minutes for 1,000), and replaying a step of so many calls costs little beside its products."""
 
 _HEADER = '''\
 """A training step, generated for Numba by gpubackprop (format 1)."""
@@ -95,7 +96,7 @@ def _address(a: np.ndarray) -> int:
 
 
 class MachineCode:
-    """The machine code of one recorded step: found out about when first asked for, made when it repays that.
+    """The machine code of one recorded step: found out about when first asked for, made when it is faster than the replay.
 
     calls: the recorded step; x (n, d) and y, (n,) or (n, m): the static buffers that it takes its batch from; h: the 0-d
     arrays that it takes the optimizer's scalars from.
@@ -106,6 +107,8 @@ class MachineCode:
         self.saved = 0.0
         """Seconds that it saves a step; 0 where there is none."""
         try:
+            if len(calls) > LONGEST:
+                raise UntranslatableError(f"{len(calls)} calls, and compiling more than {LONGEST} takes minutes")
             known = operations(calls)
             self._source = write_step(known)
             self._text = module_source(self._source, x, y, h)
@@ -115,14 +118,9 @@ class MachineCode:
         self._buffers = x, y, h
         self.saved = gain(known, len(calls))
 
-    @cached_property
-    def _is_cached(self) -> bool:
-        return is_cached(self._text)
-
-    def program(self, steps: int) -> EpochProgram | None:
-        """The program, or None where it would not repay compiling it for that many steps."""
-        saved = self.saved * steps
-        if self._made is None and saved >= LOADING and (saved >= COMPILING or self._is_cached):
+    def program(self) -> EpochProgram | None:
+        """The program, or None where it would not be faster."""
+        if self._made is None and self.saved > 0:
             self._made = EpochProgram(self._source, load(self._text).run, *self._buffers)
         return self._made
 

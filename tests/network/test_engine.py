@@ -46,7 +46,7 @@ def test_parts_are_halved_until_they_fit(micro):
     assert [str(w.message).split(" rows at once")[0].split()[-1] for w in told] == (
         ["100", "50", "25"] if micro is None else ["70", "35"]
     )
-    assert nets[0].rows_at_once == (13 if micro is None else 18)
+    assert nets[0].engine.rows_at_once == (13 if micro is None else 18)
     nets[1].train_step(x, y, rules[1])
     for net, rule in zip(nets, rules, strict=True):
         net.train_step(x, y, rule)

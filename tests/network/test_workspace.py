@@ -24,7 +24,8 @@ def overlap(be: Backend, a: Any, b: Any) -> bool:
 
 
 def test_shapes_and_types(backend: Backend) -> None:
-    batch = make(backend).batch(4)
+    workspace = make(backend)
+    batch = workspace.batch(4)
     first, norm, last = batch.tensors
     assert batch.x.shape == (4, 3)
     assert batch.x.dtype == np.float32
@@ -52,7 +53,8 @@ def test_what_f_needs_has_memory_of_its_own(backend: Backend, training: bool) ->
 
 
 def test_no_two_arrays_of_training_overlap(backend: Backend) -> None:
-    batch = make(backend, activation="gelu").batch(4)
+    workspace = make(backend, activation="gelu")
+    batch = workspace.batch(4)
     arrays = [batch.x, batch.input_tensors().delta, batch.target_buffer("targets"), batch.loss.s, batch.loss.t]
     for v in batch.tensors:
         arrays += [v.a, v.delta, *([v.z] if v.z is not v.a else [])]

@@ -1,7 +1,7 @@
 import numpy as np
 
 from gpubackprop.backend.select import get_backend
-from gpubackprop.training.rows import Rows
+from gpubackprop.network.rows import Rows
 
 
 def test_rows_come_in_the_order_given(backend):

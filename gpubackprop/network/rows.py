@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from gpubackprop.backend.base import Array, Backend
 
-if TYPE_CHECKING:
-    from gpubackprop.network.network import Network
-    from gpubackprop.network.workspace import Batch
-
 
 class Rows:
-    """The rows of x (n, d) and of their targets y, (n,) or (n, m), moved to the device once.
+    """The rows of x (n, d) and of their targets y, (n,) or (n, m): the `RowSource` of data that fits on the device.
 
-    kind: "labels" or "targets", which of a batch's buffers the targets go to.
+    resident: move both to the device once; otherwise each part is copied when it is loaded, which is what a single step
+    needs. kind: "labels" or "targets", which of a batch's buffers the targets go to.
     """
 
-    def __init__(self, be: Backend, x: Array, y: Array) -> None:
+    def __init__(self, be: Backend, x: Array, y: Array, resident: bool = True) -> None:
         self.be = be
-        self.x = be.asarray(x)
-        self.y = be.asarray(y)
+        self.x = be.asarray(x) if resident else x
+        self.y = be.asarray(y) if resident else y
         self.n = len(x)
         self.kind = "labels" if y.ndim == 1 else "targets"
         self._order: Array = None
@@ -50,13 +44,3 @@ class Rows:
         index = self._order[start:stop]
         self.be.gather_rows(self.x, index, x)
         self.be.gather_rows(self.y, index, y)
-
-    def loader(self, net: Network, first: int) -> Callable[[int, int], Batch]:
-        """A function (start, n) -> the batch that holds rows first + start to first + start + n of the order."""
-
-        def load(start: int, n: int) -> Batch:
-            batch = net._workspace.batch(n)
-            self.load(first + start, batch.x, batch.target_buffer(self.kind))
-            return batch
-
-        return load

@@ -1,0 +1,483 @@
+"""The engine: the one owner of everything of a network that lives on a device.
+
+It holds the backend, the flat parameters and gradients, the layers' state, the static buffers, the recorded programs, the
+step counter and the sums of an epoch. A training step is started here and nowhere else, and here alone it is decided what
+happens when the device has no memory, when a batch goes through in parts, and when a device runs many steps by itself.
+
+    with engine:                                      # other threads wait
+        batch = engine.load(x, y)                     # rows into the static buffers
+        engine.run(batch, "gradients")                # forward, loss, backward: now in the buffers
+    engine.train(source, 0, 100, optimizer, size=32)  # 100 steps of 32 rows
+    loss, norm = engine.read()                        # sums since the last read; waits for the device
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.activations import ACTIVATIONS, Activation
+from gpubackprop.backend.base import Array, Backend, Program, RowSource
+from gpubackprop.errors import ArgumentError, DeviceError
+from gpubackprop.layers import LAYERS, Layer
+from gpubackprop.losses import LOSSES, Loss
+from gpubackprop.network.parameters import Parameters
+from gpubackprop.network.steps import Steps, of_layer
+from gpubackprop.network.workspace import Batch, Losses, Workspace
+from gpubackprop.optimizers import Optimizer
+from gpubackprop.random import host_generator
+
+PROGRAMS = 256
+"""Recorded steps that a batch size keeps: more than the parts of one batch, which are recorded one by one under dropout."""
+
+
+class Engine:
+    """What `layers` and `loss` need on one device, with `arrays` (by full name) as parameters and state.
+
+    widths: before, between and behind the layers. seed: of the layers' random numbers. l1, l2: penalties. capture: record
+    steps. compiled: let the CPU run them as machine code. step: training steps done. identity: whose parameters these are;
+    the engine of the same network on another device has the same. The layers see the arrays after `attach()`.
+    """
+
+    def __init__(
+        self,
+        be: Backend,
+        layers: Sequence[Layer],
+        widths: Sequence[int],
+        loss: Loss,
+        dtype: np.dtype[Any],
+        arrays: dict[str, np.ndarray],
+        *,
+        seed: int,
+        l1: float,
+        l2: float,
+        capture: bool,
+        compiled: bool,
+        step: int,
+        identity: object,
+    ) -> None:
+        self.backend = be
+        self.layers = layers
+        self.seed = seed
+        self.capture = capture
+        self.loops = be.loops and (compiled or be.is_gpu)
+        """Whether the device is asked to run stretches of steps by itself."""
+        self.mixes_rows = next((layer for layer in layers if layer.mixes_rows), None)
+        """A layer whose output for a row depends on the other rows of a training batch."""
+        shapes = {f"{i}.{k}": s for i, layer in enumerate(layers) for k, s in layer.parameter_shapes().items()}
+        with self:
+            self.parameters = Parameters(be, shapes, dtype, owner=identity)
+            self.state: dict[str, Array] = {
+                f"{i}.{k}": be.zeros(s, dtype)
+                for i, layer in enumerate(layers)
+                for k, s in layer.state_shapes().items()
+            }
+            self.step = be.zeros((), np.uint64)
+            """Training steps done, on the device: what dropout's random numbers are counted by."""
+            be.fill(self.step, step)
+            self.steps = Steps(be, layers, loss, self.parameters, self.step, l1, l2)
+            self._total = be.zeros((), self.value.dtype)
+            self._losses = Losses(be, self.value)
+            self.training = Workspace(be, layers, widths, loss, dtype, training=True)
+            self.inference = Workspace(be, layers, widths, loss, dtype, training=False)
+            self.write(arrays)
+        self.rows_at_once: int | None = None
+        """Rows for which the device had memory, once it did not have it for more."""
+        self._to_check = capture and _foreign(layers, loss)
+
+    def attach(self) -> None:
+        """Hand each layer its views of the flat buffers, its state and its random stream."""
+        for i, layer in enumerate(self.layers):
+            own = [of_layer(d, i) for d in (self.parameters.views, self.parameters.gradients, self.state)]
+            layer.bind(own[0], own[1], own[2], layer.random_stream(self.seed, i, self.step))
+
+    def __enter__(self) -> Engine:
+        self.backend.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.backend.__exit__(*error)
+
+    # -- arrays ---------------------------------------------------------------------------------------------------
+
+    @property
+    def value(self) -> Array:
+        """The loss of the last step, 0-d, on the device."""
+        return self.steps.value
+
+    def write(self, arrays: dict[str, np.ndarray]) -> None:
+        """Put host arrays, by full name, in the place of all parameters and state. They must not be views of these."""
+        with self:
+            for name, array in self.state.items():
+                self.backend.copy_in(np.asarray(arrays[name], self.parameters.dtype), array)
+            self.parameters.write({s.name: arrays[s.name] for s in self.parameters.segments})
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Host copies of all parameters and state, by full name."""
+        with self:
+            host = self.parameters.to_host(self.parameters.P)
+            return {**host, **{name: self.backend.to_host(array) for name, array in self.state.items()}}
+
+    def gradients(self) -> dict[str, np.ndarray]:
+        """Host copies of the gradients of the last "gradients" step, by full name."""
+        with self:
+            return self.parameters.to_host(self.parameters.G)
+
+    def count(self) -> int:
+        """Training steps done, so far as they are counted (where random numbers need it). Waits for the device."""
+        with self:
+            return int(self.backend.to_host(self.step))
+
+    def set_count(self, step: int) -> None:
+        """Go on as after `step` training steps."""
+        with self:
+            self.backend.fill(self.step, step)
+
+    def shares_memory(self, array: Array) -> bool:
+        """Whether an array overlaps the parameters, the gradients or the state, so that training would change it."""
+        own = (self.parameters.P, self.parameters.G, *self.state.values())
+        return any(self.backend.may_share_memory(array, a) for a in own)
+
+    def read(self) -> tuple[float, float]:
+        """(losses times rows, gradient norms) of the training steps since the last `reset`, added up. Waits for the device."""
+        with self:
+            losses, norms = self.backend.to_host(self.steps.sums)
+        # A complex step carries its derivative in the imaginary part.
+        return float(losses.real), float(norms.real)
+
+    def reset(self) -> None:
+        """Begin the sums of `read` anew."""
+        with self:
+            self.backend.fill(self.steps.sums, 0.0)
+
+    def hand_out(self) -> Array:
+        """The last step's loss in memory of its own, 0-d, on the device; nothing waits."""
+        return self._losses.next()
+
+    def release(self) -> None:
+        """Let go of everything that a step works on; the parameters stay. The next step makes it anew."""
+        self.training.release()
+        self.inference.release()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the static buffers."""
+        return self.training.nbytes + self.inference.nbytes
+
+    # -- single passes --------------------------------------------------------------------------------------------
+
+    def load(self, x: Array, y: Array | None = None, *, training: bool = True) -> Batch:
+        """Copy rows x (n, d), and targets y, (n,) or (n, m), into the static buffers for n rows.
+
+        training: the buffers with all that a backward pass needs; otherwise those of inference.
+        """
+        batch = (self.training if training else self.inference).batch(len(x))
+        self.backend.copy_in(x, batch.x)
+        if y is not None:
+            batch.kind = "labels" if y.ndim == 1 else "targets"
+            self.backend.copy_in(y, batch.targets)
+        return batch
+
+    def run(self, batch: Batch, what: str, *, training: bool = False) -> None:
+        """One pass without an update: "forward", "rest of forward" (from the second layer on), "loss", "gradients" or "input
+        gradient". training: with dropout and batch statistics."""
+        if training:
+            self.check_rows(batch.n)
+        self._check_recording(batch, training)
+        self._program(batch, (what, batch.kind, training), _Pass(self.steps, batch, what, training))()
+
+    def phases(self, batch: Batch, optimizer: Optimizer) -> dict[str, Program]:
+        """The phases of a training step as programs of their own, to be timed: forward, loss, backward, update."""
+        steps, ref = self.steps, weakref.ref(batch)
+        lines: dict[str, Callable[[], None]] = {
+            "forward": lambda: steps.forward(_alive(ref), True),
+            "loss": lambda: steps.loss(_alive(ref), batch.n, with_delta=True),
+            "backward": lambda: steps.backward(_alive(ref), True),
+            "update": lambda: steps.update(optimizer),
+        }
+        return {name: self._program(batch, ("phase", name, batch.kind), line) for name, line in lines.items()}
+
+    def check_rows(self, n: int) -> None:
+        """ArgumentError where a training batch of n rows has no statistics."""
+        if n == 1 and self.mixes_rows is not None:
+            raise ArgumentError(
+                f"{self.mixes_rows!r} takes statistics over a batch, and this batch has one row: their variance is not "
+                "defined. Take a batch_size that leaves no single row at the end, drop a row, or use LayerNorm"
+            )
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        source: RowSource,
+        start: int,
+        stop: int,
+        optimizer: Optimizer,
+        size: int,
+        part: int | None = None,
+        *,
+        accumulate: bool = True,
+    ) -> None:
+        """Training steps number `start` to `stop` over the rows of a source, in batches of `size` rows (the last may be smaller).
+
+        part: work through each batch in parts of so many rows, whose gradients add up to the batch's in less memory.
+        accumulate: add each step's loss and gradient norm to what `read` gives. Where the device has no memory for the rows at
+        hand, parts are halved, with a warning, until they fit, and stay so for the steps to come; random numbers and optimizer
+        are as if the failed attempt had not been made.
+
+        Raises DeviceError where not even one row fits, or where a layer mixes rows, which parts would change.
+        """
+        with self:
+            optimizer.bind(self.parameters)
+            step, turns = start, 1 if self.loops else stop
+            while step < stop:
+                n = min(size, source.n - step * size)
+                rows = min(part or n, self.rows_at_once or n)
+                self.check_rows(n if rows >= n else 1 if n % rows == 1 else rows)
+                if rows < n:
+                    done, reason = self._in_parts(source, step * size, n, optimizer, rows, accumulate)
+                    step += done
+                else:
+                    until = min(stop, source.n // size) if n == size else step + 1
+                    step, reason = self._stretch(source, step, until, n, size, optimizer, turns, accumulate)
+                    turns *= 2
+                if reason:
+                    # Out here the failed attempt's frames, and the arrays that they hold, are gone.
+                    self._make_room(min(rows, n), reason)
+
+    def training_program(self, batch: Batch, optimizer: Optimizer, accumulate: bool = True) -> Program:
+        """The program of a whole training step on what the batch's buffers hold. `optimizer.prepare()` comes before each run."""
+        optimizer.bind(self.parameters)
+        key = ("train", batch.kind, optimizer.track_norm, accumulate)
+        held = batch.programs.get(key)
+        if held is None or held[0] is not optimizer:
+            self._check_recording(batch, training=True)
+            step = _TrainingStep(self.steps, batch, optimizer, accumulate)
+            held = batch.programs[key] = optimizer, self._recorded(step)
+        program: Program = held[1]
+        return program
+
+    def _stretch(
+        self,
+        source: RowSource,
+        step: int,
+        until: int,
+        n: int,
+        size: int,
+        optimizer: Optimizer,
+        turns: int,
+        accumulate: bool,
+    ) -> tuple[int, str]:
+        """Steps of n rows each from `step` on, at most until `until`: the first that was not done, and what the device had no
+        memory for. turns: the most steps before a device that can go on by itself is asked about that again."""
+        prepare, done, alone = optimizer.prepare, optimizer.t, None
+        try:
+            batch = self.training.batch(n)
+            batch.kind = source.kind
+            program = self.training_program(batch, optimizer, accumulate)
+            if self.loops and accumulate and n == size:
+                alone = self.backend.loop(program, source, batch, optimizer, until - step)
+            if alone is None:
+                load, x, y, until = source.load, batch.x, batch.targets, min(until, step + turns)
+                while step < until:
+                    done = optimizer.t
+                    load(step * size, x, y)
+                    prepare()
+                    program()
+                    step += 1
+                return step, ""
+        except self.backend.memory_errors as error:
+            optimizer.go_back_to(done)
+            return step, str(error) or type(error).__name__
+        return step + alone(step), ""
+
+    def _in_parts(
+        self, source: RowSource, first: int, n: int, optimizer: Optimizer, rows: int, accumulate: bool
+    ) -> tuple[int, str]:
+        """One training step on the n rows from `first` on, in parts of `rows`: (1, ""), or (0, what there was no memory for)."""
+        steps, xp, done = self.steps, self.backend.xp, optimizer.t
+        try:
+            optimizer.prepare()
+            for start in range(0, n, rows):
+                batch = self.training.batch(min(rows, n - start))
+                batch.kind = source.kind
+                source.load(first + start, batch.x, batch.targets)
+                # Layers that are recorded look at it once, the others at each run.
+                batch.begins_at(start)
+                if not start:
+                    self._check_recording(batch, training=True)
+                key = ("part", batch.kind, n, start > 0, start if steps.random else 0)
+                self._program(batch, key, _Part(steps, batch, n, start))()
+                batch.begins_at(0)
+                if start:
+                    xp.add(self._total, self.value, out=self._total)
+                else:
+                    xp.copyto(self._total, self.value)
+            xp.copyto(self.value, self._total)
+            steps.penalty(with_delta=False)
+            steps.update(optimizer)
+            if accumulate:
+                steps.accumulate(n, optimizer)
+        except self.backend.memory_errors as error:
+            optimizer.go_back_to(done)
+            return 0, str(error) or type(error).__name__
+        return 1, ""
+
+    def _make_room(self, rows: int, reason: str) -> None:
+        """After a step of `rows` rows that the device had no memory for: give everything back, take half as many from now on."""
+        self.release()
+        self.backend.release_memory()
+        name = self.backend.name
+        if self.mixes_rows is not None:
+            raise DeviceError(
+                f"{name} has no memory for a step of {rows} rows ({reason}), and {type(self.mixes_rows).__name__} would "
+                "normalise smaller parts differently: take a smaller batch_size, or set micro_batch_size to accept that"
+            )
+        if rows == 1:
+            raise DeviceError(f"{name} has no memory for a step of one row: {reason}")
+        self.rows_at_once = -(-rows // 2)
+        warnings.warn(
+            f"{name} has no memory for {rows} rows at once ({reason}); going on with parts of {self.rows_at_once} rows, whose "
+            "gradients add up to the same",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+    # -- programs -------------------------------------------------------------------------------------------------
+
+    def _recorded(self, step: Callable[[], None]) -> Program:
+        return self.backend.record(step) if self.capture else step
+
+    def _program(self, batch: Batch, key: tuple[Any, ...], step: Callable[[], None]) -> Program:
+        programs = batch.programs
+        if key not in programs:
+            programs[key] = self._recorded(step)
+            if len(programs) > PROGRAMS:
+                programs.popitem(last=False)
+        program: Program = programs[key]
+        return program
+
+    def _check_recording(self, batch: Batch, training: bool) -> None:
+        """Where classes from outside this library say that they can be recorded: whether the recorded pass, on other rows than
+        it was recorded with, does what the pass does when it is run as it is. ArgumentError where it does not.
+
+        An array expression in such a class (`d = a - y`) is done once, at the recording, and its result would be used for ever.
+        """
+        key = ("checked", batch.kind, training)
+        if not self._to_check or key in batch.programs or self.backend.is_gpu:
+            return
+        what = "gradients" if batch.kind and batch.trains else "forward"
+        be, step = self.backend, _Pass(self.steps, batch, what, training)
+        # Rows of its own: what the buffers hold now may be anything. Label 0, target 0 serve every loss.
+        held = [batch.x, *([batch.targets] if batch.kind else []), *self.state.values()]
+        kept = [be.to_host(a) for a in held]
+        rng = host_generator(self.seed, 2)
+        for array in held[1 : len(held) - len(self.state)]:
+            be.fill(array, 0)
+        be.copy_in(rng.standard_normal(batch.x.shape), batch.x)
+        program = be.record(step)
+        be.copy_in(rng.standard_normal(batch.x.shape), batch.x)
+        found = []
+        for run in (program, step):
+            run()
+            found.append(self._results(batch, what))
+            for array, values in list(zip(held, kept, strict=True))[len(held) - len(self.state) :]:
+                be.copy_in(values, array)
+        for array, values in zip(held, kept, strict=True):
+            be.copy_in(values, array)
+        for name, array in found[0].items():
+            if not np.array_equal(array, found[1][name], equal_nan=True):
+                raise ArgumentError(
+                    f"{', '.join(self._to_check)}: recorded once and done again, {name} is not what the same lines give when "
+                    "they are run. A value was computed at the recording and kept, as by an array expression without out= "
+                    "(d = a - y), float() or a branch: write into be.scratch() or buffers() with out=, or set recordable = False"
+                )
+        batch.programs[key] = None
+
+    def _results(self, batch: Batch, what: str) -> dict[str, np.ndarray]:
+        be, last = self.backend, len(batch.tensors) - 1
+        # The outputs of hidden layers lie in the same memory where there is no backward pass.
+        found = {
+            f"the output of layer {i}": be.to_host(v.a)
+            for i, v in enumerate(batch.tensors)
+            if batch.trains or i == last
+        }
+        if what == "forward":
+            return found
+        found["the loss"] = be.to_host(self.value)
+        for i in range(len(batch.tensors) - 1, -1, -1):
+            found[f"delta of layer {i}"] = be.to_host(batch.tensors[i].delta)
+        return {**found, **{f"the gradient of {k}": a for k, a in self.gradients().items()}}
+
+
+class _Pass:
+    """One pass without an update. Holds its batch weakly: the batch holds its programs."""
+
+    def __init__(self, steps: Steps, batch: Batch, what: str, training: bool) -> None:
+        self._steps, self._batch, self._what, self._training = steps, weakref.ref(batch), what, training
+
+    def __call__(self) -> None:
+        steps, batch, what, training = self._steps, _alive(self._batch), self._what, self._training
+        steps.forward(batch, training, first=1 if what == "rest of forward" else 0)
+        if "forward" in what:
+            return
+        steps.loss(batch, batch.n, with_delta=what != "loss")
+        if what != "loss":
+            steps.backward(batch, training, dx=what == "input gradient")
+            steps.penalty(with_delta=True)
+
+
+class _TrainingStep:
+    """A whole training step of one optimizer."""
+
+    def __init__(self, steps: Steps, batch: Batch, optimizer: Optimizer, accumulate: bool) -> None:
+        self._steps, self._batch, self._optimizer, self._accumulate = steps, weakref.ref(batch), optimizer, accumulate
+
+    def __call__(self) -> None:
+        steps, batch, optimizer, be = self._steps, _alive(self._batch), self._optimizer, self._steps.be
+        steps.forward(batch, True)
+        steps.loss(batch, batch.n, with_delta=True)
+        direct = steps.accumulates and be.adds_in_products(steps.parameters.P)
+        accumulator = optimizer.accumulator() if direct else None
+        if accumulator is None:
+            steps.backward(batch, True)
+            steps.update(optimizer)
+        else:
+            # v <- mu v + x^T delta in the product itself.
+            v, mu = accumulator
+            into = {s.name: s.of(v) for s in steps.parameters.segments}
+            steps.backward(batch, True, beta=mu, into=into)
+            optimizer.descend(be)
+            steps.count()
+        if self._accumulate:
+            steps.accumulate(batch.n, optimizer)
+
+
+class _Part:
+    """Loss and gradients of the rows from `start` on, of a batch of `rows` rows."""
+
+    def __init__(self, steps: Steps, batch: Batch, rows: int, start: int) -> None:
+        self._steps, self._batch, self._rows, self._start = steps, weakref.ref(batch), rows, start
+
+    def __call__(self) -> None:
+        batch = _alive(self._batch)
+        self._steps.forward(batch, True)
+        self._steps.loss(batch, self._rows, with_delta=True, penalty=False)
+        self._steps.backward(batch, True, beta=1.0 if self._start else 0.0)
+
+
+def _alive(ref: weakref.ref[Batch]) -> Batch:
+    batch = ref()
+    assert batch is not None
+    return batch
+
+
+def _foreign(layers: Sequence[Layer], loss: Loss) -> list[str]:
+    """The names of the classes that are not this library's own and say that they can be recorded."""
+    known = {*LAYERS.values(), *ACTIVATIONS.values(), *LOSSES.values()}
+    parts: list[Layer | Activation | Loss] = [*layers, *(layer.activation for layer in layers), loss]
+    return sorted({type(part).__name__ for part in parts if part.recordable and type(part) not in known})
