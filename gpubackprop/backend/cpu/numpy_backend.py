@@ -14,7 +14,7 @@ from gpubackprop.backend.array_backend import ArrayBackend
 from gpubackprop.backend.base import Array, DeviceInfo, ElementwiseFunction, Loop, Program
 from gpubackprop.backend.cpu.blas import direct_blas
 from gpubackprop.backend.cpu.compiled import MachineCode, installed
-from gpubackprop.backend.cpu.recorder import Call, RecordingNamespace, prepare, replay
+from gpubackprop.backend.cpu.recorder import Call, RecordingNamespace, moved, prepare, replay
 from gpubackprop.backend.cpu.special import Blocks, normal_cdf
 from gpubackprop.errors import DeviceError, MissingExtraError
 
@@ -92,13 +92,27 @@ class NumpyBackend(ArrayBackend):
     # -- recording ------------------------------------------------------------------------------------------------
 
     def record(self, step: Callable[[], None]) -> Program:
+        calls = self._recorded(step)
+        # Twice at least: what is made during a recording shows by its other place. Scratch grows in the first one only.
+        for _ in range(2):
+            before, calls = calls, self._recorded(step)
+            name = moved(before, calls)
+            if name is None:
+                return replay(calls)
+        raise DeviceError(
+            f"a recorded step calls {name} on an array that is made anew whenever the step is recorded; done again, it would use "
+            "what that array held then. Write into an array from buffers() or be.scratch() with out=, take views that need no "
+            "copy, or set recordable = False"
+        )
+
+    def _recorded(self, step: Callable[[], None]) -> list[Call]:
         calls: list[Call] = []
         self._calls, self.xp = calls, RecordingNamespace(calls)
         try:
             step()
         finally:
             self._calls, self.xp = None, np
-        return replay(calls)
+        return calls
 
     def check_compiler(self) -> None:
         if not installed():

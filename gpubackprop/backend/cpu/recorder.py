@@ -44,9 +44,32 @@ def replay(calls: list[Call]) -> Callable[[], None]:
     # As defaults of the function's arguments they are local variables, the fastest there are.
     source = "def step({}):\n{}".format(", ".join(f"{n}={n}" for n in values), "\n".join(lines) or "    pass")
     exec(compile(source, "<recorded step>", "exec"), values)
-    step: Any = values["step"]
+    # Out of its own globals, or the function and the arrays would keep each other alive.
+    step: Any = values.pop("step")
     step.calls = calls
     return step  # type: ignore[no-any-return]
+
+
+def moved(calls: list[Call], again: list[Call]) -> str | None:
+    """What differs in memory between two recordings of the same step: the name of the first call on an array that lies
+    somewhere else the second time; None where there is none.
+
+    Static memory lies where it lay. An array that was made at the recording (by an array expression, or by a `reshape` that had
+    to copy) does not, since the first recording keeps its own: a replay would use what that one held then.
+    """
+    for one, two in zip(calls, again, strict=False):
+        for a, b in zip(_arrays(*one), _arrays(*two), strict=False):
+            if a.__array_interface__["data"] != b.__array_interface__["data"]:
+                function = one[0].func if isinstance(one[0], partial) else one[0]
+                return str(getattr(function, "__name__", function))
+    return None
+
+
+def _arrays(function: Callable[..., Any], arguments: tuple[Any, ...]) -> list[np.ndarray]:
+    """The arrays that a call refers to: its arguments, and whose method it is. Those without dimensions are constants."""
+    options = tuple(function.keywords.values()) if isinstance(function, partial) else ()
+    values = (*arguments, *options, *getattr(function, "operands", ()), getattr(function, "__self__", None))
+    return [value for value in values if isinstance(value, np.ndarray) and value.ndim]
 
 
 class RecordingNamespace:
@@ -59,6 +82,8 @@ class RecordingNamespace:
         function = getattr(np, name)
         if not callable(function) or isinstance(function, type):
             return function
+        # Not through self, which holds this function.
+        calls = self._calls
 
         def keep(*arguments: Any, **options: Any) -> None:
             if options.get("out") is None and name not in ("copyto", "put"):
@@ -66,7 +91,7 @@ class RecordingNamespace:
                     f"xp.{name} without out= makes a new array, which cannot be recorded: write into an array from "
                     "buffers() or be.scratch(), or set recordable = False on the layer"
                 )
-            self._calls.append(prepare_reduction(name, arguments, options) or prepare(function, arguments, options))
+            calls.append(prepare_reduction(name, arguments, options) or prepare(function, arguments, options))
 
         setattr(self, name, keep)
         return keep
