@@ -53,10 +53,8 @@ def floor(module: str) -> int:
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """The modules that a file imports when it runs, at its top and inside functions, by their full names."""
+    """The modules that a file imports, by their full names: at its top, inside functions, and for type checkers alone."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -92,6 +90,37 @@ def test_arrows_point_down() -> None:
         if floor(other) > floor(name)
     ]
     assert not upward
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    # The package's own file loads what is asked for; importing it imports nothing.
+    arrows = {name: [o for o in others if o in FILES and o != "gpubackprop"] for name, others in IMPORTS.items()}
+    done: set[str] = set()
+
+    def follow(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return path[path.index(name) :]
+        if name in done:
+            return []
+        circle = next((c for other in arrows[name] if (c := follow(other, [*path, name]))), [])
+        done.add(name)
+        return circle
+
+    assert not [circle for name in arrows if (circle := follow(name, []))]
+
+
+def test_what_is_inside_the_network_stays_there() -> None:
+    """No file outside network/ reads or writes an underscored attribute of a network or an engine."""
+    found = []
+    for name, file in FILES.items():
+        if name.startswith("gpubackprop.network"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+                owner = ast.unparse(node.value).split(".")[-1]
+                if owner in ("net", "network", "engine", "batch", "steps", "workspace", "parameters"):
+                    found.append(f"{name}: {ast.unparse(node)}")
+    assert not found
 
 
 def test_inner_files_take_nothing_but_the_version_from_the_package_itself() -> None:

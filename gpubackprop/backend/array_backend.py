@@ -25,19 +25,22 @@ class ArrayBackend(Backend):
 
     def __init__(self) -> None:
         self.lock = RLock()
-        self._entered: list[np.errstate] = []
+        self._depth = 0
         self._memory: dict[Any, Array] = {}
 
     def __enter__(self) -> Backend:
         self.lock.acquire()
-        # Overflow and NaN show in a step's loss, as they do on a GPU, and not as warnings of NumPy's.
-        quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore")
-        quiet.__enter__()
-        self._entered.append(quiet)
+        self._depth += 1
+        if self._depth == 1:
+            # Overflow and NaN show in a step's loss, as they do on a GPU, and not as warnings of NumPy's.
+            self._quiet = np.errstate(all="ignore")
+            self._quiet.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._entered.pop().__exit__(None, None, None)
+        self._depth -= 1
+        if not self._depth:
+            self._quiet.__exit__(None, None, None)
         self.lock.release()
 
     def scratch(self, like: Array, slot: int = 0) -> Array:

@@ -185,10 +185,13 @@ class Engine:
     def run(self, batch: Batch, what: str, *, training: bool = False) -> None:
         """One pass without an update: "forward", "rest of forward" (from the second layer on), "loss", "gradients" or "input
         gradient". training: with dropout and batch statistics."""
-        if training:
-            self.check_rows(batch.n)
-        self._check_recording(batch, training)
-        self._program(batch, (what, batch.kind, training), _Pass(self.steps, batch, what, training))()
+        program = batch.programs.get((what, batch.kind, training))
+        if program is None:
+            if training:
+                self.check_rows(batch.n)
+            self._check_recording(batch, training)
+            program = self._program(batch, (what, batch.kind, training), _Pass(self.steps, batch, what, training))
+        program()
 
     def phases(self, batch: Batch, optimizer: Optimizer) -> dict[str, Program]:
         """The phases of a training step as programs of their own, to be timed: forward, loss, backward, update."""
@@ -231,13 +234,14 @@ class Engine:
 
         Raises DeviceError where not even one row fits, or where a layer mixes rows, which parts would change.
         """
-        with self:
+        with self.backend:
             optimizer.bind(self.parameters)
             step, turns = start, 1 if self.loops else stop
             while step < stop:
                 n = min(size, source.n - step * size)
                 rows = min(part or n, self.rows_at_once or n)
-                self.check_rows(n if rows >= n else 1 if n % rows == 1 else rows)
+                if self.mixes_rows is not None:
+                    self.check_rows(n if rows >= n else 1 if n % rows == 1 else rows)
                 if rows < n:
                     done, reason = self._in_parts(source, step * size, n, optimizer, rows, accumulate)
                     step += done

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from gpubackprop.backend.base import Array
@@ -25,7 +23,7 @@ def outputs(engine: Engine, x: Array, out: np.ndarray, size: int) -> None:
     # A layer from outside this library may write into its input; those of this library do not.
     in_place = be.owns(x) and x.dtype == engine.parameters.dtype and type(first) in LAYERS.values()
     for rows, part in _chunks(len(x), size):
-        with engine:
+        with be:
             if in_place and rows >= IN_PLACE:
                 batch = engine.inference.batch(rows)
                 tensors = batch.tensors[0]
@@ -53,10 +51,8 @@ def outputs_and_loss(engine: Engine, x: Array, y: Array, out: np.ndarray, size: 
     return total / len(x)
 
 
-def _chunks(n: int, size: int) -> Iterator[tuple[int, slice]]:
-    for start in range(0, n, size):
-        stop = min(start + size, n)
-        yield stop - start, slice(start, stop)
+def _chunks(n: int, size: int) -> list[tuple[int, slice]]:
+    return [(min(size, n - start), slice(start, min(start + size, n))) for start in range(0, n, size)]
 
 
 def to_prediction(outputs: np.ndarray, loss: Loss) -> np.ndarray:

@@ -98,10 +98,13 @@ class Network:
         through x in chunks of `batch_size` rows (4096 by default), so that memory does not grow with n.
         """
         size = CHUNK if batch_size is None else whole_number("batch_size", batch_size)
-        x = check_x(x, self.widths[0], self.dtype, self.backend)
+        engine = self.engine
+        x = check_x(x, self.widths[0], self.dtype, engine.backend)
         out = np.empty((len(x), self.widths[-1]), self.dtype)
-        outputs(self.engine, x, out, size)
-        with self.engine:
+        outputs(engine, x, out, size)
+        if self.loss_function.output == "identity":
+            return out
+        with engine:
             return to_prediction(out, self.loss_function)
 
     def loss(self, x: Any, y: Any, *, training: bool = False) -> float:
@@ -141,15 +144,16 @@ class Network:
         gradient in less memory (but for `BatchNorm`, which then normalises each part on its own). Where the device has no
         memory for a part, parts are halved, with a warning.
         """
-        be = self.backend
+        engine = self.engine
+        be = engine.backend
         x = check_x(x, self.widths[0], self.dtype, be)
         y = check_y(y, len(x), self.widths[-1], self.dtype, self.loss_function, be, look=False)
         if not isinstance(optimizer, Optimizer):
             raise ArgumentTypeError(f"optimizer must be an Optimizer, such as gb.Adam(); got {optimizer!r}")
         if micro_batch_size is not None:
             micro_batch_size = whole_number("micro_batch_size", micro_batch_size)
-        with self.engine as engine:
-            source = Rows(be, x, y, resident=False)
+        source = Rows(be, x, y, resident=False)
+        with be:
             engine.train(source, 0, 1, optimizer, source.n, micro_batch_size, accumulate=False)
             return engine.hand_out()
 
