@@ -198,7 +198,7 @@ class Engine:
         steps, ref = self.steps, weakref.ref(batch)
         lines: dict[str, Callable[[], None]] = {
             "forward": lambda: steps.forward(_alive(ref), True),
-            "loss": lambda: steps.loss(_alive(ref), batch.n, with_delta=True),
+            "loss": lambda: steps.loss(_alive(ref), with_delta=True),
             "backward": lambda: steps.backward(_alive(ref), True),
             "update": lambda: steps.update(optimizer),
         }
@@ -314,8 +314,10 @@ class Engine:
                 batch.begins_at(start)
                 if not start:
                     self._check_recording(batch, training=True)
-                key = ("part", batch.kind, n, start > 0, start if steps.random else 0)
-                self._program(batch, key, _Part(steps, batch, n, start))()
+                steps.set_share(batch.n / n)
+                key = ("part", batch.kind, start > 0, start if steps.random else 0)
+                program = batch.programs.get(key) or self._program(batch, key, _Part(steps, batch, start > 0))
+                program()
                 batch.begins_at(0)
                 if start:
                     xp.add(self._total, self.value, out=self._total)
@@ -429,7 +431,7 @@ class _Pass:
         steps.forward(batch, training, first=1 if what == "rest of forward" else 0)
         if "forward" in what:
             return
-        steps.loss(batch, batch.n, with_delta=what != "loss")
+        steps.loss(batch, with_delta=what != "loss")
         if what != "loss":
             steps.backward(batch, training, dx=what == "input gradient")
             steps.penalty(with_delta=True)
@@ -444,7 +446,7 @@ class _TrainingStep:
     def __call__(self) -> None:
         steps, batch, optimizer, be = self._steps, _alive(self._batch), self._optimizer, self._steps.be
         steps.forward(batch, True)
-        steps.loss(batch, batch.n, with_delta=True)
+        steps.loss(batch, with_delta=True)
         direct = steps.accumulates and be.adds_in_products(steps.parameters.P)
         accumulator = optimizer.accumulator() if direct else None
         if accumulator is None:
@@ -462,16 +464,17 @@ class _TrainingStep:
 
 
 class _Part:
-    """Loss and gradients of the rows from `start` on, of a batch of `rows` rows."""
+    """Loss and gradients of rows that are a part of a batch, added to those of the parts before."""
 
-    def __init__(self, steps: Steps, batch: Batch, rows: int, start: int) -> None:
-        self._steps, self._batch, self._rows, self._start = steps, weakref.ref(batch), rows, start
+    def __init__(self, steps: Steps, batch: Batch, add: bool) -> None:
+        self._steps, self._batch, self._add = steps, weakref.ref(batch), add
 
     def __call__(self) -> None:
-        batch = _alive(self._batch)
-        self._steps.forward(batch, True)
-        self._steps.loss(batch, self._rows, with_delta=True, penalty=False)
-        self._steps.backward(batch, True, beta=1.0 if self._start else 0.0)
+        steps, batch = self._steps, _alive(self._batch)
+        steps.forward(batch, True)
+        steps.loss(batch, with_delta=True, penalty=False)
+        steps.weigh(batch)
+        steps.backward(batch, True, beta=1.0 if self._add else 0.0)
 
 
 def _alive(ref: weakref.ref[Batch]) -> Batch:

@@ -47,6 +47,8 @@ class Steps:
         self.sums = be.zeros((2,), self.value.dtype)
         """Of the steps since it was last set to 0: losses times rows, and norms of gradients."""
         self._part = be.zeros((), self.value.dtype)
+        self.share = be.zeros((), self.value.dtype)
+        self.delta_share = be.zeros((), be.storage(parameters.dtype))
         self.random = any(layer.random for layer in layers)
         """Whether a training step draws random numbers."""
 
@@ -55,15 +57,26 @@ class Steps:
         for layer, v in zip(self.layers[first:], batch.tensors[first:], strict=True):
             self._do(layer, layer.forward, v, training)
 
-    def loss(self, batch: Batch, rows: int, with_delta: bool, penalty: bool = True) -> None:
-        """C, and delta(L) = dC/da(L) * f'(z(L)). rows: of the whole batch, where this one is a part."""
+    def loss(self, batch: Batch, with_delta: bool, penalty: bool = True) -> None:
+        """C, and delta(L) = dC/da(L) * f'(z(L))."""
         be, last = self.be, batch.tensors[-1]
         delta = last.delta if with_delta else None
-        be.loss_and_delta(self.loss_function, batch.outputs, batch.targets, batch.loss, self.value, delta, rows)
+        be.loss_and_delta(self.loss_function, batch.outputs, batch.targets, batch.loss, self.value, delta, batch.n)
         if with_delta:
             be.times_derivative(self.layers[-1].activation, last.saved, last.delta)
         if penalty:
             self.penalty(with_delta=False)
+
+    def weigh(self, batch: Batch) -> None:
+        """C and delta(L) times `share`, the share of a larger batch that these rows are: the parts of a mean add up to it."""
+        xp, delta = self.be.xp, batch.tensors[-1].delta
+        xp.multiply(self.value, self.share, out=self.value)
+        xp.multiply(delta, self.delta_share, out=delta)
+
+    def set_share(self, share: float) -> None:
+        """What `weigh` multiplies by from now on, without waiting."""
+        self.be.fill(self.share, share)
+        self.be.fill(self.delta_share, share)
 
     def backward(
         self, batch: Batch, training: bool, beta: float = 0.0, dx: bool = False, into: dict[str, Array] | None = None
