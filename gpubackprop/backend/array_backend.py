@@ -170,14 +170,6 @@ class ArrayBackend(Backend):
     def heaviside(self, a: Array, out: Array) -> None:
         self.xp.greater(a, 0, out=out, casting="unsafe")
 
-    def positive_part(self, z: Array, out: Array) -> None:
-        self.xp.maximum(z, 0.0, out=out)
-
-    def keep_where_positive(self, a: Array, delta: Array) -> None:
-        t = self.scratch(delta)
-        self.heaviside(a, t)
-        self.xp.multiply(delta, t, out=delta)
-
     def column_sums(self, values: Array, out: Array) -> None:
         if len(values) <= MANY:
             self.dot(self.ones(len(values), values.dtype), values, out)

@@ -145,6 +145,10 @@ class Backend(ABC):
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """A C-contiguous array of zeros on the device."""
 
+    def parameter_buffer(self, size: int, dtype: Any) -> Array:
+        """A flat buffer of zeros for the parameters of a network."""
+        return self.zeros((size,), dtype)
+
     @abstractmethod
     def asarray(self, host: np.ndarray, dtype: Any = None) -> Array:
         """A copy of a host array on the device (on the CPU, the array itself where it can serve as it is)."""
@@ -290,7 +294,8 @@ class Backend(ABC):
     ) -> None:
         """value = C (a 0-d array) and delta = dC/da, of shape (n, m); v: the loss's own buffers.
 
-        `rows` is the number of samples that C is a mean over: n, or more when this is a part of a batch.
+        `rows` is the number of samples that C is a mean over: n, or more when this is a part of a batch. A device may keep a
+        factor in this delta, and with it in all that follow from it: `unscale` and `delta_to_host` take it out.
         """
 
     @abstractmethod
@@ -308,14 +313,6 @@ class Backend(ABC):
     @abstractmethod
     def heaviside(self, a: Array, out: Array) -> None:
         """out = 1 where a > 0, else 0, in out's own type."""
-
-    @abstractmethod
-    def positive_part(self, z: Array, out: Array) -> None:
-        """out = max(z, 0), elementwise; out may be z."""
-
-    @abstractmethod
-    def keep_where_positive(self, a: Array, delta: Array) -> None:
-        """delta = delta where a > 0, else 0, for an a that is nowhere negative."""
 
     @abstractmethod
     def column_sums(self, values: Array, out: Array) -> None:
@@ -350,23 +347,25 @@ class Backend(ABC):
 
     def adds_in_products(self, parameters: Array) -> bool:
         """Whether `affine_gradients` with a beta costs no more than without, for this flat buffer of parameters."""
+        # On the CPU it saves SGD with momentum 11 % of a step of 784-30-10 with 32 rows, 8 % of 784-512-256-10 with 128.
         return False
 
     @abstractmethod
     def subtract_scaled(self, p: Array, eta: Array, v: Array) -> None:
         """p = p - eta v, elementwise, with a 0-d eta. v may be `scratch(p)`, and is used up then."""
+        # One pass of BLAS on the CPU, in the 0.55 to 0.6 of the time that two of NumPy take.
 
     @abstractmethod
     def decaying_average(self, average: Array, beta: float, value: Array, t: Array) -> None:
         """average = beta average + (1 - beta) value, elementwise, with a fixed number beta. t: memory to work in, which may
         be `value` itself."""
+        # One pass of BLAS on the CPU in place of three: without it Adam's update takes 1.24 to 1.4 times as long.
 
-    def update_by_segment(
-        self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...], segments: Any
-    ) -> bool:
-        """One step of LARS or LAMB over all arrays of the flat buffers at once; False where only their own rule can do it."""
-        return False
+    def unscale(self, G: Array) -> None:
+        """Take out of the finished gradients G of all parameters the factor that this device puts into its deltas, if it does
+        (see `loss_and_delta`). Once a step, before anything is done with G."""
+        return
 
     @abstractmethod
     def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
-        """One step of `optimizer.rule` over flat arrays. `h` holds this step's 0-d scalars. G may be used up."""
+        """One step of `optimizer.rule` over the flat buffers. `h` holds this step's 0-d scalars. G may be used up."""

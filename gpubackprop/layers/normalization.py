@@ -11,6 +11,7 @@ from gpubackprop.checks import positive, whole_number
 from gpubackprop.errors import ArgumentError
 from gpubackprop.layers.base import Layer, Tensors
 from gpubackprop.losses import Buffers
+from gpubackprop.precision import compute_type
 
 
 class _Norm(Layer):
@@ -38,7 +39,7 @@ class _Norm(Layer):
         statistic: tuple[int | str, ...] = (1, self.width) if self.axis == 0 else ("n", 1)
         return {
             "xhat": (("n", self.width), dtype),
-            **dict.fromkeys(("mean", "var", "rstd"), (statistic, dtype)),
+            **dict.fromkeys(("mean", "var", "rstd"), (statistic, compute_type(dtype))),
         }
 
     def forward(self, be: Backend, v: Tensors, training: bool) -> None:

@@ -55,7 +55,7 @@ class Parameters:
             end += -(-prod(shape) // aligned) * aligned
         self.segments = tuple(segments)
         self.count = sum(s.size for s in segments)
-        self.P: Array = backend.zeros((end,), dtype)
+        self.P: Array = backend.parameter_buffer(end, dtype)
         self.G: Array = backend.zeros((end,), dtype)
         self.views = {s.name: s.of(self.P) for s in segments}
         self.gradients = {s.name: s.of(self.G) for s in segments}

@@ -15,6 +15,7 @@ from gpubackprop.losses import Loss
 from gpubackprop.network.parameters import Parameters
 from gpubackprop.network.workspace import Batch
 from gpubackprop.optimizers import Optimizer
+from gpubackprop.precision import compute_type
 
 _IDENTITY = get_activation("identity")
 
@@ -48,7 +49,7 @@ class Steps:
         """Of the steps since it was last set to 0: losses times rows, and norms of gradients."""
         self._part = be.zeros((), self.value.dtype)
         self.share = be.zeros((), self.value.dtype)
-        self.delta_share = be.zeros((), be.storage(parameters.dtype))
+        self.delta_share = be.zeros((), compute_type(be.storage(parameters.dtype)))
         self.random = any(layer.random for layer in layers)
         """Whether a training step draws random numbers."""
 
@@ -106,8 +107,11 @@ class Steps:
         return known and not self.l1 and not self.l2
 
     def penalty(self, with_delta: bool) -> None:
-        """C += l1 sum|W| + l2/2 sum W^2 (or, with_delta, dC/dW += l1 sign(W) + l2 W), over all weights."""
+        """C += l1 sum|W| + l2/2 sum W^2 (or, with_delta, dC/dW += l1 sign(W) + l2 W), over all weights; with_delta once a step,
+        when the gradients of the loss are finished."""
         xp = self.be.xp
+        if with_delta:
+            self.be.unscale(self.parameters.G)
         for name, W in self.parameters.views.items():
             if W.ndim < 2:
                 continue

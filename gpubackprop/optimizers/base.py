@@ -31,6 +31,8 @@ class Optimizer:
     """The names of its state arrays, each of the parameters' size."""
     workspace: ClassVar[tuple[str, ...]] = ()
     """The names of further attributes that hold device arrays without a state worth keeping."""
+    elementwise: ClassVar[bool] = True
+    """Whether `rule` treats each element by itself, and may be called for any parts of the flat buffers."""
 
     def __init__(
         self,
@@ -87,7 +89,7 @@ class Optimizer:
         return (lr,)
 
     def rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
-        """Update p and the state in place from the gradient g, elementwise; h: `scalars` as 0-d arrays; g may be used up."""
+        """Update p and the state in place from the gradient g; h: `scalars` as 0-d arrays; g may be used up."""
         raise NotImplementedError(f"{type(self).__name__} must define rule(be, p, g, state, h)")
 
     # -- one step -------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from gpubackprop.optimizers.moments import _Moments
 
 class _Layerwise(Optimizer):
     workspace = ("_w", "_u", "_both", "_other")
+    elementwise = False
 
     def bind(self, parameters: Any) -> None:
         fresh = self.parameters is not parameters
@@ -24,13 +25,10 @@ class _Layerwise(Optimizer):
             be, P = parameters.backend, parameters.P
             self._w, self._u, self._both, self._other = (be.zeros((), P.dtype) for _ in range(4))
 
-    def update(self, be: Backend, P: Array, G: Array) -> None:
+    def rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         assert self.parameters is not None
-        state = tuple(self.state.values())
-        if be.update_by_segment(self, P, G, state, self.h, self.parameters.segments):
-            return
         for s in self.parameters.segments:
-            views = [flat[s.start : s.start + s.size] for flat in (P, G, *state)]
+            views = [flat[s.start : s.start + s.size] for flat in (p, g, *state)]
             self.segment_rule(be, views[0], views[1], tuple(views[2:]), len(s.shape) > 1)
 
     def segment_rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], adapt: bool) -> None:

@@ -22,14 +22,15 @@ _ACTIVATIONS = {"bias_activation", "activation", "activation_derivative", "deriv
 def is_core(name: str, template: tuple[Any, ...]) -> bool:
     """Whether an instantiation belongs to the default run: every type and every function, but not every pair."""
     if name in _ACTIVATIONS:
-        return template[0] == "float" or template[1] in ("LeakyRelu", "Gelu", "Identity")
+        return template[0] == "float" or template[1] in ("LeakyReLU", "GELU", "Identity")
     if name == "optimizer_step":
-        return template[1:] in (("float",) * 3, ("double",) * 3) or template[0] in ("Momentum", "Adam")
+        return template[1] in ("float", "double") or template[0] in ("Momentum", "Adam")
     if name == "cross_entropy":
-        t, y, d, group = template
-        return (t == d == "float" and y in ("int", "float")) or (group == 8 and y in ("long long", "float", "double"))
+        t, y, group = template
+        return (t == "float" and y in ("int", "float")) or (group == 8 and y in ("long long", "float", "double"))
     if name == "gather_rows":
-        return template[1] == "int" or template[0] == "float"
+        s, t, q, _ = template
+        return (s == t == "float") or (q == "long long" and (s == "float" or s == t))
     return True
 
 

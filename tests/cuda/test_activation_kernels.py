@@ -12,13 +12,13 @@ from tests.cuda.conftest import MULTIPROCESSORS, cases
 from tests.cuda.harness import assert_close, empty, to_float64, to_storage
 
 SHAPES = [(1, 1), (3, 31), (33, 32), (7, 33), (19, 64), (1000, 37)]
-PARAMETER = {"LeakyRelu": 0.01, "Elu": 1.3}
+FUNCTIONS = tuple(table.functors("activation.cu"))
 ALPHA, SCALE = 1.6732632423543772, 1.0507009873554805
 
 cdf = np.vectorize(lambda x: 0.5 * (1 + erf(x / sqrt(2))), otypes=[float])
 
 
-def value(f, x, p):
+def value(f, x):
     """f(x) in float64."""
     if f == "Identity":
         return x
@@ -26,52 +26,52 @@ def value(f, x, p):
         return 0.5 * (1 + np.tanh(0.5 * x))
     if f == "Tanh":
         return np.tanh(x)
-    if f == "Relu":
+    if f == "ReLU":
         return np.maximum(x, 0)
-    if f == "LeakyRelu":
-        return np.where(x > 0, x, p * x)
-    if f == "Elu":
-        return np.where(x > 0, x, p * np.expm1(np.minimum(x, 0)))
-    if f == "Selu":
+    if f == "LeakyReLU":
+        return np.where(x > 0, x, 0.01 * x)
+    if f == "ELU":
+        return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
+    if f == "SELU":
         return SCALE * np.where(x > 0, x, ALPHA * np.expm1(np.minimum(x, 0)))
-    if f == "Gelu":
+    if f == "GELU":
         return x * cdf(x)
-    if f == "GeluTanh":
+    if f == "GELUTanh":
         return 0.5 * x * (1 + np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))
     if f == "Softplus":
         return np.logaddexp(0, x)
     return x * 0.5 * (1 + np.tanh(0.5 * x))
 
 
-def slope(f, x, p):
+def slope(f, x):
     """f'(x) by a central difference of the definition, good to about 1e-10."""
     h = 1e-5
-    return (value(f, x + h, p) - value(f, x - h, p)) / (2 * h)
+    return (value(f, x + h) - value(f, x - h)) / (2 * h)
 
 
-def saved_for(f, t, z, p):
+def saved_for(f, t, z):
     """What the forward pass keeps for the derivative, and the z that it stands for."""
-    if f in ("Gelu", "GeluTanh", "Silu"):
+    if f in ("GELU", "GELUTanh", "SiLU"):
         return to_storage(t, z)
-    return to_storage(t, value(f, to_float64(t, to_storage(t, z)), p))
+    return to_storage(t, value(f, to_float64(t, to_storage(t, z))))
 
 
-def derivative_from(f, saved, p):
+def derivative_from(f, saved):
     """f' as a function of what was saved, in float64."""
     density = np.exp(-0.5 * saved**2) / sqrt(2 * pi)
     root, sigma = sqrt(2 / pi), 0.5 * (1 + np.tanh(0.5 * saved))
     t = np.tanh(root * (saved + 0.044715 * saved**3))
     return {
-        "Gelu": lambda z: cdf(z) + z * density,
-        "GeluTanh": lambda z: 0.5 * (1 + t) + 0.5 * z * (1 - t**2) * root * (1 + 3 * 0.044715 * z**2),
-        "Silu": lambda z: sigma * (1 + z * (1 - sigma)),
+        "GELU": lambda z: cdf(z) + z * density,
+        "GELUTanh": lambda z: 0.5 * (1 + t) + 0.5 * z * (1 - t**2) * root * (1 + 3 * 0.044715 * z**2),
+        "SiLU": lambda z: sigma * (1 + z * (1 - sigma)),
         "Identity": lambda a: np.ones_like(a),
         "Sigmoid": lambda a: a * (1 - a),
         "Tanh": lambda a: (1 - a) * (1 + a),
-        "Relu": lambda a: (a > 0) * 1.0,
-        "LeakyRelu": lambda a: np.where(a > 0, 1, p),
-        "Elu": lambda a: np.where(a > 0, 1, a + p),
-        "Selu": lambda a: np.where(a > 0, SCALE, a + SCALE * ALPHA),
+        "ReLU": lambda a: (a > 0) * 1.0,
+        "LeakyReLU": lambda a: np.where(a > 0, 1, 0.01),
+        "ELU": lambda a: np.where(a > 0, 1, a + 1),
+        "SELU": lambda a: np.where(a > 0, SCALE, a + SCALE * ALPHA),
         "Softplus": lambda a: -np.expm1(-a),
     }[f](saved)
 
@@ -79,24 +79,23 @@ def derivative_from(f, saved, p):
 def test_references_agree_with_each_other():
     """The derivative from the output is the derivative of the definition."""
     z = np.linspace(-4, 4, 81) + 0.013
-    for f in table.ACTIVATION.values():
-        p = PARAMETER.get(f, 0.0)
-        kept = z if f in ("Gelu", "GeluTanh", "Silu") else value(f, z, p)
-        np.testing.assert_allclose(derivative_from(f, kept, p), slope(f, z, p), atol=1e-9)
+    for f in FUNCTIONS:
+        kept = z if f in ("GELU", "GELUTanh", "SiLU") else value(f, z)
+        np.testing.assert_allclose(derivative_from(f, kept), slope(f, z), atol=1e-9)
 
 
 @pytest.mark.parametrize(("t", "f"), cases("bias_activation"))
 def test_bias_activation(run, t, f):
-    p, rng = PARAMETER.get(f, 0.0), np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     for rows, cols in SHAPES:
         z, b = to_storage(t, 3 * rng.normal(size=(rows, cols))), to_storage(t, rng.normal(size=cols))
         s = to_float64(t, z) + to_float64(t, b)
         a, saved = empty(t, z.shape), empty(t, z.shape)
         launch = table.flat(z.size, 1, MULTIPROCESSORS)
-        run("bias_activation", (t, f), launch, z, b, a, saved, rows, cols, p)
-        assert_close(t, a, value(f, s, p))
+        run("bias_activation", (t, f), launch, z, b, a, saved, rows, cols)
+        assert_close(t, a, value(f, s))
         assert_close(t, saved, s)
-        run("bias_activation", (t, f), launch, z, b, z, None, rows, cols, p)
+        run("bias_activation", (t, f), launch, z, b, z, None, rows, cols)
         np.testing.assert_array_equal(z, a)
 
 
@@ -106,47 +105,47 @@ def test_bias_activation_of_unaligned_arrays(run, t):
     z, b = to_storage(t, rng.normal(size=(9, 32))), to_storage(t, rng.normal(size=32))
     a, aligned = empty(t, z.shape), empty(t, z.shape)
     launch = table.flat(z.size, 1, MULTIPROCESSORS)
-    run("bias_activation", (t, "Gelu"), launch, z, b, a, None, 9, 32, 0.0, offset=1)
-    run("bias_activation", (t, "Gelu"), launch, z, b, aligned, None, 9, 32, 0.0)
+    run("bias_activation", (t, "GELU"), launch, z, b, a, None, 9, 32, offset=1)
+    run("bias_activation", (t, "GELU"), launch, z, b, aligned, None, 9, 32)
     np.testing.assert_array_equal(a, aligned)
 
 
 @pytest.mark.parametrize(("t", "f"), cases("activation"))
 def test_activation_and_derivative(run, t, f):
-    p, rng = PARAMETER.get(f, 0.0), np.random.default_rng(3)
+    rng = np.random.default_rng(3)
     for n in (1, 31, 33, 5003):
         z, delta = to_storage(t, 3 * rng.normal(size=n)), to_storage(t, rng.normal(size=n))
         a, launch = empty(t, n), table.flat(n, 1, MULTIPROCESSORS)
         for offset in (0, 1):
-            run("activation", (t, f), launch, z, a, n, p, offset=offset)
-            assert_close(t, a, value(f, to_float64(t, z), p))
-            saved, d = saved_for(f, t, to_float64(t, z), p), delta.copy()
-            run("activation_derivative", (t, f), launch, d, saved, n, p, offset=offset)
-            assert_close(t, d, to_float64(t, delta) * derivative_from(f, to_float64(t, saved), p), factor=2)
+            run("activation", (t, f), launch, z, a, n, offset=offset)
+            assert_close(t, a, value(f, to_float64(t, z)))
+            saved, d = saved_for(f, t, to_float64(t, z)), delta.copy()
+            run("activation_derivative", (t, f), launch, d, saved, n, offset=offset)
+            assert_close(t, d, to_float64(t, delta) * derivative_from(f, to_float64(t, saved)), factor=2)
 
 
-@pytest.mark.parametrize("f", table.ACTIVATION.values())
+@pytest.mark.parametrize("f", FUNCTIONS)
 def test_activations_at_the_ends(run, f):
     """Large arguments overflow nowhere, the smallest keep their sign, and a NaN stays one."""
     z = np.array([-1e4, -100, -30, -1e-30, 0.0, 1e-30, 30, 100, 1e4, np.nan], np.float32)
-    a, p = empty("float", z.shape), PARAMETER.get(f, 0.0)
-    run("activation", ("float", f), table.flat(z.size, 1, 1), z, a, z.size, p)
+    a = empty("float", z.shape)
+    run("activation", ("float", f), table.flat(z.size, 1, 1), z, a, z.size)
     assert np.isnan(a[-1])
-    np.testing.assert_allclose(a[:-1], value(f, z[:-1].astype(float), p), rtol=2e-6, atol=1e-6)
+    np.testing.assert_allclose(a[:-1], value(f, z[:-1].astype(float)), rtol=2e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("t", "f", "v"), cases("derivative_column_sums"))
 def test_derivative_column_sums(run, t, f, v):
-    p, rng = PARAMETER.get(f, 0.0), np.random.default_rng(4)
+    rng = np.random.default_rng(4)
     total = "double" if t == "double" else "float"
     for rows, cols in [(1, 1), (31, 33), (1000, 37)] if v == 1 else [(1, 8), (33, 16), (300, 264)]:
         delta = to_storage(t, rng.normal(size=(rows, cols)) + 0.5)
-        saved = saved_for(f, t, rng.normal(size=(rows, cols)), p)
-        want = to_float64(t, delta) * derivative_from(f, to_float64(t, saved), p)
+        saved = saved_for(f, t, rng.normal(size=(rows, cols)))
+        want = to_float64(t, delta) * derivative_from(f, to_float64(t, saved))
         launch = table.columns(rows, cols, v, MULTIPROCESSORS)
         splits = launch.grid[1]
         partial, got = empty(total, (1, splits, cols)), delta.copy()
-        run("derivative_column_sums", (t, f, v), launch, got, saved, partial, rows, cols, p)
+        run("derivative_column_sums", (t, f, v), launch, got, saved, partial, rows, cols)
         assert_close(t, got, want, factor=2)
         sums, db = empty(total, cols), empty(total, cols)
         run(
@@ -163,7 +162,7 @@ def test_derivative_column_sums(run, t, f, v):
 def test_column_sums_alone_do_not_touch_delta(run):
     d = np.arange(12, dtype=np.float32).reshape(3, 4)
     partial, launch = empty("float", (1, 1, 4)), table.columns(3, 4, 4, 1)
-    run("derivative_column_sums", ("float", "Identity", 4), launch, d, None, partial, 3, 4, 0.0)
+    run("derivative_column_sums", ("float", "Identity", 4), launch, d, None, partial, 3, 4)
     np.testing.assert_array_equal(d, np.arange(12).reshape(3, 4))
     np.testing.assert_array_equal(partial[0, 0], [12, 15, 18, 21])
 

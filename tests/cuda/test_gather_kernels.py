@@ -1,4 +1,4 @@
-"""gather.cu against NumPy's take."""
+"""gather.cu against NumPy's indexing."""
 
 from __future__ import annotations
 
@@ -7,44 +7,33 @@ import pytest
 
 from gpubackprop.backend.cuda import kernel_table as table
 from tests.cuda.conftest import MULTIPROCESSORS, cases
-from tests.cuda.harness import NUMPY, assert_close, empty, to_float64, to_storage
+from tests.cuda.harness import NUMPY, empty, to_float64, to_storage
 
 
-@pytest.mark.parametrize(("s", "i", "t"), cases("gather_rows"))
-def test_gather_rows(run, s, i, t):
-    rng = np.random.default_rng(0)
-    real = "double" if t == "double" else "float"
-    for rows, cols in [(1, 1), (31, 33), (40, 37), (17, 132)]:
-        source = to_storage(s, rng.integers(0, 256, (100, cols)))
-        permutation = rng.permutation(100).astype(NUMPY[i])
-        offset = np.array([7], np.int64)
-        values = to_float64(s, source)[permutation[7 : 7 + rows]]
-        mean, scale = to_storage(real, rng.normal(size=cols) * 50), to_storage(real, rng.uniform(0.01, 1, cols))
-        launch = table.gather(rows, MULTIPROCESSORS)
-
-        out = empty(t, (rows, cols))
-        run("gather_rows", (s, i, t), launch, source, permutation, offset, out, rows, cols, mean, scale, 1)
-        assert_close(t, out, (values - mean.astype(float)) * scale.astype(float), factor=2)
-
-        out = empty(t, (rows, cols))
-        one = to_storage(real, [1 / 255])
-        run("gather_rows", (s, i, t), launch, source, permutation, offset, out, rows, cols, None, one, 0)
-        assert_close(t, out, values * float(one[0]))
-
-        out = empty(t, (rows, cols))
-        run("gather_rows", (s, i, t), launch, source, None, None, out, rows, cols, None, None, 0, offset=1)
-        np.testing.assert_array_equal(to_float64(t, out), to_float64(t, to_storage(t, to_float64(s, source)[:rows])))
+@pytest.mark.parametrize(("s", "t", "q", "r"), cases("gather_rows"))
+def test_gather_rows(run, s, t, q, r):
+    rng, template = np.random.default_rng(0), (s, t, q, r)
+    for rows, cols, targets in [(1, 1, 1), (31, 33, 1), (40, 37, 5), (17, 132, 40)]:
+        x, y = to_storage(s, rng.integers(0, 256, (100, cols))), rng.integers(0, 200, (100, targets)).astype(NUMPY[q])
+        permutation, offset, launch = rng.permutation(100), np.array([7], np.int64), table.gather(rows, MULTIPROCESSORS)
+        want = to_float64(t, to_storage(t, to_float64(s, x)))
+        for order, ahead, misaligned in ((permutation, 2, 0), (None, 40, 1)):
+            taken = (np.arange(100) if order is None else order)[7 + ahead : 7 + ahead + rows]
+            out, labels = empty(t, (rows, cols)), np.full((rows, targets), 99, NUMPY[r])
+            run("gather_rows", template, launch, x, out, cols, y, labels, targets, order, offset, ahead, rows, offset=misaligned)
+            np.testing.assert_array_equal(to_float64(t, out), want[taken])
+            np.testing.assert_array_equal(labels, y[taken])
 
 
-@pytest.mark.parametrize(("s", "i", "t"), cases("gather_labels"))
-def test_gather_labels(run, s, i, t):
-    rng = np.random.default_rng(1)
-    source, permutation = rng.integers(0, 200, 500).astype(NUMPY[s]), rng.permutation(500).astype(NUMPY[i])
-    for rows in (1, 31, 400):
-        out = np.full(rows, -9, NUMPY[t])
-        launch = table.flat(rows, 1, MULTIPROCESSORS)
-        run("gather_labels", (s, i, t), launch, source, permutation, np.array([90], np.int64), out, rows)
-        np.testing.assert_array_equal(out, source[permutation[90 : 90 + rows]])
+def test_gather_of_rows_or_targets_alone(run):
+    launch, order = table.gather(3, MULTIPROCESSORS), np.array([5, 0, 2])
+    x, y = np.arange(12, dtype=np.float32).reshape(6, 2), np.arange(6)
+    out, labels = empty("float", (3, 2)), np.full(3, -9)
+    template = ("float", "float", "long long", "long long")
+    run("gather_rows", template, launch, x, out, 2, None, None, 0, order, None, 0, 3)
+    run("gather_rows", template, launch, None, None, 0, y, labels, 1, order, None, 0, 3)
+    np.testing.assert_array_equal(out, x[order])
+    np.testing.assert_array_equal(labels, y[order])
 
 
 @pytest.mark.parametrize(("s", "t"), cases("convert"))

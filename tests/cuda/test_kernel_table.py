@@ -11,11 +11,11 @@ from gpubackprop.errors import ArgumentError
 
 def test_signature():
     kernel = table.kernel("optimizer_step")
-    assert kernel.template == ("Rule", "P", "G", "H")
-    parameters = {p.name: p.declaration for p in kernel.parameters("Adam", "float", "bf16", "f16")}
+    assert kernel.template == ("Rule", "P", "H")
+    parameters = {p.name: p.declaration for p in kernel.parameters("Adam", "float", "f16")}
     assert list(parameters)[:6] == ["p", "g", "s0", "s1", "s2", "copy"]
-    assert (parameters["p"], parameters["g"], parameters["copy"]) == ("float*", "const bf16*", "f16*")
-    assert kernel.expression("Adam", "float", "bf16", "f16") == "optimizer_step<Adam, float, bf16, f16>"
+    assert (parameters["p"], parameters["g"], parameters["copy"]) == ("float*", "const float*", "f16*")
+    assert kernel.expression("Adam", "float", "f16") == "optimizer_step<Adam, float, f16>"
 
 
 def test_accumulator_types():

@@ -19,15 +19,15 @@ def test_launch(gpu):  # noqa: F811
     assert (kernels.arch, kernels.multiprocessors) == ("sm_90", 2)
     z = gpu.cupy.asarray(np.arange(-4, 4, dtype=np.float32))
     for _ in range(2):
-        kernels.launch("activation", ("float", "Relu"), table.flat(8, 4, 2), z, z, 8, 0.0)
+        kernels.launch("activation", ("float", "ReLU"), table.flat(8, 4, 2), z, z, 8)
     np.testing.assert_array_equal(z.get(), [0, 0, 0, 0, 0, 1, 2, 3])
-    with pytest.raises(ArgumentError, match="takes 4 arguments; got 3"):
-        kernels.launch("activation", ("float", "Relu"), table.flat(8, 4, 2), z, z, 8)
+    with pytest.raises(ArgumentError, match="takes 3 arguments; got 2"):
+        kernels.launch("activation", ("float", "ReLU"), table.flat(8, 4, 2), z, z)
 
 
 def test_a_kernel_is_compiled_once_a_machine(gpu, monkeypatch):  # noqa: F811
     z = gpu.cupy.asarray(np.ones(4, np.float32))
-    arguments = ("activation", ("float", "Tanh"), table.flat(4, 4, 2), z, z, 4, 0.0)
+    arguments = ("activation", ("float", "Tanh"), table.flat(4, 4, 2), z, z, 4)
     Kernels(gpu.cupy, 0).launch(*arguments)
     monkeypatch.setattr("gpubackprop.backend.cuda.compile.compile_cubin", None)
     Kernels(gpu.cupy, 0).launch(*arguments)

@@ -17,19 +17,21 @@ def log_softmax(z):
     return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
 
 
-def finish(run, partial, value_type="double"):
-    """The loss of the blocks' sums."""
-    out = empty(value_type, 1)
-    run("finish_sum", (value_type,), table.one_block(), partial, partial.size, 1.0, 0, out)
-    return float(out[0])
+def launch_loss(run, name, template, launch, a, y, delta, *rest, offset=0):
+    """Launch with a value, a sum that it is added to (5 times), and the blocks' memory; the value."""
+    partial, counter = empty("double", launch.blocks), np.zeros(1, np.uint32)
+    value, total = empty("double", 1), np.array([3.0])
+    run(name, template, launch, a, y, delta, *rest, partial, counter, value, total, 5.0, offset=offset)
+    assert counter[0] == 0
+    np.testing.assert_array_equal(total, 3 + 5 * value)
+    return float(value[0])
 
 
 def cross_entropy(run, template, z, y, count, loss_scale=None):
-    d, group = template[2:]
-    launch = table.rows(len(z), group, MULTIPROCESSORS)
-    delta, partial = empty(d, z.shape), empty("double", launch.blocks)
-    run("cross_entropy", template, launch, z, y, delta, partial, *z.shape, 1 / count, loss_scale)
-    return finish(run, partial), delta
+    launch = table.rows(len(z), template[-1], MULTIPROCESSORS)
+    delta = empty(template[0], z.shape)
+    loss = launch_loss(run, "cross_entropy", template, launch, z, y, delta, *z.shape, 1 / count, loss_scale)
+    return loss, delta
 
 
 def tolerance(t):
@@ -38,7 +40,7 @@ def tolerance(t):
 
 @pytest.mark.parametrize("template", [pytest.param(c.values, marks=c.marks, id=c.id) for c in cases("cross_entropy")])
 def test_cross_entropy(run, template):
-    t, target, d, group = template
+    t, target, group = template
     rng = np.random.default_rng(0)
     for classes in CLASSES[group]:
         for rows in (1, 33) if classes > 100 else (1, 31, 200):
@@ -55,25 +57,22 @@ def test_cross_entropy(run, template):
             assert loss == pytest.approx(-(p * log_softmax(logits)).sum() / count, rel=tolerance(t))
             want = (np.exp(log_softmax(logits)) * p.sum(axis=1, keepdims=True) - p) / count
             if classes > 1:
-                assert_close(d, delta, want, factor=2)
+                assert_close(t, delta, want, factor=2)
 
 
 def test_cross_entropy_in_place_and_value_alone(run):
     rng = np.random.default_rng(1)
     z, y = to_storage("float", rng.normal(size=(50, 10))), rng.integers(0, 10, 50).astype(np.int32)
-    loss, delta = cross_entropy(run, ("float", "int", "float", 8), z, y, 50)
-    launch = table.rows(50, 8, MULTIPROCESSORS)
-    partial = empty("double", launch.blocks)
-    run("cross_entropy", ("float", "int", "float", 8), launch, z, y, None, partial, 50, 10, 1 / 50, None)
-    assert finish(run, partial) == loss
-    run("cross_entropy", ("float", "int", "float", 8), launch, z, y, z, partial, 50, 10, 1 / 50, None)
+    template, launch = ("float", "int", 8), table.rows(50, 8, MULTIPROCESSORS)
+    loss, delta = cross_entropy(run, template, z, y, 50)
+    for target in (None, z):
+        assert launch_loss(run, "cross_entropy", template, launch, z, y, target, 50, 10, 1 / 50, None) == loss
     np.testing.assert_array_equal(z, delta)
-    assert finish(run, partial) == loss
 
 
 def test_cross_entropy_of_extreme_logits(run):
     z = np.array([[1e4, -1e4, 0], [-1e4, -1e4, -1e4], [1e4, 1e4, -1e4]], np.float32)
-    loss, delta = cross_entropy(run, ("float", "int", "float", 8), z, np.array([1, 0, 1], np.int32), 3)
+    loss, delta = cross_entropy(run, ("float", "int", 8), z, np.array([1, 0, 1], np.int32), 3)
     assert loss == pytest.approx((2e4 + np.log(3) + np.log(2)) / 3, rel=1e-6)
     np.testing.assert_allclose(delta * 3, [[1, -1, 0], [-2 / 3, 1 / 3, 1 / 3], [0.5, -0.5, 0]], atol=1e-6)
 
@@ -81,7 +80,7 @@ def test_cross_entropy_of_extreme_logits(run):
 @pytest.mark.parametrize("label", [-1, 3])
 def test_label_out_of_range_gives_nan_and_not_a_number(run, label):
     z = np.zeros((2, 3), np.float32)
-    loss, delta = cross_entropy(run, ("float", "int", "float", 8), z, np.array([0, label], np.int32), 2)
+    loss, delta = cross_entropy(run, ("float", "int", 8), z, np.array([0, label], np.int32), 2)
     assert np.isnan(loss)
     assert np.isfinite(delta[0]).all()
     assert np.isnan(delta[1]).all()
@@ -90,7 +89,7 @@ def test_label_out_of_range_gives_nan_and_not_a_number(run, label):
 def test_loss_scale_multiplies_delta_alone(run):
     rng = np.random.default_rng(2)
     z, y = to_storage("float", rng.normal(size=(20, 10))), rng.integers(0, 10, 20).astype(np.int32)
-    template = ("float", "int", "float", 8)
+    template = ("float", "int", 8)
     plain = cross_entropy(run, template, z, y, 20)
     scaled = cross_entropy(run, template, z, y, 20, np.array([1024], np.float32))
     assert plain[0] == scaled[0]
@@ -119,8 +118,8 @@ def reference(loss, a, y):
     return (np.logaddexp(0, a) - a * y).sum(), 0.5 * (1 + np.tanh(0.5 * a)) - y
 
 
-@pytest.mark.parametrize(("t", "y_type", "d", "loss"), cases("elementwise_loss"))
-def test_elementwise_losses(run, t, y_type, d, loss):
+@pytest.mark.parametrize(("t", "y_type", "loss"), cases("elementwise_loss"))
+def test_elementwise_losses(run, t, y_type, loss):
     rng = np.random.default_rng(4)
     for n in (1, 31, 33, 5003):
         a = to_storage(t, 2 * rng.normal(size=n))
@@ -130,24 +129,27 @@ def test_elementwise_losses(run, t, y_type, d, loss):
         value, slope = reference(loss, to_float64(t, a), to_float64(y_type, y))
         launch = table.flat(n, 4, MULTIPROCESSORS)
         for offset in (0, 1):
-            delta, partial = empty(d, n), empty("double", launch.blocks)
-            run("elementwise_loss", (t, y_type, d, loss), launch, a, y, delta, partial, n, 0.25, scale, offset=offset)
-            assert finish(run, partial) == pytest.approx(value / 4, rel=tolerance(t), abs=1e-300)
-            assert_close(d, delta, slope * 2, factor=4)
+            delta, template = empty(t, n), (t, y_type, loss)
+            got = launch_loss(run, "elementwise_loss", template, launch, a, y, delta, n, 0.25, scale, offset=offset)
+            assert got == pytest.approx(value / 4, rel=tolerance(t), abs=1e-300)
+            assert_close(t, delta, slope * 2, factor=4)
 
 
 def test_binary_cross_entropy_of_extreme_logits(run):
     a, y = np.array([1e4, -1e4, 1e4, -1e4], np.float32), np.array([1, 0, 0, 1], np.float32)
-    delta, partial = empty("float", 4), empty("double", 1)
-    template = ("float", "float", "float", "BinaryCrossEntropy")
-    run("elementwise_loss", template, table.flat(4, 4, 1), a, y, delta, partial, 4, 1.0, None)
+    delta, template = empty("float", 4), ("float", "float", "BinaryCrossEntropy")
+    loss = launch_loss(run, "elementwise_loss", template, table.flat(4, 4, 1), a, y, delta, 4, 1.0, None)
     np.testing.assert_array_equal(delta, [0, 0, 1, -1])
-    assert finish(run, partial) == 2e4
+    assert loss == 2e4
 
 
-@pytest.mark.parametrize("r", ["float", "double"])
-def test_finish_sum_scales_and_accumulates(run, r):
-    partial = np.random.default_rng(5).normal(size=1000)
-    out = to_storage(r, [3.0])
-    run("finish_sum", (r,), table.one_block(), partial, 1000, 0.5, 1, out)
-    assert out[0] == pytest.approx(3 + partial.sum() / 2, rel=1e-6 if r == "float" else 1e-13)
+def test_the_last_block_adds_up_what_all_blocks_left(run):
+    """Far more blocks than one, each with a share that shows, and no sum asked for."""
+    a = np.arange(100_000, dtype=np.float32) % 7
+    launch = table.flat(a.size, 1, 200)
+    assert launch.blocks > 256
+    value, counter, zeros = empty("double", 1), np.zeros(1, np.uint32), np.zeros_like(a)
+    partial = empty("double", launch.blocks)
+    run("elementwise_loss", ("float", "float", "MeanAbsoluteError"), launch, a, zeros, None, a.size, 1.0, None, partial, counter,
+        value, None, 0.0)  # fmt: skip
+    assert value[0] == a.sum(dtype=float)

@@ -19,18 +19,18 @@ def make(rule, **common):
     """The optimizer that a Rule stands for, and the rule's constants."""
     adam = {"betas": (0.8, 0.95), "eps": 1e-6}
     rms = {"alpha": 0.9, "eps": 1e-6, "momentum": 0.7 * ("Momentum" in rule), "centered": "Centered" in rule}
-    if rule.startswith("Rmsprop"):
+    if rule.startswith("RMSprop"):
         return optimizers.RMSprop(0.02, **rms, **common), (0.9, 1e-6, rms["momentum"])
     return {
-        "Sgd": lambda: (optimizers.SGD(0.1, **common), (0, 0, 0)),
+        "SGD": lambda: (optimizers.SGD(0.1, **common), (0, 0, 0)),
         "Momentum": lambda: (optimizers.SGD(0.1, momentum=0.9, **common), (0.9, 0, 0)),
         "Nesterov": lambda: (optimizers.SGD(0.1, momentum=0.9, nesterov=True, **common), (0.9, 1, 0)),
         "Adagrad": lambda: (optimizers.Adagrad(0.1, lr_decay=0.1, eps=1e-6, **common), (1e-6, 0, 0)),
         "Adadelta": lambda: (optimizers.Adadelta(0.5, rho=0.8, eps=1e-4, **common), (0.8, 1e-4, 0)),
         "Adam": lambda: (optimizers.Adam(0.01, **adam, **common), (0.8, 0.95, 1e-6)),
         "Adamax": lambda: (optimizers.Adamax(0.01, **adam, **common), (0.8, 0.95, 1e-6)),
-        "Nadam": lambda: (optimizers.NAdam(0.01, **adam, **common), (0.8, 0.95, 1e-6)),
-        "Radam": lambda: (optimizers.RAdam(0.01, **adam, **common), (0.8, 0.95, 1e-6)),
+        "NAdam": lambda: (optimizers.NAdam(0.01, **adam, **common), (0.8, 0.95, 1e-6)),
+        "RAdam": lambda: (optimizers.RAdam(0.01, **adam, **common), (0.8, 0.95, 1e-6)),
     }[rule]()
 
 
@@ -57,7 +57,7 @@ class Reference:
 
 def compare(run, rule, types, common, n=N, offset=0):
     """STEPS steps with a fresh gradient each; parameters, states and copy against the reference."""
-    p_type, g_type, h_type = types
+    p_type, h_type = types
     optimizer, constants = make(rule, **common)
     kernel = "Momentum" if rule == "Nesterov" else rule
     rng = np.random.default_rng(0)
@@ -67,14 +67,14 @@ def compare(run, rule, types, common, n=N, offset=0):
     copy = empty(h_type, n)
     rows = np.array([scalars(optimizer, t) for t in range(1, STEPS + 1)])
     coupled = 0.0 if optimizer.decoupled_weight_decay else optimizer.weight_decay
-    inverse, clip = np.array([0.5], np.float32), np.array([0.75], np.float32)
     launch = table.flat(n, 4, MULTIPROCESSORS)
     slots = (*states, None, None, None)[:3]
     for t in range(1, STEPS + 1):
-        g = to_storage(g_type, rng.normal(size=n) + 0.2)
-        reference.step(t, np.clip(to_float64(g_type, g) * 0.5, -0.6, 0.6) * 0.75)
-        run("optimizer_step", (kernel, *types), launch, p, g, *slots, copy, n, rows, np.array([t - 1], np.uint32),
-            inverse, 0.6, clip, None, *constants, coupled, offset=offset)  # fmt: skip
+        g = to_storage(p_type, rng.normal(size=n) + 0.2)
+        reference.step(t, to_float64(p_type, g))
+        row, ahead = np.array([(t - 1) // 2], np.uint32), t - 1 - (t - 1) // 2
+        run("optimizer_step", (kernel, *types), launch, p, g, *slots, copy, n, rows, row, ahead, None, *constants, coupled,
+            offset=offset)  # fmt: skip
     assert_close(p_type, p, reference.p, factor=2)
     for got, want in zip(states, reference.state, strict=True):
         assert_close(p_type, got, want, factor=4)
@@ -86,16 +86,16 @@ def test_rule(run, template):
     compare(run, template[0], template[1:], {})
 
 
-@pytest.mark.parametrize("rule", [*table.RULES, "Nesterov"])
+@pytest.mark.parametrize("rule", [*{rule.name: 0 for rule in table.rules()}, "Nesterov"])
 @pytest.mark.parametrize("decoupled", [False, True])
 def test_weight_decay(run, rule, decoupled):
-    compare(run, rule, ("double",) * 3, {"weight_decay": 0.05, "decoupled_weight_decay": decoupled}, n=45)
+    compare(run, rule, ("double",) * 2, {"weight_decay": 0.05, "decoupled_weight_decay": decoupled}, n=45)
 
 
 @pytest.mark.parametrize("n", [1, 3, 31, 33, 1024])
 @pytest.mark.parametrize("offset", [0, 1])
 def test_sizes_and_alignments(run, n, offset):
-    compare(run, "Adam", ("float", "bf16", "bf16"), {}, n=n, offset=offset)
+    compare(run, "Adam", ("float", "bf16"), {}, n=n, offset=offset)
 
 
 @pytest.mark.parametrize("skip", [0, 1])
@@ -104,17 +104,10 @@ def test_skip_leaves_everything(run, skip):
     copy = to_storage("f16", [9.0] * 5)
     before = [a.copy() for a in (*arrays, copy)]
     p, g, m, v = arrays
-    run("optimizer_step", ("Adam", "float", "float", "f16"), table.flat(5, 4, 1), p, g, m, v, None, copy, 5,
-        np.array([0.1, 1.0, 1.0]), None, None, np.inf, None, np.array([skip], np.int32), 0.9, 0.999, 1e-8, 0.0)  # fmt: skip
+    run("optimizer_step", ("Adam", "float", "f16"), table.flat(5, 4, 1), p, g, m, v, None, copy, 5, np.array([0.1, 1.0, 1.0]),
+        None, 0, np.array([skip], np.int32), 0.9, 0.999, 1e-8, 0.0)  # fmt: skip
     same = [np.array_equal(a, b) for a, b in zip((p, m, v, copy), (before[0], *before[2:]), strict=True)]
     assert all(same) if skip else not any(same)
-
-
-def test_nan_gradient_is_not_hidden_by_the_limit(run):
-    p, g = np.ones(4, np.float32), np.array([np.nan, 1, -9, 9], np.float32)
-    run("optimizer_step", ("Sgd", "float", "float", "float"), table.flat(4, 4, 1), p, g, None, None, None, None, 4,
-        np.array([1.0, 1.0]), None, None, 2.0, None, None, 0, 0, 0, 0.0)  # fmt: skip
-    np.testing.assert_array_equal(p, [np.nan, 0, 3, -1])
 
 
 def test_centered_rmsprop_of_a_constant_gradient_stays_finite(run):
@@ -122,8 +115,8 @@ def test_centered_rmsprop_of_a_constant_gradient_stays_finite(run):
     p, states = np.ones(64, np.float32), [np.zeros(64, np.float32) for _ in range(2)]
     g = np.linspace(0.1, 3, 64, dtype=np.float32)
     for _ in range(40):
-        run("optimizer_step", ("RmspropCentered", "float", "float", "float"), table.flat(64, 4, 1), p, g, states[0], states[1],
-            None, None, 64, np.array([0.01, 1.0]), None, None, np.inf, None, None, 0.5, 1e-3, 0.0, 0.0)  # fmt: skip
+        run("optimizer_step", ("RMSpropCentered", "float", "float"), table.flat(64, 4, 1), p, g, states[0], states[1],
+            None, None, 64, np.array([0.01, 1.0]), None, 0, None, 0.5, 1e-3, 0.0, 0.0)  # fmt: skip
     assert np.isfinite(p).all()
 
 

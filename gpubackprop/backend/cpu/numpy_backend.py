@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from gpubackprop.activations import ReLU
 from gpubackprop.backend.array_backend import ArrayBackend
 from gpubackprop.backend.base import Array, DeviceInfo, ElementwiseFunction, Loop, Program
 from gpubackprop.backend.cpu.blas import direct_blas
@@ -202,14 +203,20 @@ class NumpyBackend(ArrayBackend):
             super().activate(f, z, out)
             return
         for block in self._blocks_of(z, out):
-            f.forward(self, *block)
+            if type(f) is ReLU:
+                self._positive_part(*block)
+            else:
+                f.forward(self, *block)
 
     def times_derivative(self, f: ElementwiseFunction, saved: Array, delta: Array) -> None:
         if not f.recordable:
             super().times_derivative(f, saved, delta)
             return
         for block in self._blocks_of(saved, delta):
-            f.times_derivative(self, *block)
+            if type(f) is ReLU:
+                self._keep_where_positive(*block)
+            else:
+                f.times_derivative(self, *block)
 
     def _blocks_of(self, *arrays: Array) -> Iterator[tuple[Array, ...]]:
         """The arrays themselves, or, where they are large, flat parts of them, whose temporaries stay in the L2 cache."""
@@ -223,16 +230,19 @@ class NumpyBackend(ArrayBackend):
             parts = {key: a[i : i + BLOCK] for key, a in flat.items()}
             yield tuple(parts[id(a)] for a in arrays)
 
-    def positive_part(self, z: Array, out: Array) -> None:
-        # Against an array of zeros: for a scalar operand NumPy takes a slower loop.
+    def _positive_part(self, z: Array, out: Array) -> None:
+        """out = max(z, 0). Against an array of zeros: for a scalar operand NumPy takes a slower loop (1.4 times the time for
+        64 x 128 numbers)."""
         together = z.size if z.size <= ZEROS else ZEROS if z.size % ZEROS == 0 else z.shape[-1]
         if z.size <= SMALL or not (z.flags.c_contiguous and out.flags.c_contiguous):
-            super().positive_part(z, out)
+            self.xp.maximum(z, 0.0, out=out)
         else:
             zeros = self._leading(together, z.dtype, "zeros", self.zeros)
             self.xp.maximum(z.reshape(-1, together), zeros, out=out.reshape(-1, together))
 
-    def keep_where_positive(self, a: Array, delta: Array) -> None:
+    def _keep_where_positive(self, a: Array, delta: Array) -> None:
+        """delta = delta where a > 0, else 0, for an a that is nowhere negative. With few calls (heaviside takes 1.6 times the
+        time for 8 x 8 numbers)."""
         if a.size <= SMALL and a.dtype.kind == "f":
             t = self.scratch(delta)
             self.xp.sign(a, out=t)
@@ -283,8 +293,9 @@ class NumpyBackend(ArrayBackend):
             normal_cdf(part, out[i : i + Blocks.SIZE], x[: part.size], u[: part.size])
 
     def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
-        for i in range(0, P.size, BLOCK):
-            block = slice(i, i + BLOCK)
+        size = BLOCK if optimizer.elementwise else P.size
+        for i in range(0, P.size, size):
+            block = slice(i, i + size)
             optimizer.rule(self, P[block], G[block], tuple(s[block] for s in state), h)
 
 

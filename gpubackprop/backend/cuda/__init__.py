@@ -17,12 +17,11 @@ def make_backend(index: int, precision: str = "native") -> CupyBackend:
     first level alone: raises DeviceError with the reason where that cannot be had.
     """
     from gpubackprop.backend.cuda.cuda_backend import CudaBackend
-    from gpubackprop.backend.cuda.kernel_backend import KernelBackend
 
     reasons: list[str] = []
-    for level, what in ((CudaBackend, "cuBLASLt and CUDA graphs"), (KernelBackend, "own kernels")):
+    for products, what in ((True, "cuBLASLt and CUDA graphs"), (False, "own kernels")):
         try:
-            backend = level(index, precision)
+            backend = CudaBackend(index, precision, products=products)
         except Exception as error:  # libraries fail in many types; each is a reason, and none is hidden
             first = (str(error).strip().splitlines() or [""])[0]
             reasons.append(f"no {what}: {type(error).__name__}: {first}")

@@ -3,60 +3,82 @@
 from __future__ import annotations
 
 import logging
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from gpubackprop.activations import ACTIVATIONS
-from gpubackprop.backend.base import Array, ElementwiseFunction, Program
+from gpubackprop.backend.base import Array, ElementwiseFunction, LossFunction, Program
+from gpubackprop.backend.cuda import kernel_table as table
+from gpubackprop.backend.cuda import normalization, registry
 from gpubackprop.backend.cuda.cublaslt import CublasLt
-from gpubackprop.backend.cuda.graph import GraphProgram, Recorder
-from gpubackprop.backend.cuda.kernel_backend import KernelBackend
+from gpubackprop.backend.cuda.cupy_backend import CupyBackend
+from gpubackprop.backend.cuda.gather import gather, row_types, target_types
+from gpubackprop.backend.cuda.graph import EagerProgram, GraphProgram, Recorder
 from gpubackprop.backend.cuda.kernel_table import C_TYPE
+from gpubackprop.backend.cuda.launcher import Kernels
 from gpubackprop.backend.cuda.loop import DeviceLoop
-from gpubackprop.backend.cuda.precision import HALF, LossScale, half_type
+from gpubackprop.backend.cuda.masks import Masks
+from gpubackprop.backend.cuda.precision import HALF, HalfCopies, LossScale, half_type
 from gpubackprop.backend.cuda.products import Products
+from gpubackprop.backend.cuda.update import Scalars, Updates
 from gpubackprop.errors import DeviceError, MissingExtraError
+from gpubackprop.random import MaskStream
 
 log = logging.getLogger("gpubackprop.cuda")
 
 
-class CudaBackend(KernelBackend):
+class CudaBackend(CupyBackend):
     """GPU number `index`. precision: "native", or how products are carried out: "tf32", "bf16", "fp16".
 
     With "bf16" and "fp16" activations and deltas are stored in that type, parameters, gradients and optimizer state in
     float32; "fp16" scales the loss, and leaves out updates whose gradients are not finite.
-    epilogues, graphs: False goes one level down the chain, to find out what the level above does.
+    products, epilogues, graphs: False goes down the chain, to find out what the level above does: products by CuPy in place
+    of cuBLASLt (and no graphs, which those cannot be part of), plain products and kernels, each step launch by launch.
 
-    Raises DeviceError or MissingExtraError where this GPU cannot be used this way.
+    An activation, loss or optimizer without a kernel (`registry`) runs in its array expressions. Raises DeviceError or
+    MissingExtraError where this GPU cannot be used this way.
     """
 
     def __init__(
-        self, index: int = 0, precision: str = "native", *, epilogues: bool = True, graphs: bool = True
+        self,
+        index: int = 0,
+        precision: str = "native",
+        *,
+        products: bool = True,
+        epilogues: bool = True,
+        graphs: bool = True,
     ) -> None:
         super().__init__(index)
         self.precision = precision
         self._half = half_type(precision, self.cupy)
+        self.kernels = Kernels(self.cupy, index)
+        self.updates = Updates(self.kernels, self.cupy)
+        self.products = self._products(epilogues) if products else None
+        self.recorder = Recorder(self.cupy)
+        self.graphs = self.loops = graphs and products
+        self.masks = Masks(self.cupy)
+        self.copies = None if self._half is None else HalfCopies(self.kernels, self._half)
+        self.loss_scale = LossScale(self.kernels) if precision == "fp16" else None
+        self._try_out()
+
+    def _products(self, epilogues: bool) -> Products:
         try:
-            self.lt = CublasLt(self.cupy, index)
+            lt = CublasLt(self.cupy, self.index)
         except ImportError as error:
             raise MissingExtraError("cuBLASLt (nvmath-python)", "cuda12") from error
-        self.products = Products(self.lt, precision == "tf32", epilogues)
-        self.recorder = Recorder(self.cupy)
-        self.graphs = graphs
-        self.loss_scale = LossScale(self) if precision == "fp16" else None
-        self._in_program = False
-        self._copied: set[int] = set()
-        self._copies: dict[tuple[int, int], Array] = {}
-        self._masks: dict[int, tuple[weakref.ref[Any], Array]] = {}
-        self._valid: set[int] = set()
-        self._try_a_product()
+        return Products(lt, self.precision == "tf32", epilogues)
 
-    def _try_a_product(self) -> None:
-        """A product through cuBLASLt, to know now whether it works."""
+    def _try_out(self) -> None:
+        """A small kernel and a small product, to know now whether compiler, driver, launch and cuBLASLt work together."""
+        if self.products is None and self.precision != "native":
+            raise DeviceError(f'precision="{self.precision}" is not available through plain CuPy products')
+        ones = self.zeros((4,), np.float64)
+        self.kernels.launch("set_scalars", ("double",), table.one_block(), ones, None, 4, 1.0, 2.0, 3.0, 4.0)
+        if not (self.to_host(ones) == [1, 2, 3, 4]).all():
+            raise DeviceError("a kernel compiled for this GPU wrote something else than it should")
+        if self.products is None:
+            return
         a = self.asarray(np.arange(64, dtype=np.float32).reshape(8, 8))
         out = self.zeros((8, 8), np.float32)
         if not self.products.multiply(a, a.T, out):
@@ -65,7 +87,15 @@ class CudaBackend(KernelBackend):
         if not np.allclose(self.to_host(out), host @ host.T, rtol=4e-3):
             raise DeviceError("a product of two 8 x 8 matrices by cuBLASLt came out wrong")
 
+    @property
+    def lt(self) -> CublasLt:
+        """The library behind the products."""
+        assert self.products is not None
+        return self.products.lt
+
     def describe(self) -> str:
+        if self.products is None:
+            return f"own kernels, products by CuPy, eager{self.fallback}"
         steps = "CUDA graphs" if self.graphs else "eager"
         if self.recorder.failure:
             steps = f"eager (no graph: {self.recorder.failure})"
@@ -76,41 +106,34 @@ class CudaBackend(KernelBackend):
     # -- recording ------------------------------------------------------------------------------------------------
 
     def record(self, step: Callable[[], None]) -> Program:
-        return GraphProgram(self, step) if self.graphs else step
+        return GraphProgram(self, step) if self.graphs else EagerProgram(self, step)
 
     def call(self, function: Callable[..., None], *arguments: Any) -> None:
         if self.recorder.parts is None:
             function(*arguments)
         else:
             self.recorder.call(function, *arguments)
-
-    loops = True
+        self.parameters_changed()
 
     def loop(self, program: Program, rows: Any, batch: Any, optimizer: Any, count: int) -> Callable[[int], int] | None:
         if not isinstance(program, GraphProgram) or not program.warm or self.recorder.failure:
             return None
-        if program.loop is None or program.loop.rows is not rows:
+        if program.loop is None or not program.loop.is_over(rows):
+            program.loop = None
             if not DeviceLoop.possible(self, rows, batch, optimizer):
                 return None
             program.loop = DeviceLoop(self, rows, batch, program.step, optimizer)
         loop = program.loop
         return lambda first: loop.run(first, count)
 
-    @contextmanager
-    def inside_program(self) -> Iterator[None]:
-        """While a whole step is done or captured: what holds from its beginning to its end is done once."""
-        self._in_program = True
-        self._copied.clear()
-        try:
-            yield
-        finally:
-            self._in_program = False
-            self._copied.clear()
-
     def memory_in_use(self) -> tuple[Any, ...]:
         """The scratch of all kinds as it is now: a captured step goes on writing there."""
-        masks = [mask for _, mask in self._masks.values()]
-        return (*self._memory.values(), *self._copies.values(), *masks)
+        copies = () if self.copies is None else self.copies.memory()
+        return (*self._memory.values(), *self.kernels.memory(), *self.masks.memory(), *copies)
+
+    def release_memory(self) -> None:
+        self.masks.forget_dead()
+        super().release_memory()
 
     # -- half precision ---------------------------------------------------------------------------------------------
 
@@ -123,27 +146,44 @@ class CudaBackend(KernelBackend):
             )
         return self._half
 
-    def _narrow(self, parameter: Array | None) -> Array | None:
-        """A parameter as products take it: itself, or its copy in half precision, made anew once a step."""
-        if parameter is None or self._half is None or parameter.dtype == self._half:
-            return parameter
-        whole = parameter if parameter.base is None else parameter.base
-        key = (whole.data.ptr, whole.size)
-        if key not in self._copies:
-            self._copies[key] = self.empty((whole.size,), self._half)
-        copy = self._copies[key]
-        if not self._in_program or whole.data.ptr not in self._copied:
-            types = (C_TYPE[whole.dtype.name], C_TYPE[copy.dtype.name])
-            self.launch("convert", types, self._flat(whole.size), whole, copy, whole.size)
-            self._copied.add(whole.data.ptr)
-        start = (parameter.data.ptr - whole.data.ptr) // whole.itemsize
-        return copy[start : start + parameter.size].reshape(parameter.shape)
+    def parameter_buffer(self, size: int, dtype: Any) -> Array:
+        P = super().parameter_buffer(size, dtype)
+        if self.copies is not None:
+            self.copies.add(P)
+        return P
+
+    def parameters_changed(self) -> None:
+        """Parameters may be another than they were: copies of them in half precision are made anew."""
+        if self.copies is not None:
+            self.copies.stale()
+
+    def refresh(self, P: Array) -> None:
+        """Make the copy of the flat buffer P in half precision now, if there is one and it is not up to date."""
+        if self.copies is not None:
+            self.copies.refresh(P)
+
+    def _narrow(self, array: Array, slot: int = 0) -> Array:
+        """An operand as products take it: float32 arrays in half precision where that is in use. slot: of the memory for it."""
+        if self.copies is None or array.dtype != np.float32:
+            return array
+        copy = self.copies.of(array)
+        return self._converted(array, self._half, slot) if copy is None else copy
+
+    def _converted(self, array: Array, dtype: Any, slot: int) -> Array:
+        t = self._leading(array.size, dtype, ("converted", slot), self.empty).reshape(array.shape)
+        self.xp.copyto(t, array, casting="unsafe")
+        return t
 
     def copy_in(self, host: np.ndarray, out: Array) -> None:
         if out.dtype.name in HALF and not self.owns(host):
             out.set(np.asarray(host).astype(out.dtype, order="C"))
         else:
             super().copy_in(host, out)
+            self.parameters_changed()
+
+    def fill(self, array: Array, value: float) -> None:
+        super().fill(array, value)
+        self.parameters_changed()
 
     def to_host(self, array: Array) -> np.ndarray:
         host = super().to_host(array)
@@ -155,122 +195,232 @@ class CudaBackend(KernelBackend):
 
     # -- products ---------------------------------------------------------------------------------------------------
 
+    def _multiply(self, *arguments: Any, **options: Any) -> bool:
+        return self.products is not None and self.products.multiply(*arguments, **options)
+
     def dot(self, a: Array, b: Array, out: Array) -> None:
-        if not (a.ndim == b.ndim == 2 and self.products.multiply(a, b, out)):
-            super().dot(a, b, out)
+        if a.dtype != b.dtype:
+            a, b = self._narrow(a, 0), self._narrow(b, 1)
+        if a.ndim == b.ndim == 2 and self._multiply(a, b, out):
+            return
+        if a.dtype != out.dtype:
+            a, b = self._converted(a, out.dtype, 0), self._converted(b, out.dtype, 1)
+        super().dot(a, b, out)
 
     def affine(self, x: Array, W: Array, b: Array | None, f: ElementwiseFunction, z: Array, out: Array) -> None:
-        W, b = self._narrow(W), self._narrow(b)
-        self._forget(out)
-        with_bias = "" if b is None else "_BIAS"
-        if _is(f, "identity") and z is out and b is not None and self.products.multiply(x, W, out, "BIAS", bias=b):
+        self.masks.forget(out)
+        W = self._narrow(W, 0)
+        b = None if b is None else self._narrow(b, 1)
+        function, bias = registry.activation(f), "" if b is None else "_BIAS"
+        if function == "Identity" and z is out and b is not None and self._multiply(x, W, out, "BIAS", bias=b):
             return
-        if _is(f, "relu") and z is out:
-            mask = self._mask_for(out)
+        if function == "ReLU" and z is out and self.products is not None:
+            mask = self.masks.memory_for(out)
             options = {"bias": b, "aux": mask}
-            used = self.products.first_of((f"RELU_AUX{with_bias}", f"RELU{with_bias}"), x, W, out, **options)
+            used = self.products.first_of((f"RELU_AUX{bias}", f"RELU{bias}"), x, W, out, **options)
             if used is not None:
                 if "AUX" in used:
-                    self._remember(out, mask)
+                    self.masks.written(out)
                 return
-        if _is(f, "gelu_tanh") and self.products.multiply(x, W, out, f"GELU_AUX{with_bias}", bias=b, aux=z):
+        if function == "GELUTanh" and self._multiply(x, W, out, f"GELU_AUX{bias}", bias=b, aux=z):
             return
-        super().affine(x, W, b, f, z, out)
+        self.dot(x, W, z)
+        self._bias_activation(f, b, z, out)
 
     def propagate(self, delta: Array, W: Array, f: ElementwiseFunction, saved: Array, out: Array) -> None:
-        W = self._narrow(W)
-        mask = self._mask_of(saved) if _is(f, "relu") else None
-        if mask is not None and self.products.multiply(delta, W.T, out, "DRELU", aux=mask):
+        W, function = self._narrow(W), registry.activation(f)
+        mask = self.masks.of(saved) if function == "ReLU" else None
+        if mask is not None and self._multiply(delta, W.T, out, "DRELU", aux=mask):
             return
-        if _is(f, "gelu_tanh") and self.products.multiply(delta, W.T, out, "DGELU", aux=saved):
+        if function == "GELUTanh" and self._multiply(delta, W.T, out, "DGELU", aux=saved):
             return
         super().propagate(delta, W, f, saved, out)
 
     def affine_gradients(self, x: Array, delta: Array, dW: Array, db: Array | None, beta: float) -> None:
-        if self.loss_scale is not None:
-            self._unscaled_gradients(self.loss_scale, x, delta, dW, db, beta)
+        if db is not None and not beta and self._multiply(x.T, delta, dW, "BGRADA", bias=db):
             return
-        if db is not None and not beta and self.products.multiply(x.T, delta, dW, "BGRADA", bias=db):
-            return
-        if not self.products.multiply(x.T, delta, dW, beta=beta):
+        if not self._multiply(x.T, delta, dW, beta=beta):
             super().affine_gradients(x, delta, dW, db, beta)
         elif db is not None:
             self._add_column_sums(delta, db, beta)
 
-    def _unscaled_gradients(
-        self, scale: LossScale, x: Array, delta: Array, dW: Array, db: Array | None, beta: float
-    ) -> None:
-        """The gradients in float32, with the loss's scale taken out again where they are made."""
-        options = {"alpha": scale.inverse.data.ptr, "beta": scale.number(beta).data.ptr, "device_alpha": True}
-        if not self.products.multiply(x.T, delta, dW, **options):
-            raise DeviceError(f'precision="fp16": cuBLASLt has no product for {dW.shape[0]} x {dW.shape[1]} gradients')
-        if db is not None:
-            part = self.scratch(db)
-            self.column_sums(delta, part)
-            self.xp.multiply(part, scale.inverse, out=part)
-            if beta:
-                self._add_to(db, beta, part)
-            else:
-                self.xp.copyto(db, part)
+    # -- activations ----------------------------------------------------------------------------------------------
 
-    # -- masks of ReLU ----------------------------------------------------------------------------------------------
-
-    def _mask_for(self, out: Array) -> Array:
-        """Memory for the bits that say where an output is above 0: rows of a multiple of 128."""
-        held = self._masks.get(id(out))
-        if held is not None and held[0]() is out:
-            return held[1]
-        n, m = out.shape
-        return self.empty((n * (-(-m // 128) * 16),), np.uint8)
-
-    def _remember(self, out: Array, mask: Array) -> None:
-        key = id(out)
-        self._masks[key] = (weakref.ref(out, lambda _: self._masks.pop(key, None)), mask)
-        self._valid.add(key)
-
-    def _forget(self, out: Array) -> None:
-        self._valid.discard(id(out))
-
-    def _mask_of(self, saved: Array) -> Array | None:
-        """The mask, if what the array holds was written with it."""
-        held = self._masks.get(id(saved))
-        return held[1] if held is not None and held[0]() is saved and id(saved) in self._valid else None
+    def _bias_activation(self, f: ElementwiseFunction, b: Array | None, z: Array, out: Array) -> None:
+        """out = f(z + b), and z gets z + b where f' is written from it."""
+        function = registry.activation(f)
+        if b is None or function is None or not _alike(z, b, out):
+            if b is not None:
+                self.xp.add(z, b, out=z)
+            self.activate(f, z, out)
+            return
+        (n, m), saved = z.shape, None if z is out else z
+        geometry = self.kernels.flat(z.size, 16 // z.itemsize)
+        self.kernels.launch("bias_activation", (C_TYPE[z.dtype.name], function), geometry, z, b, out, saved, n, m)
 
     def activate(self, f: ElementwiseFunction, z: Array, out: Array) -> None:
-        self._forget(out)
-        super().activate(f, z, out)
+        self.masks.forget(out)
+        function = registry.activation(f)
+        if function is None or not _alike(z, out):
+            super().activate(f, z, out)
+        elif function != "Identity" or z is not out:
+            geometry = self.kernels.flat(z.size, 16 // z.itemsize)
+            self.kernels.launch("activation", (C_TYPE[z.dtype.name], function), geometry, z, out, z.size)
 
-    # -- loss scaling -----------------------------------------------------------------------------------------------
+    def times_derivative(self, f: ElementwiseFunction, saved: Array, delta: Array) -> None:
+        function = registry.activation(f)
+        if function is None or not _alike(saved, delta):
+            super().times_derivative(f, saved, delta)
+        elif function != "Identity":
+            geometry = self.kernels.flat(delta.size, 16 // delta.itemsize)
+            template = (C_TYPE[delta.dtype.name], function)
+            self.kernels.launch("activation_derivative", template, geometry, delta, saved, delta.size)
 
-    def _loss_scale(self) -> Array | None:
-        return None if self.loss_scale is None else self.loss_scale.scale
+    # -- dropout and normalisation ----------------------------------------------------------------------------------
 
-    def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
-        super().update(optimizer, P, G, state, h)
-        if self.loss_scale is not None:
-            self.loss_scale.adapt()
+    def dropout(self, x: Array, stream: MaskStream, first: int, mask: Array, out: Array) -> None:
+        if not _alike(x, mask, out):
+            super().dropout(x, stream, first, mask, out)
+            return
+        quads = -(-x.size // 4) + 1
+        self.kernels.launch(
+            "dropout", (C_TYPE[x.dtype.name],), self.kernels.flat(quads, 1), x, mask, out, x.size, first, 1 / (1 - stream.p),
+            stream.threshold, stream.step, stream.layer % 2**32, *stream.key,
+        )  # fmt: skip
 
-    def update_by_segment(
-        self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...], segments: Any
-    ) -> bool:
-        done = super().update_by_segment(optimizer, P, G, state, h, segments)
-        if done and self.loss_scale is not None:
-            self.loss_scale.adapt()
-        return done
+    def normalize(self, x: Array, axis: int, eps: float, mean: Array, var: Array, rstd: Array, xhat: Array) -> None:
+        along = normalization.normalize_columns if axis == 0 else normalization.normalize_rows
+        along(self.kernels, x, eps, mean, var, rstd, xhat)
 
-    def _skip(self, G: Array) -> Array | None:
-        return None if self.loss_scale is None else self.loss_scale.look_at(G)
+    def normalize_backward(self, g: Array, axis: int, rstd: Array, xhat: Array, out: Array) -> None:
+        if axis == 1:
+            normalization.normalize_rows_backward(self.kernels, g, rstd, xhat, out)
+        else:
+            sums = self._leading(2 * g.shape[1], rstd.dtype, "norm sums", self.empty)
+            normalization.normalize_columns_backward(self.kernels, g, rstd, xhat, sums, out)
 
-    def _generic_update(
-        self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]
+    # -- sums and norms -----------------------------------------------------------------------------------------------
+
+    def column_sums(self, values: Array, out: Array) -> None:
+        if _alike(values):
+            self._add_column_sums(values, out, 0.0)
+        else:
+            self.xp.sum(values, axis=0, out=out)
+
+    def _add_column_sums(self, values: Array, out: Array, beta: float) -> None:
+        """out = column sums + beta out; the sums in float32 (float64), whatever the values are stored in."""
+        (n, m), t = values.shape, C_TYPE[values.dtype.name]
+        wide = "double" if t == "double" else "float"
+        width = table.vector_width(t, m, values.data.ptr)
+        geometry = table.columns(n, m, width, self.kernels.multiprocessors)
+        splits = geometry.grid[1]
+        partial = self.kernels.partial(splits * m, np.float64 if wide == "double" else np.float32)
+        self.kernels.launch("derivative_column_sums", (t, "Identity", width), geometry, values, None, partial, n, m)
+        arguments = (partial, splits, m, None, out, None, float(beta))
+        finish = table.finish_columns(m)
+        self.kernels.launch("finish_column_sums", (wide, C_TYPE[out.dtype.name]), finish, *arguments)
+
+    def _squared_norm(
+        self, G: Array, scale: float, max_norm: float, total: Array | None, norm: Array | None, factor: Array | None
     ) -> None:
+        geometry = self.kernels.flat(G.size, 16 // G.itemsize)
+        results = (total, norm, factor)
+        (out,) = {r.dtype.name for r in results if r is not None}
+        arguments = (G, G.size, self.kernels.partial(geometry.blocks), self.kernels.counter, scale, max_norm, *results)
+        self.kernels.launch("squared_norm", (C_TYPE[G.dtype.name], C_TYPE[out]), geometry, *arguments)
+
+    def norm(self, G: Array, out: Array) -> None:
+        self._squared_norm(G, 1.0, 1.0, None, out, None)
+
+    def clip_by_norm(self, G: Array, max_norm: float, norm: Array, factor: Array) -> None:
+        self._squared_norm(G, 1.0, max_norm, None, norm, factor)
+        self.xp.multiply(G, factor, out=G)
+
+    def total_of_squares(self, values: Array, scale: float, out: Array) -> None:
+        if _alike(values):
+            self._squared_norm(values, scale, 1.0, out, None, None)
+        else:
+            super().total_of_squares(values, scale, out)
+
+    # -- loss -------------------------------------------------------------------------------------------------------
+
+    def loss_and_delta(
+        self, loss: LossFunction, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+    ) -> None:
+        scale = None if self.loss_scale is None else self.loss_scale.scale
+        elementwise = registry.elementwise_loss(loss)
+        kernels, (n, m) = self.kernels, a.shape
+        types = (C_TYPE[a.dtype.name], C_TYPE[y.dtype.name])
+        if registry.is_cross_entropy(loss):
+            group = table.group_of(m)
+            geometry = table.rows(n, group, kernels.multiprocessors)
+            name, template, arguments = "cross_entropy", (*types, group), (a, y, delta, n, m, 1 / rows)
+        elif elementwise is not None:
+            count = rows * m if elementwise.over_outputs else rows
+            geometry = kernels.flat(a.size)
+            name, template, arguments = "elementwise_loss", (*types, elementwise.functor), (a, y, delta, a.size, 1 / count)
+        elif scale is None or delta is None:
+            super().loss_and_delta(loss, a, y, v, value, delta, rows)
+            return
+        else:
+            # In float32 until it is scaled: what is small would be gone already.
+            wide = self._leading(delta.size, np.float32, "wide delta", self.empty).reshape(delta.shape)
+            super().loss_and_delta(loss, a, y, v, value, wide, rows)
+            self.xp.multiply(wide, scale, out=delta)
+            return
+        partial = kernels.partial(geometry.blocks)
+        kernels.launch(name, template, geometry, *arguments, scale, partial, kernels.counter, value, None, 0.0)
+
+    def unscale(self, G: Array) -> None:
         if self.loss_scale is not None:
-            raise DeviceError(
-                f'precision="fp16" leaves out updates on the device, which {type(optimizer).__name__} has no kernel for; '
-                'use precision="bf16"'
-            )
-        super()._generic_update(optimizer, P, G, state, h)
+            self.loss_scale.unscale(G)
+
+    # -- rows -------------------------------------------------------------------------------------------------------
+
+    def gather_rows(self, source: Array, index: Array, out: Array) -> None:
+        if index.dtype == np.int64 and row_types(source, out):
+            gather(self.kernels, (source, out), None, index)
+        elif index.dtype == np.int64 and target_types(source, out):
+            gather(self.kernels, None, (source, out), index)
+        else:
+            super().gather_rows(source, index, out)
+
+    # -- update -----------------------------------------------------------------------------------------------------
+
+    def scalars(self, count: int, dtype: Any) -> Scalars:
+        with self._device:
+            return self.updates.scalars(count, dtype)
+
+    def write_scalars(self, h: Any, values: tuple[float, ...]) -> None:
+        if len(values) <= 4:
+            self.updates.write(h, values)
+        else:
+            super().write_scalars(h, values)
+
+    def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: Any) -> None:
+        skip = None if self.loss_scale is None else self.loss_scale.skip
+        copy = None if self.copies is None else self.copies.to_write(P)
+        if not self.updates.update(optimizer, P, G, state, h, copy, skip):
+            self._update_by_expressions(optimizer, P, G, state, h, skip)
+        if self.loss_scale is not None:
+            self.loss_scale.adapt()
+
+    def _update_by_expressions(
+        self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: Any, skip: Array | None
+    ) -> None:
+        """An update in array expressions; parameters and state are put back where it must be skipped."""
+        kept: list[tuple[Array, Array]] = []
+        for i, array in enumerate((P, *state) if skip is not None else ()):
+            kept.append((self._leading(array.size, array.dtype, ("kept", i), self.empty), array))
+            self.xp.copyto(*kept[-1])
+        super().update(optimizer, P, G, state, h)
+        for saved, array in kept:
+            geometry = self.kernels.flat(array.size)
+            self.kernels.launch("restore", (C_TYPE[array.dtype.name],), geometry, saved, array, array.size, skip)
+        self.parameters_changed()
 
 
-def _is(f: ElementwiseFunction, name: str) -> bool:
-    return f.name == name and ACTIVATIONS[name] is type(f)
+def _alike(*arrays: Array) -> bool:
+    """Whether a kernel can walk over these: C-contiguous, of one type that it knows."""
+    first = arrays[0].dtype
+    return first.name in C_TYPE and all(a.flags.c_contiguous and a.dtype == first for a in arrays)

@@ -1,51 +1,35 @@
-// The batch: rows of a device-resident data set in the order of a permutation, converted and scaled on the way.
+// The batch: rows of a device-resident data set in the order of a permutation, converted on the way.
 
-// S and T meet in double where either is double, in float otherwise.
-template <typename S, typename T> struct Common { typedef acc_t<T> type; };
-template <typename T> struct Common<double, T> { typedef double type; };
-
-// out[r, j] = (source[permutation[*offset + r], j] - mean_j) * scale_j. source: (any, cols) of S; out: (rows, cols) of T.
-// permutation: (any,), null for rows in their order; offset: one element, null for 0; *offset + rows must not pass its end,
-// and its entries must be rows of source. mean, scale: null for 0 and 1; `per_column` 1: (cols,) arrays, 0: one element each.
-// S: unsigned char, f16, float, double. Block (32, 8), grid (ceil(rows / 8) or less).
-template <typename S, typename I, typename T>
-__global__ void gather_rows(const S* source, const I* permutation, const index_t* offset, T* out, index_t rows, int cols,
-                            const acc_t<T>* mean, const acc_t<T>* scale, int per_column) {
-    typedef typename Common<S, T>::type A;
+template <typename S, typename T>
+__device__ __forceinline__ void copy_row(const S* from, T* to, int cols, bool vector) {
     constexpr int V = 4;
-    const index_t first = offset ? *offset : 0;
-    const bool vector = cols % V == 0 && aligned<V>(source) && aligned<V>(out);
-    const auto copy = [&](const S* from, T* to, int column, auto width) {
+    const auto copy = [&](int column, auto width) {
         constexpr int W = decltype(width)::value;
         const Pack<S, W> values = load<W>(from, column);
         Pack<T, W> result;
 #pragma unroll
-        for (int k = 0; k < W; ++k) {
-            const int j = per_column ? column + k : 0;
-            A value = A(widen(values.v[k]));
-            if (mean) value -= A(mean[j]);
-            if (scale) value *= A(scale[j]);
-            result.v[k] = narrow<T>(acc_t<T>(value));
-        }
+        for (int k = 0; k < W; ++k) result.v[k] = narrow<T>(acc_t<T>(widen(values.v[k])));
         store(to, column, result);
     };
-    for (index_t r = (index_t)blockIdx.x * blockDim.y + threadIdx.y; r < rows; r += (index_t)gridDim.x * blockDim.y) {
-        const S* from = source + (permutation ? (index_t)permutation[first + r] : first + r) * cols;
-        T* to = out + r * cols;
-        if (vector)
-            for (int c = threadIdx.x * V; c < cols; c += 32 * V) copy(from, to, c, Width<V>());
-        else
-            for (int c = threadIdx.x; c < cols; c += 32) copy(from, to, c, Width<1>());
-    }
+    if (vector && cols % V == 0)
+        for (int c = threadIdx.x * V; c < cols; c += 32 * V) copy(c, Width<V>());
+    else
+        for (int c = threadIdx.x; c < cols; c += 32) copy(c, Width<1>());
 }
 
-// out[r] = source[permutation[*offset + r]] for integer labels; the same contract. Launch: flat(rows).
-template <typename S, typename I, typename T>
-__global__ void gather_labels(const S* source, const I* permutation, const index_t* offset, T* out, index_t rows) {
-    const index_t first = offset ? *offset : 0;
-    grid_stride<1>(rows, false, [&](index_t r, auto) {
-        out[r] = T(source[permutation ? (index_t)permutation[first + r] : first + r]);
-    });
+// With i = permutation[*offset + ahead + r], or *offset + ahead + r where permutation is null:
+// x[r] = all_x[i], rows of `cols` elements, and y[r] = all_y[i], rows of `targets` elements (1 for labels). Either of cols and
+// targets may be 0, with null pointers. offset: null for 0. All i must be rows of all_x and all_y. Launch: gather(rows).
+template <typename S, typename T, typename Q, typename R>
+__global__ void gather_rows(const S* all_x, T* x, int cols, const Q* all_y, R* y, int targets, const index_t* permutation,
+                            const index_t* offset, index_t ahead, index_t rows) {
+    const index_t first = (offset ? *offset : 0) + ahead;
+    const bool vector = aligned<4>(all_x) && aligned<4>(x);
+    for (index_t r = (index_t)blockIdx.x * blockDim.y + threadIdx.y; r < rows; r += (index_t)gridDim.x * blockDim.y) {
+        const index_t i = permutation ? permutation[first + r] : first + r;
+        copy_row(all_x + i * cols, x + r * cols, cols, vector);
+        for (int c = threadIdx.x; c < targets; c += 32) y[r * targets + c] = R(all_y[i * targets + c]);
+    }
 }
 
 // out = source, n elements, in another type: the half-precision copies of the parameters. Launch: flat(n).

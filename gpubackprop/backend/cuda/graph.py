@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 log = logging.getLogger("gpubackprop.cuda")
 
@@ -66,44 +66,80 @@ class Recorder:
             log.debug("the capture had become invalid: %s", error)
 
 
-class GraphProgram:
-    """A recorded step. The first call does the step as it is, which plans its products and allocates its buffers; the
-    second captures it; from then on a call is a launch. Where it cannot be captured it goes on as it is."""
+class Device(Protocol):
+    """What a program asks of its backend."""
 
-    def __init__(self, backend: Any, step: Callable[[], None], warm: bool = False) -> None:
-        self.backend, self.step, self.warm = backend, step, warm
-        self.loop: Any = None
-        """A `DeviceLoop` of this step, once there is one."""
-        self.parts: list[Callable[[], Any]] | None = None
-        self.kept: tuple[Any, ...] = ()
-        """The memory that the graph's nodes point to, besides what `step` holds."""
+    recorder: Recorder
+    memory_errors: tuple[type[BaseException], ...]
+
+    def memory_in_use(self) -> tuple[Any, ...]:
+        """The scratch of all kinds as it is now."""
+
+    def parameters_changed(self) -> None:
+        """Parameters may be another than they were."""
+
+
+class EagerProgram:
+    """A step that is done as it is at each call.
+
+    current: whoever calls it has seen to it that the copies of the parameters in half precision are up to date; otherwise the
+    step makes them anew.
+    """
+
+    def __init__(self, device: Device, step: Callable[[], None], *, current: bool = False) -> None:
+        self.device, self.step, self.current = device, step, current
 
     def __call__(self) -> None:
-        if self.parts is not None:
-            for part in self.parts:
-                part()
-        elif not self.warm:
-            with self.backend.inside_program():
-                self.step()
+        if not self.current:
+            self.device.parameters_changed()
+        self.step()
+
+
+class GraphProgram:
+    """A recorded step. The first call does the step as it is, which plans its products and allocates its buffers; the
+    second captures it; from then on a call is a launch. Where it cannot be captured it goes on as it is.
+
+    warm: all that it launches was launched before, and the first call captures it. current: as for `EagerProgram`.
+    """
+
+    def __init__(
+        self, device: Device, step: Callable[[], None], *, warm: bool = False, current: bool = False
+    ) -> None:
+        self._device, self._eager, self.warm = device, EagerProgram(device, step, current=current), warm
+        self.loop: Any = None
+        """A `DeviceLoop` of this step, once there is one."""
+        self._parts: list[Callable[[], Any]] = []
+        self._kept: tuple[Any, ...] = ()
+        """The memory that the graph's nodes point to, besides what `step` holds."""
+
+    @property
+    def step(self) -> Callable[[], None]:
+        """The step itself."""
+        return self._eager.step
+
+    def __call__(self) -> None:
+        if not self.warm:
+            self._eager()
             self.warm = True
-        else:
+            return
+        if not self._parts:
             self._capture()
-            self()
+        for part in self._parts:
+            part()
+        if not self._eager.current:
+            self._device.parameters_changed()
 
     def _capture(self) -> None:
-        backend = self.backend
+        device = self._device
+        if not self._eager.current:
+            device.parameters_changed()
         try:
-            with backend.inside_program():
-                self.parts, pool = backend.recorder.capture(self.step)
-            self.kept = (pool, *backend.memory_in_use())
-        except backend.memory_errors:
+            self._parts, pool = device.recorder.capture(self.step)
+            self._kept = (pool, *device.memory_in_use())
+        except device.memory_errors:
             raise
         except Exception as error:  # whatever it is, the step runs without a graph, and says why
             reason = f"{type(error).__name__}: {error}"
-            backend.recorder.failure = reason
+            device.recorder.failure = reason
             log.warning("a step could not be captured into a CUDA graph and runs eagerly: %s", reason)
-            self.parts = [self._eagerly]
-
-    def _eagerly(self) -> None:
-        with self.backend.inside_program():
-            self.step()
+            self._parts = [self._eager]

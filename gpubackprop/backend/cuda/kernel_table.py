@@ -1,8 +1,8 @@
 """What the host needs to know to launch a kernel of kernels.cu: its name expression, the types of its arguments, the
 instantiations that make sense, and the launch geometry.
 
-Signatures are read from the source itself, so that there is no second list to keep in step. Types are C names: float,
-double, f16, bf16, unsigned char, int, long long (`C_TYPE` gives them for a dtype's name).
+Kernels, activations, losses and optimizer rules are read from the source itself, so that there is no second list of them.
+Types are C names: float, double, f16, bf16, unsigned char, int, long long (`C_TYPE` gives them for a dtype's name).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
-from gpubackprop.backend.cuda.compile import source
+from gpubackprop.backend.cuda.compile import DIRECTORY, source
 from gpubackprop.errors import ArgumentError, unknown_name
 
 C_TYPE = {
@@ -39,42 +39,17 @@ SCALAR = {
 }
 """The dtype in which an argument that is no pointer is handed over."""
 
-ACTIVATION = {
-    "identity": "Identity",
-    "sigmoid": "Sigmoid",
-    "tanh": "Tanh",
-    "relu": "Relu",
-    "leaky_relu": "LeakyRelu",
-    "elu": "Elu",
-    "selu": "Selu",
-    "gelu": "Gelu",
-    "gelu_tanh": "GeluTanh",
-    "softplus": "Softplus",
-    "silu": "Silu",
-}
-LOSS = {
-    "half_squared_error": "HalfSquaredError",
-    "mean_squared_error": "MeanSquaredError",
-    "mean_absolute_error": "MeanAbsoluteError",
-    "binary_cross_entropy": "BinaryCrossEntropy",
-}
-RULES = (
-    "Sgd",
-    "Momentum",
-    "Rmsprop",
-    "RmspropMomentum",
-    "RmspropCentered",
-    "RmspropCenteredMomentum",
-    "Adagrad",
-    "Adadelta",
-    "Adam",
-    "Adamax",
-    "Nadam",
-    "Radam",
-)
-"""The `Rule` of optimizer_step; LARS and LAMB have kernels of their own (layerwise.cu)."""
-
 STORAGE = ("float", "double", "f16", "bf16")
+GATHERED = tuple(product(("unsigned char", "f16", "float", "double"), STORAGE))
+"""Types of rows in a data set and in the batch."""
+GATHERED_TARGETS = (
+    ("unsigned char", "long long"),
+    ("int", "long long"),
+    ("long long", "long long"),
+    ("float", "float"),
+    ("double", "double"),
+)
+"""The same of labels and targets."""
 GROUPS = (8, 32, 256)
 """Threads that share a row, in the kernels with a GROUP."""
 
@@ -154,27 +129,67 @@ def kernel(name: str) -> Kernel:
     return kernels()[name]
 
 
+# -- activations, losses and optimizer rules ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Functor:
+    """A struct of activation.cu or loss.cu that a kernel is instantiated with: its numbers and its yes-or-no marks."""
+
+    name: str
+    constants: dict[str, float]
+    marks: dict[str, bool]
+
+
+@cache
+def functors(file: str) -> dict[str, Functor]:
+    """The structs of a file that are no templates, by name."""
+    found = {}
+    for name, body in re.findall(r"^struct (\w+) \{(.*?)^\};", _text(file), re.MULTILINE | re.DOTALL):
+        members = {
+            kind: dict(re.findall(r"(\w+) = ([^,;]+)", ", ".join(re.findall(rf"static constexpr {kind} ([^;]+);", body))))
+            for kind in ("double", "bool")
+        }
+        if members["bool"]:
+            constants = {key: float(value) for key, value in members["double"].items()}
+            found[name] = Functor(name, constants, {key: value == "true" for key, value in members["bool"].items()})
+    return found
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule of optimizer.cu, for an optimizer's class: the attributes that are its constants, and the names of its states."""
+
+    name: str
+    optimizer: str
+    constants: tuple[str, ...]
+    states: tuple[str, ...]
+
+
+@cache
+def rules() -> tuple[Rule, ...]:
+    """All rules of optimizer.cu, one entry for each class that a rule is of."""
+    marked = re.findall(
+        r"^// Rule of (.+): states (.+); scalars .+\ntemplate <typename A> (?:struct|using) (\w+)",
+        _text("optimizer.cu"),
+        re.MULTILINE,
+    )
+    return tuple(
+        Rule(name, optimizer, tuple(_split(constants)), () if states == "none" else tuple(_split(states)))
+        for owners, states, name in marked
+        for optimizer, constants in re.findall(r"(\w+)\((.*?)\)", owners)
+    )
+
+
+def _text(file: str) -> str:
+    return (DIRECTORY / file).read_text(encoding="utf-8")
+
+
 # -- the instantiations that make sense: (template arguments, ...) of each kernel -----------------------------------
 
 _ACCUMULATED = [(t, "double" if t == "double" else "float") for t in STORAGE]
-_GRADIENTS = (
-    ("float", "float", "float"),
-    ("double", "double", "double"),
-    ("float", "f16", "f16"),
-    ("float", "bf16", "bf16"),
-    ("float", "float", "f16"),
-    ("float", "float", "bf16"),
-)
-"""(P, G, H) of an optimizer: master parameters, gradients, copy of the parameters for products."""
-_LOGITS = (
-    ("float", "float"),
-    ("double", "double"),
-    ("f16", "f16"),
-    ("bf16", "bf16"),
-    ("float", "f16"),
-    ("float", "bf16"),
-)
-"""(T, D) of a loss: network outputs, delta."""
+_PARAMETERS = (("float", "float"), ("double", "double"), ("float", "f16"), ("float", "bf16"))
+"""(P, H) of an optimizer: parameters with their gradients and states, and the copy of them that products take."""
 
 
 def _widths(*types: str) -> list[tuple[str, int]]:
@@ -184,30 +199,26 @@ def _widths(*types: str) -> list[tuple[str, int]]:
 def variants() -> dict[str, list[tuple[str | int, ...]]]:
     """Every instantiation that the host may ask for, by kernel."""
     table: dict[str, list[tuple[str | int, ...]]] = {name: [()] for name, k in kernels().items() if not k.template}
-    functions = tuple(ACTIVATION.values())
+    functions = tuple(functors("activation.cu"))
     for name in ("bias_activation", "activation", "activation_derivative"):
         table[name] = list(product(STORAGE, functions))
     table["derivative_column_sums"] = [(t, f, v) for t, v in _widths(*STORAGE) for f in functions]
     table["finish_column_sums"] = [*(("float", g) for g in ("float", "f16", "bf16")), ("double", "double")]
-    table["finish_sum"] = [("float",), ("double",)]
     table["softmax"] = list(product(STORAGE, GROUPS))
     targets = {t: ("int", "long long", a, *((t,) if t != a else ())) for t, a in _ACCUMULATED}
-    table["cross_entropy"] = [(t, y, d, g) for t, d in _LOGITS for y in targets[t] for g in GROUPS]
-    table["elementwise_loss"] = [(t, y, d, f) for t, d in _LOGITS for y in targets[t][2:] for f in LOSS.values()]
-    table["gather_rows"] = list(product(("unsigned char", "f16", "float", "double"), ("int", "long long"), STORAGE))
-    table["gather_labels"] = list(
-        product(("unsigned char", "int", "long long"), ("int", "long long"), ("int", "long long"))
-    )
+    table["cross_entropy"] = [(t, y, g) for t in STORAGE for y in targets[t] for g in GROUPS]
+    table["elementwise_loss"] = [(t, y, f) for t in STORAGE for y in targets[t][2:] for f in functors("loss.cu")]
+    table["gather_rows"] = [(*x, *y) for x in GATHERED for y in GATHERED_TARGETS]
     table["convert"] = [("float", "f16"), ("float", "bf16"), ("f16", "float"), ("bf16", "float")]
     table["philox_words"] = [("unsigned",)]
-    for name in ("dropout", "squared_norm", "find_nonfinite", "batch_norm_apply", "batch_norm_backward"):
+    for name in ("dropout", "batch_norm_apply", "batch_norm_backward"):
         table[name] = [(t,) for t in STORAGE]
-    table["optimizer_step"] = [(rule, *types) for rule in RULES for types in _GRADIENTS]
-    pairs: dict[tuple[str | int, ...], None] = dict.fromkeys((p, g) for p, g, _ in _GRADIENTS)
-    table["segment_norms"] = table["lamb_moments"] = list(pairs)
-    table["segment_ratios"] = table["set_scalars"] = [("float",), ("double",)]
-    table["lars_step"] = list(_GRADIENTS)
-    table["lamb_step"] = [("float", "float"), ("double", "double"), ("float", "f16"), ("float", "bf16")]
+    table["squared_norm"] = list(dict.fromkeys((t, r) for t, a in _ACCUMULATED for r in (a, "double")))
+    names = dict.fromkeys(rule.name for rule in rules())
+    table["optimizer_step"] = [(rule, *types) for rule in names for types in _PARAMETERS]
+    table["lars_step"] = table["lamb_step"] = list(_PARAMETERS)
+    for name in ("unscale", "restore", "segment_norms", "lamb_moments", "segment_ratios", "set_scalars"):
+        table[name] = [("float",), ("double",)]
     table["column_spreads"] = [(t, min(v, 4)) for t, v in _widths(*STORAGE)]
     table["finish_spreads"] = table["inverse_deviation"] = [("float",), ("double",)]
     table["norm_gradient_sums"] = [(t, v, r) for t, v in _widths(*STORAGE) for r in (0, 1)]
@@ -296,5 +307,5 @@ def segment_ratios(count: int) -> Launch:
 
 
 def one_block() -> Launch:
-    """The finishing kernels and the counters: finish_sum, finish_norm, advance, update_loss_scale."""
+    """What one thread block does: set_scalars, advance, update_loss_scale."""
     return Launch((1, 1, 1), (THREADS, 1, 1))

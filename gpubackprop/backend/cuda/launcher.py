@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpubackprop.backend.base import Array
 from gpubackprop.backend.cuda import cache, compile, kernel_table
 from gpubackprop.backend.cuda.kernel_table import SCALAR, Launch
 from gpubackprop.errors import ArgumentError, DeviceError
@@ -16,7 +17,8 @@ _NULL = np.uint64(0)
 
 
 class Kernels:
-    """launch(name, template, geometry, *arguments) on CuPy's current stream of one device.
+    """launch(name, template, geometry, *arguments) on CuPy's current stream of one device, and the memory that the blocks of
+    a launch leave their sums in.
 
     Arguments are device arrays (None for a null pointer) and numbers, in the order of the kernel's signature. Raises
     DeviceError where NVRTC refuses, MissingExtraError where it is not installed.
@@ -24,9 +26,13 @@ class Kernels:
 
     def __init__(self, cupy: Any, index: int) -> None:
         self.cupy = cupy
-        with cupy.cuda.Device(index) as device:
+        self._device = cupy.cuda.Device(index)
+        with self._device as device:
             self.multiprocessors = int(device.attributes["MultiProcessorCount"])
             self.arch = _best_architecture(str(device.compute_capability))
+            self.counter: Array = cupy.zeros((1,), np.uint32)
+            """The blocks of a launch that are done; 0 between launches."""
+        self._partial: dict[str, Array] = {}
         self._loaded: dict[tuple[Any, ...], tuple[Callable[..., None], tuple[Callable[[Any], Any], ...]]] = {}
 
     def launch(self, name: str, template: tuple[str | int, ...], geometry: Launch, *arguments: Any) -> None:
@@ -38,6 +44,22 @@ class Kernels:
         if len(arguments) != len(convert):
             raise ArgumentError(f"kernel {name} takes {len(convert)} arguments; got {len(arguments)}")
         function(geometry.grid, geometry.block, tuple(c(a) for c, a in zip(convert, arguments, strict=True)))
+
+    def flat(self, n: int, width: int = 4) -> Launch:
+        """The geometry of a pass over n elements, `width` of them a thread and turn."""
+        return kernel_table.flat(n, width, self.multiprocessors)
+
+    def partial(self, n: int, dtype: Any = np.float64) -> Array:
+        """Room for n partial sums, which the next launch that asks may overwrite."""
+        key = np.dtype(dtype).name
+        if key not in self._partial or self._partial[key].size < n:
+            with self._device:
+                self._partial[key] = self.cupy.empty((n,), dtype)
+        return self._partial[key][:n]
+
+    def memory(self) -> tuple[Array, ...]:
+        """What launches so far wrote to besides their arguments."""
+        return (self.counter, *self._partial.values())
 
     def _load(self, name: str, template: tuple[str | int, ...]) -> tuple[Any, tuple[Callable[[Any], Any], ...]]:
         kernel = kernel_table.kernel(name)

@@ -1,7 +1,7 @@
 // LARS (You, Gitman, Ginsburg 2017) and LAMB (You et al. 2020, Algorithm 2): a learning rate for each tensor, from norms.
 //
 // The flat buffer is cut into segments, one a tensor: offsets, lengths (segments,). Two stages of norms, then the update;
-// blockIdx.y is the segment. table, row, inverse_scale, limit, clip, skip, copy: as in optimizer_step.
+// blockIdx.y is the segment. table, row, ahead, skip, copy: as in optimizer_step.
 
 // Sums of squares of two values over the block: partial (segments, gridDim.x, 2).
 template <typename A> __device__ __forceinline__ void store_squares(A first, A second, double* partial) {
@@ -13,14 +13,12 @@ template <typename A> __device__ __forceinline__ void store_squares(A first, A s
 }
 
 // |w|^2 and |g|^2, for LARS. Launch: segments(longest, segments).
-template <typename P, typename G>
-__global__ void segment_norms(const P* p, const G* g, const index_t* offsets, const index_t* lengths, double* partial,
-                              const float* inverse_scale, double limit, const float* clip) {
+template <typename P>
+__global__ void segment_norms(const P* p, const P* g, const index_t* offsets, const index_t* lengths, double* partial) {
     const index_t start = offsets[blockIdx.y];
-    const Gradient<P> gradient(inverse_scale, limit, clip);
     P weights = 0, gradients = 0;
     grid_stride<1>(lengths[blockIdx.y], false, [&](index_t i, auto) {
-        const P w = p[start + i], slope = gradient(g[start + i]);
+        const P w = p[start + i], slope = g[start + i];
         weights += w * w;
         gradients += slope * slope;
     });
@@ -47,18 +45,17 @@ __global__ void segment_ratios(const double* partial, int blocks, const int* ada
 
 // velocity = momentum velocity + lr ratio g; p -= velocity. weight_decay: the coupled one. Scalars: lr.
 // Launch: segments(longest, segments).
-template <typename P, typename G, typename H>
-__global__ void lars_step(P* p, const G* g, P* velocity, H* copy, const index_t* offsets, const index_t* lengths, const P* ratios,
-                          const double* table, const unsigned* row, const float* inverse_scale, double limit, const float* clip,
-                          const int* skip, double momentum, double weight_decay) {
+template <typename P, typename H>
+__global__ void lars_step(P* p, const P* g, P* velocity, H* copy, const index_t* offsets, const index_t* lengths, const P* ratios,
+                          const double* table, const unsigned* row, unsigned ahead, const int* skip, double momentum,
+                          double weight_decay) {
     if (skip && *skip) return;
-    const double* scalars = scalars_of_step<1>(table, row);
+    const double* scalars = scalars_of_step<1>(table, row, ahead);
     const index_t start = offsets[blockIdx.y];
-    const Gradient<P> gradient(inverse_scale, limit, clip);
     const P rate = P(scalars[0]) * ratios[blockIdx.y], kept = P(scalars[1]);
     grid_stride<1>(lengths[blockIdx.y], false, [&](index_t offset, auto) {
         const index_t i = start + offset;
-        const P slope = gradient(g[i]) + P(weight_decay) * p[i], v = P(momentum) * velocity[i] + rate * slope;
+        const P slope = g[i] + P(weight_decay) * p[i], v = P(momentum) * velocity[i] + rate * slope;
         const P w = p[i] * kept - v;
         velocity[i] = v;
         p[i] = w;
@@ -76,19 +73,18 @@ template <typename A> struct LambUpdate {
 };
 
 // First pass: m, v, and |w|^2, |u|^2. Launch: segments(longest, segments).
-template <typename P, typename G>
-__global__ void lamb_moments(const P* p, const G* g, P* m, P* v, const index_t* offsets, const index_t* lengths, double* partial,
-                             const double* table, const unsigned* row, const float* inverse_scale, double limit,
-                             const float* clip, const int* skip, double b1, double b2, double eps, double weight_decay) {
+template <typename P>
+__global__ void lamb_moments(const P* p, const P* g, P* m, P* v, const index_t* offsets, const index_t* lengths, double* partial,
+                             const double* table, const unsigned* row, unsigned ahead, const int* skip, double b1, double b2,
+                             double eps, double weight_decay) {
     if (skip && *skip) return;
     const index_t start = offsets[blockIdx.y];
-    const Gradient<P> gradient(inverse_scale, limit, clip);
     const Moments<P> moments(b1, b2, eps);
-    const LambUpdate<P> update(scalars_of_step<3>(table, row), eps, weight_decay);
+    const LambUpdate<P> update(scalars_of_step<3>(table, row, ahead), eps, weight_decay);
     P weights = 0, updates = 0;
     grid_stride<1>(lengths[blockIdx.y], false, [&](index_t offset, auto) {
         const index_t i = start + offset;
-        const P w = p[i], slope = gradient(g[i]);
+        const P w = p[i], slope = g[i];
         P first = m[i], second = v[i];
         moments.first(first, slope);
         moments.second(second, slope);
@@ -104,9 +100,10 @@ __global__ void lamb_moments(const P* p, const G* g, P* m, P* v, const index_t* 
 // Second pass, after segment_ratios: p -= lr ratio u. Launch: segments(longest, segments).
 template <typename P, typename H>
 __global__ void lamb_step(P* p, const P* m, const P* v, H* copy, const index_t* offsets, const index_t* lengths, const P* ratios,
-                          const double* table, const unsigned* row, const int* skip, double eps, double weight_decay) {
+                          const double* table, const unsigned* row, unsigned ahead, const int* skip, double eps,
+                          double weight_decay) {
     if (skip && *skip) return;
-    const double* scalars = scalars_of_step<3>(table, row);
+    const double* scalars = scalars_of_step<3>(table, row, ahead);
     const index_t start = offsets[blockIdx.y];
     const LambUpdate<P> update(scalars, eps, weight_decay);
     const P rate = P(scalars[0]) * ratios[blockIdx.y];

@@ -6,17 +6,19 @@ the optimizer's numbers. A graph of many steps takes the launch, which is what s
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from gpubackprop.backend.base import Array
 from gpubackprop.backend.cuda import kernel_table as table
+from gpubackprop.backend.cuda.gather import gather, row_types, target_types
 from gpubackprop.backend.cuda.graph import GraphProgram
-from gpubackprop.backend.cuda.kernel_backend import LABELS, ROWS
-from gpubackprop.backend.cuda.kernel_table import C_TYPE
-from gpubackprop.backend.cuda.update import Scalars, rule_of
-from gpubackprop.optimizers import LAMB, LARS, Optimizer
+from gpubackprop.backend.cuda.update import Updates
+from gpubackprop.optimizers import Optimizer
 
 AHEAD = 4096
 """Steps whose scalars are handed to the device at a time."""
@@ -25,35 +27,63 @@ STEPS = 16
 SMALL = 2**21
 
 
-class DeviceLoop:
-    """Steps of one batch size over the rows of one data set.
+class _Body:
+    """What a graph of steps is made of. It holds the rows weakly: a graph is not launched once they are gone."""
 
-    rows: a `data.batches.Rows` on this device; step: what one training step does on the batch's buffers.
+    def __init__(self, backend: Any, rows: Any, batch: Any, step: Callable[[], None], optimizer: Optimizer) -> None:
+        self.be, self.step, self.optimizer = backend, step, optimizer
+        self.rows, self.order = weakref.ref(rows), None if rows.permutation is None else weakref.ref(rows.permutation)
+        self.n, self.x, self.y = batch.n, batch.x, batch.target_buffer(rows.kind)
+        self.width = len(optimizer.scalars(optimizer.learning_rate, 1)) + 1
+        self.table: Array = backend.zeros((AHEAD, self.width), np.float64)
+        self.row: Array = backend.zeros((), np.uint32)
+        self.offset: Array = backend.zeros((), np.int64)
+
+    def steps(self, count: int) -> None:
+        """Launch `count` steps, and move on by as many."""
+        h: Any = self.optimizer.h
+        for k in range(count):
+            self.gather(k * self.n)
+            with h.reading(self.table, self.row, k):
+                self.step()
+        self.advance(count)
+
+    def gather(self, ahead: int) -> None:
+        """Load the rows of a step."""
+        rows = self.rows()
+        assert rows is not None
+        gather(self.be.kernels, (rows.x, self.x), (rows.y, self.y), rows.permutation, self.offset, ahead)
+
+    def advance(self, count: int) -> None:
+        """Begin after `count` more steps from now on."""
+        self.be.kernels.launch("advance", (), table.one_block(), self.row, self.offset, count, count * self.n)
+
+
+class DeviceLoop:
+    """Training steps of one batch size over the rows of one data set.
+
+    rows: a `Rows` on this device; step: what one training step does on the batch's buffers.
     """
 
-    def __init__(self, backend: Any, rows: Any, batch: Any, step: Any, optimizer: Optimizer) -> None:
-        self.be, self.rows, self.batch, self.step, self.optimizer = backend, rows, batch, step, optimizer
-        self._width = len(optimizer.scalars(optimizer.learning_rate, 1)) + 1
-        self._table: Array = backend.zeros((AHEAD, self._width), np.float64)
-        self._row: Array = backend.zeros((), np.uint32)
-        self._offset: Array = backend.zeros((), np.int64)
+    def __init__(self, backend: Any, rows: Any, batch: Any, step: Callable[[], None], optimizer: Optimizer) -> None:
+        self._body = body = _Body(backend, rows, batch, step, optimizer)
         # What the step's own program does not launch is launched once here: a kernel should not be loaded during a capture.
-        self._gather()
-        self._advance()
-        self._graphs: dict[int, Any] = {}
+        body.gather(0)
+        body.advance(0)
+        self._graphs: dict[int, GraphProgram] = {}
 
     @staticmethod
     def possible(backend: Any, rows: Any, batch: Any, optimizer: Optimizer) -> bool:
         """Whether kernels can gather these rows, and the optimizer's kernel reads its numbers from a table."""
-        if not isinstance(optimizer.h, Scalars) or not (rule_of(optimizer) or type(optimizer) in (LARS, LAMB)):
+        if not (Updates.has(optimizer) and backend.owns(rows.x) and backend.owns(rows.y)):
             return False
-        if not (backend.owns(rows.x) and backend.owns(rows.y)):
-            return False
-        types = [
-            (C_TYPE.get(source.dtype.name), "long long", C_TYPE.get(out.dtype.name), source.ndim)
-            for source, out in ((rows.x, batch.x), (rows.y, batch.target_buffer(rows.kind)))
-        ]
-        return all(t[:3] in (LABELS if t[3] == 1 else ROWS) for t in types)
+        types = row_types(rows.x, batch.x), target_types(rows.y, batch.target_buffer(rows.kind))
+        return None not in types
+
+    def is_over(self, rows: Any) -> bool:
+        """Whether these are its rows, in the memory that its graphs read their order from."""
+        order = None if self._body.order is None else self._body.order()
+        return self._body.rows() is rows and order is rows.permutation
 
     def run(self, first: int, count: int) -> int:
         """Steps `first` to `first + count` of an epoch, all of the full batch size; returns how many that were."""
@@ -62,7 +92,7 @@ class DeviceLoop:
             now = min(left, AHEAD)
             self._prepare(first, now)
             first, left = first + now, left - now
-            for size in (STEPS if self.batch.x.size <= SMALL else 1, 1):
+            for size in (STEPS if self._body.x.size <= SMALL else 1, 1):
                 for _ in range(now // size):
                     self._graph(size)()
                 now %= size
@@ -70,48 +100,20 @@ class DeviceLoop:
 
     def _prepare(self, first: int, count: int) -> None:
         """Hand the scalars of the next `count` steps to the device, and where they begin."""
-        numbers = np.ones((count, self._width))
+        body = self._body
+        numbers = np.ones((count, body.width))
         for k in range(count):
-            values = self.optimizer.next_scalars()
+            values = body.optimizer.next_scalars()
             numbers[k, : len(values)] = values
-        self.be.copy_in(numbers, self._table[:count])
-        self.be.fill(self._row, 0)
-        self.be.fill(self._offset, first * self.batch.n)
+        body.be.copy_in(numbers, body.table[:count])
+        body.be.fill(body.row, 0)
+        body.be.fill(body.offset, first * body.n)
+        assert body.optimizer.parameters is not None
+        body.be.parameters_changed()
+        body.be.refresh(body.optimizer.parameters.P)
 
-    def _graph(self, steps: int) -> Any:
+    def _graph(self, steps: int) -> GraphProgram:
         if steps not in self._graphs:
-            self._graphs[steps] = GraphProgram(self.be, lambda: self._many(steps), warm=True)
+            step = partial(self._body.steps, steps)
+            self._graphs[steps] = GraphProgram(self._body.be, step, warm=True, current=True)
         return self._graphs[steps]
-
-    def _many(self, steps: int) -> None:
-        for _ in range(steps):
-            self._one()
-
-    def _one(self) -> None:
-        h: Any = self.optimizer.h
-        single = h.table, h.row
-        h.table, h.row = self._table, self._row
-        try:
-            self._gather()
-            with self.be.inside_program():
-                self.step()
-        finally:
-            h.table, h.row = single
-        self._advance()
-
-    def _advance(self) -> None:
-        self.be.launch("advance", (), table.one_block(), None, self._row, self._offset, self.batch.n, None)
-
-    def _gather(self) -> None:
-        be, rows, batch = self.be, self.rows, self.batch
-        n, order = batch.n, rows.permutation
-        kind = "long long"
-        for source, out in ((rows.x, batch.x), (rows.y, batch.target_buffer(rows.kind))):
-            types = (C_TYPE[source.dtype.name], kind, C_TYPE[out.dtype.name])
-            if source.ndim == 1:
-                be.launch("gather_labels", types, be._flat(n, 1), source, order, self._offset, out, n)
-            else:
-                geometry = table.gather(n, be.kernels.multiprocessors)
-                be.launch(
-                    "gather_rows", types, geometry, source, order, self._offset, out, n, source.shape[1], None, None, 0
-                )

@@ -1,7 +1,16 @@
-// Loss value and delta in one pass. The value is added up in double; its per-block sums go to partial[gridDim.x]; finish_sum makes one number of them
-// (scale 1: the divisor is in already). inverse_count is 1 / n or 1 / (n m), where n counts the samples of the whole batch, of
+// Loss value and delta in one pass. inverse_count is 1 / n or 1 / (n m), where n counts the samples of the whole batch, of
 // which this launch may see a part. loss_scale (null: 1) multiplies delta only, for float16 gradients.
-// delta: null where only the value is wanted.
+// delta: null where only the value is wanted. The value is added up in double (partial, counter: as in grid_sum).
+
+// Where a loss goes: *value = it, and, unless sum is null, *sum += weight times it.
+struct Value {
+    double *value, *sum;
+    double weight, inverse_count;
+    __device__ void operator()(double total) const {
+        *value = total * inverse_count;
+        if (sum) *sum += weight * *value;
+    }
+};
 
 template <typename Y> struct IsLabel { static constexpr bool value = false; };
 template <> struct IsLabel<int> { static constexpr bool value = true; };
@@ -36,18 +45,19 @@ template <typename T, int GROUP> __global__ void softmax(const T* z, T* p, index
 // Softmax + cross-entropy from logits z (rows, classes); delta (rows, classes) may be z.
 // Y integer: y (rows,) labels in [0, classes); one outside makes the loss and that row of delta NaN.
 // Y floating: y (rows, classes), C = sum_c y_c (log sum exp z - z_c), delta = softmax sum(y) - y.
-// Launch: rows(rows, GROUP); partial: one double a block.
-template <typename T, typename Y, typename D, int GROUP>
-__global__ void cross_entropy(const T* z, const Y* y, D* delta, double* partial, index_t rows, int classes,
-                              double inverse_count, const float* loss_scale) {
+// Launch: rows(rows, GROUP).
+template <typename T, typename Y, int GROUP>
+__global__ void cross_entropy(const T* z, const Y* y, T* delta, index_t rows, int classes, double inverse_count,
+                              const float* loss_scale, double* partial, unsigned* counter, double* value, double* sum,
+                              double weight) {
     typedef acc_t<T> A;
     const A scale = A(inverse_count * (loss_scale ? *loss_scale : 1.0f));
     double loss = 0;
     for_each_row<GROUP>(rows, [&](index_t row, int lane, bool active) {
         const T* logits = z + row * classes;
         const int count = active ? classes : 0;
-        A largest, sum, mass = 1, dot = 0;  // mass = sum of y, dot = sum of y (z - max)
-        softmax_terms<GROUP>(logits, lane, count, largest, sum);
+        A largest, exponentials, mass = 1, dot = 0;  // mass = sum of y, dot = sum of y (z - max)
+        softmax_terms<GROUP>(logits, lane, count, largest, exponentials);
         index_t label = 0;
         if constexpr (IsLabel<Y>::value) {
             if (active) label = y[row];
@@ -68,22 +78,24 @@ __global__ void cross_entropy(const T* z, const Y* y, D* delta, double* partial,
             A target;
             if constexpr (IsLabel<Y>::value) target = c == label ? A(1) : A(0);
             else target = A(widen(y[row * classes + c]));
-            delta[row * classes + c] = narrow<D>((exp(widen(logits[c]) - largest) / sum * mass - target) * scale);
+            delta[row * classes + c] = narrow<T>((exp(widen(logits[c]) - largest) / exponentials * mass - target) * scale);
         }
-        if (active && lane == 0) loss += double(mass * log(sum) - dot);
+        if (active && lane == 0) loss += double(mass * log(exponentials) - dot);
     });
-    loss = block_sum(loss);
-    if (threadIdx.x == 0) partial[blockIdx.x] = loss * inverse_count;
+    grid_sum(loss, partial, counter, Value{value, sum, weight, inverse_count});
 }
 
-// Losses that are a sum over elements: the term and its derivative by a (by the logit, for BinaryCrossEntropy).
+// Losses that are a sum over elements, by the names of their classes in losses.py: the term and its derivative by a (by the
+// logit, for BinaryCrossEntropy). over_outputs: whether C is a mean over the outputs too, and not over the samples alone.
 struct HalfSquaredError {
+    static constexpr bool over_outputs = false;
     template <typename A> static __device__ A term(A a, A y, A& slope) {
         slope = a - y;
         return A(0.5) * slope * slope;
     }
 };
 struct MeanSquaredError {
+    static constexpr bool over_outputs = true;
     template <typename A> static __device__ A term(A a, A y, A& slope) {
         const A d = a - y;
         slope = A(2) * d;
@@ -91,6 +103,7 @@ struct MeanSquaredError {
     }
 };
 struct MeanAbsoluteError {
+    static constexpr bool over_outputs = true;
     template <typename A> static __device__ A term(A a, A y, A& slope) {
         const A d = a - y;
         slope = d > A(0) ? A(1) : d < A(0) ? A(-1) : d;  // 0 at 0, NaN at NaN
@@ -98,16 +111,17 @@ struct MeanAbsoluteError {
     }
 };
 struct BinaryCrossEntropy {
+    static constexpr bool over_outputs = true;
     template <typename A> static __device__ A term(A z, A y, A& slope) {
         slope = stable_sigmoid(z) - y;
         return (z > A(0) ? z : A(0)) - z * y + log1p(exp(-fabs(z)));
     }
 };
 
-// a, y, delta: n elements; delta may be a. Launch: flat(n); partial: one double a block.
-template <typename T, typename Y, typename D, typename L>
-__global__ void elementwise_loss(const T* a, const Y* y, D* delta, double* partial, index_t n, double inverse_count,
-                                 const float* loss_scale) {
+// a, y, delta: n elements; delta may be a. Launch: flat(n).
+template <typename T, typename Y, typename L>
+__global__ void elementwise_loss(const T* a, const Y* y, T* delta, index_t n, double inverse_count, const float* loss_scale,
+                                 double* partial, unsigned* counter, double* value, double* sum, double weight) {
     typedef acc_t<T> A;
     constexpr int V = 4;
     const A scale = A(inverse_count * (loss_scale ? *loss_scale : 1.0f));
@@ -116,15 +130,14 @@ __global__ void elementwise_loss(const T* a, const Y* y, D* delta, double* parti
         constexpr int W = decltype(width)::value;
         const Pack<T, W> output = load<W>(a, i);
         const Pack<Y, W> target = load<W>(y, i);
-        Pack<D, W> d;
+        Pack<T, W> d;
 #pragma unroll
         for (int k = 0; k < W; ++k) {
             A slope;
             loss += double(L::term(A(widen(output.v[k])), A(widen(target.v[k])), slope));
-            d.v[k] = narrow<D>(slope * scale);
+            d.v[k] = narrow<T>(slope * scale);
         }
         if (delta) store(delta, i, d);
     });
-    loss = block_sum(loss);
-    if (threadIdx.x == 0) partial[blockIdx.x] = loss * inverse_count;
+    grid_sum(loss, partial, counter, Value{value, sum, weight, inverse_count});
 }

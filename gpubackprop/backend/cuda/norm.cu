@@ -1,71 +1,65 @@
 // The gradient's norm, clipping, and dynamic loss scaling, all without the host.
 
-// What stands between the stored gradient and an update: g * inverse_scale, cut to [-limit, limit], times clip.
-template <typename A> struct Gradient {
-    A inverse_scale, limit, clip;
-    // clip, inverse_scale: one element each, null for 1. limit: infinity for none.
-    __device__ Gradient(const float* inverse_scale, double limit, const float* clip)
-        : inverse_scale(A(inverse_scale ? *inverse_scale : 1.0f)), limit(A(limit)), clip(A(clip ? *clip : 1.0f)) {}
-    template <typename G> __device__ __forceinline__ A operator()(G stored) const {
-        const A g = A(widen(stored)) * inverse_scale;
-        return (g > limit ? limit : g < -limit ? -limit : g) * clip;  // a NaN stays a NaN
-    }
-};
-
-// partial[block] = sum of squares of the block's share of the gradient g (n elements), unscaled and cut to the limit.
-// Launch: flat(n).
-template <typename G>
-__global__ void squared_norm(const G* g, index_t n, const float* inverse_scale, double limit, double* partial) {
+// Of the sum of squares of g (n elements): *sum = scale times it; *norm = its root; *clip = min(1, max_norm / (norm + 1e-6)), as
+// torch.nn.utils.clip_grad_norm_. Each null where not wanted. partial, counter: as in grid_sum. Launch: flat(n).
+template <typename G, typename R>
+__global__ void squared_norm(const G* g, index_t n, double* partial, unsigned* counter, double scale, double max_norm, R* sum,
+                             R* norm, R* clip) {
     typedef acc_t<G> A;
-    const Gradient<A> gradient(inverse_scale, limit, nullptr);
     constexpr int V = vector_width<G>;
-    A sum = 0;
+    A squares = 0;
     grid_stride<V>(n, aligned<V>(g), [&](index_t i, auto width) {
         constexpr int W = decltype(width)::value;
         const Pack<G, W> values = load<W>(g, i);
 #pragma unroll
-        for (int k = 0; k < W; ++k) {
-            const A slope = gradient(values.v[k]);
-            sum += slope * slope;
-        }
+        for (int k = 0; k < W; ++k) squares += widen(values.v[k]) * widen(values.v[k]);
     });
-    const double total = block_sum(double(sum));
-    if (threadIdx.x == 0) partial[blockIdx.x] = total;
+    grid_sum(double(squares), partial, counter, [&](double total) {
+        const double length = sqrt(total), factor = max_norm / (length + 1e-6);
+        if (sum) *sum = R(scale * total);
+        if (norm) *norm = R(length);
+        if (clip) *clip = factor > 1.0 ? R(1) : R(factor);  // a NaN stays visible
+    });
 }
 
-// norm = sqrt(sum of partial), clip = min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_.
-// norm, clip: one float each, null where not wanted. One block of 256 threads.
-__global__ void finish_norm(const double* partial, int count, double max_norm, float* norm, float* clip) {
-    double sum = 0;
-    for (int i = threadIdx.x; i < count; i += blockDim.x) sum += partial[i];
-    sum = block_sum(sum);
-    if (threadIdx.x != 0) return;
-    const double value = sqrt(sum), factor = max_norm / (value + 1e-6);
-    if (norm) *norm = float(value);
-    if (clip) *clip = factor > 1.0 ? 1.0f : float(factor);  // a NaN norm stays visible
-}
-
-// *found = 1 if any of n elements is infinite or NaN; otherwise *found stays. Every writer writes the same value.
-// Launch: flat(n).
-template <typename G> __global__ void find_nonfinite(const G* g, index_t n, int* found) {
+// g *= *inverse_scale, n elements, and *skip = 1 where one of them is infinite or NaN, else 0. Launch: flat(n).
+template <typename G>
+__global__ void unscale(G* g, index_t n, const float* inverse_scale, double* partial, unsigned* counter, int* skip) {
+    typedef acc_t<G> A;
     constexpr int V = vector_width<G>;
+    const A factor = A(*inverse_scale);
     bool bad = false;
     grid_stride<V>(n, aligned<V>(g), [&](index_t i, auto width) {
         constexpr int W = decltype(width)::value;
-        const Pack<G, W> values = load<W>(g, i);
+        Pack<G, W> values = load<W>(g, i);
 #pragma unroll
-        for (int k = 0; k < W; ++k) bad |= !isfinite(widen(values.v[k]));
+        for (int k = 0; k < W; ++k) {
+            const A value = A(widen(values.v[k])) * factor;
+            bad |= !isfinite(value);
+            values.v[k] = narrow<G>(value);
+        }
+        store(g, i, values);
     });
-    if (bad) *found = 1;
+    grid_sum(bad ? 1.0 : 0.0, partial, counter, [&](double count) { *skip = count != 0; });
 }
 
-// The last kernel of a step under loss scaling: after a step with non-finite gradients (*found) the scale halves, after
-// `interval` good ones in a row it doubles, within [smallest, largest]; *found is cleared for the next step. One thread block.
-__global__ void update_loss_scale(float* scale, float* inverse_scale, int* good_steps, int* found, int interval,
+// out = saved where *skip, n elements: takes back an update that must not have been made. Launch: flat(n).
+template <typename P> __global__ void restore(const P* saved, P* out, index_t n, const int* skip) {
+    constexpr int V = vector_width<P>;
+    if (!*skip) return;
+    grid_stride<V>(n, aligned<V>(saved, out), [&](index_t i, auto width) {
+        constexpr int W = decltype(width)::value;
+        store(out, i, load<W>(saved, i));
+    });
+}
+
+// The end of a training step under loss scaling: where it was skipped the scale halves, after `interval` steps in a row that
+// were not it doubles, within [smallest, largest]. One thread block.
+__global__ void update_loss_scale(float* scale, float* inverse_scale, int* good_steps, const int* skip, int interval,
                                   double smallest, double largest) {
     if (threadIdx.x != 0) return;
     double value = *scale;
-    if (*found) {
+    if (*skip) {
         value *= 0.5;
         *good_steps = 0;
     } else if (++*good_steps == interval) {
@@ -75,5 +69,4 @@ __global__ void update_loss_scale(float* scale, float* inverse_scale, int* good_
     value = value < smallest ? smallest : value > largest ? largest : value;
     *scale = float(value);
     *inverse_scale = float(1.0 / value);
-    *found = 0;
 }

@@ -196,11 +196,22 @@ __global__ void finish_column_sums(const A* partial, int splits, int cols, A* su
     if (out) out[column] = narrow<G>(beta == 0 ? sum : sum + A(beta) * A(widen(out[column])));
 }
 
-// out = scale * (sum of partial) + (accumulate ? out : 0). One block of 256 threads. R: float or double.
-template <typename R>
-__global__ void finish_sum(const double* partial, int count, double scale, int accumulate, R* out) {
+// Adds up `value` over all threads of a one-dimensional grid; one thread of the block that finishes last calls finish(sum). The
+// order of the additions depends on the launch alone. partial: a double a block; *counter: 0 before the launch and after it.
+template <typename Finish> __device__ void grid_sum(double value, double* partial, unsigned* counter, Finish finish) {
+    __shared__ bool last;
+    value = block_sum(value);
+    if (threadIdx.x == 0) {
+        partial[blockIdx.x] = value;
+        __threadfence();  // what this block wrote is there before it is counted
+        last = atomicInc(counter, gridDim.x - 1) == gridDim.x - 1;
+    }
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    const volatile double* const written = partial;
     double sum = 0;
-    for (int i = threadIdx.x; i < count; i += blockDim.x) sum += partial[i];
+    for (unsigned i = threadIdx.x; i < gridDim.x; i += blockDim.x) sum += written[i];
     sum = block_sum(sum);
-    if (threadIdx.x == 0) *out = R(sum * scale + (accumulate ? double(*out) : 0.0));
+    if (threadIdx.x == 0) finish(sum);
 }

@@ -1,8 +1,8 @@
 // Optimizers over flat buffers: one kernel reads gradient, parameters and state once and writes them once.
 //
 // Definitions as in torch.optim. What changes from step to step is computed by the host in float64, one row of `table` a step,
-// so that the launch itself never changes: row r of the table (row null: row 0) is `Optimizer.scalars` and then the factor of
-// decoupled weight decay, 1 - lr wd, or 1. In the rules: t counts from 1, c1 = 1 - b1^t, c2 = 1 - b2^t,
+// so that the launch itself never changes: row *row + ahead of the table (row null: 0) is `Optimizer.scalars` and then the
+// factor of decoupled weight decay, 1 - lr wd, or 1. In the rules: t counts from 1, c1 = 1 - b1^t, c2 = 1 - b2^t,
 // mu as in torch.optim.NAdam.
 
 // Writes one row of the table, count <= 4 numbers, and the same as P into h (count,), for the rules that are no kernels; h may be
@@ -15,20 +15,23 @@ __global__ void set_scalars(double* table, P* h, int count, double h0, double h1
     if (h) h[threadIdx.x] = P(values[threadIdx.x]);
 }
 
-template <int COUNT> __device__ __forceinline__ const double* scalars_of_step(const double* table, const unsigned* row) {
-    return table + (row ? (index_t)*row * (COUNT + 1) : 0);
+template <int COUNT> __device__ __forceinline__ const double* scalars_of_step(const double* table, const unsigned* row, unsigned ahead) {
+    return table + ((row ? (index_t)*row : 0) + ahead) * (COUNT + 1);
 }
 
-// A rule: made from a row of scalars h and three constants; (p, g, s) updates p and the states s. Beside each rule:
-// its constants (unused ones are 0); its scalars; its states, which start at 0.
+// A rule: made from a row of scalars h and three constants; (p, g, s) updates p and the states s. registry.py reads above each
+// rule whose it is: the class of optimizers/ with its attributes that are the constants (a pair is two; unused ones are 0), and
+// the names of its states, which start at 0.
 
-template <typename A> struct Sgd {  // none; lr; none
+// Rule of SGD(): states none; scalars lr
+template <typename A> struct SGD {
     static constexpr int states = 0, scalars = 1;
     A lr;
-    __device__ Sgd(const double* h, double, double, double) : lr(A(h[0])) {}
+    __device__ SGD(const double* h, double, double, double) : lr(A(h[0])) {}
     __device__ __forceinline__ void operator()(A& p, A g, A*) const { p -= lr * g; }
 };
-template <typename A> struct Momentum {  // momentum, nesterov (0 or 1); lr; velocity
+// Rule of SGD(momentum, nesterov): states velocity; scalars lr
+template <typename A> struct Momentum {
     static constexpr int states = 1, scalars = 1;
     A lr, momentum;
     bool nesterov;
@@ -38,10 +41,10 @@ template <typename A> struct Momentum {  // momentum, nesterov (0 or 1); lr; vel
         p -= lr * (nesterov ? g + momentum * s[0] : s[0]);
     }
 };
-template <typename A, bool HAS_MOMENTUM, bool CENTERED> struct RmspropRule {
+template <typename A, bool HAS_MOMENTUM, bool CENTERED> struct RMSpropRule {
     static constexpr int states = 1 + HAS_MOMENTUM + CENTERED, scalars = 1;
     A lr, alpha, rest, eps, momentum;
-    __device__ RmspropRule(const double* h, double c0, double c1, double c2)
+    __device__ RMSpropRule(const double* h, double c0, double c1, double c2)
         : lr(A(h[0])), alpha(A(c0)), rest(A(1 - c0)), eps(A(c1)), momentum(A(c2)) {}
     __device__ __forceinline__ void operator()(A& p, A g, A* s) const {
         s[0] = alpha * s[0] + rest * g * g;
@@ -61,13 +64,17 @@ template <typename A, bool HAS_MOMENTUM, bool CENTERED> struct RmspropRule {
         }
     }
 };
-// alpha, eps, momentum; lr; square_avg, [momentum_buffer], [grad_avg]
-template <typename A> using Rmsprop = RmspropRule<A, false, false>;
-template <typename A> using RmspropMomentum = RmspropRule<A, true, false>;
-template <typename A> using RmspropCentered = RmspropRule<A, false, true>;
-template <typename A> using RmspropCenteredMomentum = RmspropRule<A, true, true>;
+// Rule of RMSprop(alpha, eps, momentum): states square_average; scalars lr
+template <typename A> using RMSprop = RMSpropRule<A, false, false>;
+// Rule of RMSprop(alpha, eps, momentum): states square_average, velocity; scalars lr
+template <typename A> using RMSpropMomentum = RMSpropRule<A, true, false>;
+// Rule of RMSprop(alpha, eps, momentum): states square_average, gradient_average; scalars lr
+template <typename A> using RMSpropCentered = RMSpropRule<A, false, true>;
+// Rule of RMSprop(alpha, eps, momentum): states square_average, velocity, gradient_average; scalars lr
+template <typename A> using RMSpropCenteredMomentum = RMSpropRule<A, true, true>;
 
-template <typename A> struct Adagrad {  // eps; lr / (1 + (t - 1) lr_decay); sum of squares
+// Rule of Adagrad(eps): states square_sum; scalars lr / (1 + (t - 1) lr_decay)
+template <typename A> struct Adagrad {
     static constexpr int states = 1, scalars = 1;
     A rate, eps;
     __device__ Adagrad(const double* h, double c0, double, double) : rate(A(h[0])), eps(A(c0)) {}
@@ -76,7 +83,8 @@ template <typename A> struct Adagrad {  // eps; lr / (1 + (t - 1) lr_decay); sum
         p -= rate * g / (sqrt(s[0]) + eps);
     }
 };
-template <typename A> struct Adadelta {  // rho, eps; lr; square_avg, acc_delta
+// Rule of Adadelta(rho, eps): states square_average, delta_average; scalars lr
+template <typename A> struct Adadelta {
     static constexpr int states = 2, scalars = 1;
     A lr, rho, rest, eps;
     __device__ Adadelta(const double* h, double c0, double c1, double) : lr(A(h[0])), rho(A(c0)), rest(A(1 - c0)), eps(A(c1)) {}
@@ -93,7 +101,8 @@ template <typename A> struct Moments {  // b1, b2, eps of the Adam family
     __device__ __forceinline__ void first(A& m, A g) const { m = b1 * m + rest1 * g; }
     __device__ __forceinline__ void second(A& v, A g) const { v = b2 * v + rest2 * g * g; }
 };
-template <typename A> struct Adam : Moments<A> {  // b1, b2, eps; lr / c1, sqrt(c2); m, v
+// Rule of Adam(betas, eps), AdamW(betas, eps): states m, v; scalars lr / c1, sqrt(c2)
+template <typename A> struct Adam : Moments<A> {
     static constexpr int states = 2, scalars = 2;
     A rate, root;
     __device__ Adam(const double* h, double c0, double c1, double c2)
@@ -104,7 +113,8 @@ template <typename A> struct Adam : Moments<A> {  // b1, b2, eps; lr / c1, sqrt(
         p -= rate * s[0] / (sqrt(s[1]) * root + this->eps);
     }
 };
-template <typename A> struct Adamax : Moments<A> {  // b1, b2, eps; lr / c1; m, u
+// Rule of Adamax(betas, eps): states m, u; scalars lr / c1
+template <typename A> struct Adamax : Moments<A> {
     static constexpr int states = 2, scalars = 1;
     A rate;
     __device__ Adamax(const double* h, double c0, double c1, double c2) : Moments<A>(c0, c1, c2), rate(A(h[0])) {}
@@ -114,11 +124,11 @@ template <typename A> struct Adamax : Moments<A> {  // b1, b2, eps; lr / c1; m, 
         p -= rate * s[0] / s[1];
     }
 };
-// b1, b2, eps; lr (1 - mu_t) / (1 - prod mu), lr mu_{t+1} / (1 - prod mu mu_{t+1}), sqrt(c2); m, v
-template <typename A> struct Nadam : Moments<A> {
+// Rule of NAdam(betas, eps): states m, v; scalars lr (1 - mu_t) / (1 - prod mu), lr mu_{t+1} / (1 - prod mu mu_{t+1}), sqrt(c2)
+template <typename A> struct NAdam : Moments<A> {
     static constexpr int states = 2, scalars = 3;
     A gradient_rate, moment_rate, root;
-    __device__ Nadam(const double* h, double c0, double c1, double c2)
+    __device__ NAdam(const double* h, double c0, double c1, double c2)
         : Moments<A>(c0, c1, c2), gradient_rate(A(h[0])), moment_rate(A(h[1])), root(A(1 / h[2])) {}
     __device__ __forceinline__ void operator()(A& p, A g, A* s) const {
         this->first(s[0], g);
@@ -126,10 +136,11 @@ template <typename A> struct Nadam : Moments<A> {
         p -= (gradient_rate * g + moment_rate * s[0]) / (sqrt(s[1]) * root + this->eps);
     }
 };
-template <typename A> struct Radam : Moments<A> {  // b1, b2, eps; lr / c1 and 0, or 0 and lr r_t sqrt(c2) / c1; m, v
+// Rule of RAdam(betas, eps): states m, v; scalars lr / c1 and 0, or 0 and lr r_t sqrt(c2) / c1
+template <typename A> struct RAdam : Moments<A> {
     static constexpr int states = 2, scalars = 2;
     A plain, adaptive;
-    __device__ Radam(const double* h, double c0, double c1, double c2)
+    __device__ RAdam(const double* h, double c0, double c1, double c2)
         : Moments<A>(c0, c1, c2), plain(A(h[0])), adaptive(A(h[1])) {}
     __device__ __forceinline__ void operator()(A& p, A g, A* s) const {
         this->first(s[0], g);
@@ -138,33 +149,30 @@ template <typename A> struct Radam : Moments<A> {  // b1, b2, eps; lr / c1 and 0
     }
 };
 
-// One update of n parameters p (float or double) with gradients g (float, double, f16, bf16). s0, s1, s2: the rule's states,
-// same type as p, null where the rule has fewer. copy: (n,) of H, gets the new parameters for half-precision products; null for
-// none. skip: one int, null for none: where it is not 0 nothing is written. inverse_scale, limit, clip: as in Gradient.
-// weight_decay: the coupled one, g += weight_decay p; 0 where there is none or it is decoupled. Launch: flat(n).
-template <template <typename> class Rule, typename P, typename G, typename H>
-__global__ void optimizer_step(P* p, const G* g, P* s0, P* s1, P* s2, H* copy, index_t n, const double* table, const unsigned* row,
-                               const float* inverse_scale, double limit, const float* clip, const int* skip, double c0, double c1,
-                               double c2, double weight_decay) {
+// One update of n parameters p with gradients g. s0, s1, s2: the rule's states, null where the rule has fewer. copy: (n,) of H,
+// gets the new parameters for half-precision products; null for none. skip: one int, null for none: where it is not 0 nothing is
+// written. weight_decay: the coupled one, g += weight_decay p; 0 where there is none or it is decoupled. Launch: flat(n).
+template <template <typename> class Rule, typename P, typename H>
+__global__ void optimizer_step(P* p, const P* g, P* s0, P* s1, P* s2, H* copy, index_t n, const double* table, const unsigned* row,
+                               unsigned ahead, const int* skip, double c0, double c1, double c2, double weight_decay) {
     typedef Rule<P> R;
     constexpr int V = vector_width<P>, states = R::states;
     if (skip && *skip) return;
-    const double* scalars = scalars_of_step<R::scalars>(table, row);
+    const double* scalars = scalars_of_step<R::scalars>(table, row, ahead);
     const R rule(scalars, c0, c1, c2);
-    const Gradient<P> gradient(inverse_scale, limit, clip);
     const P decay = P(weight_decay), kept = P(scalars[R::scalars]);
     P* const buffers[3] = {s0, s1, s2};
-    grid_stride<V>(n, aligned<V>(p, s0, s1, s2) && aligned<V>(g) && aligned<V>(copy), [&](index_t i, auto width) {
+    grid_stride<V>(n, aligned<V>(p, g, s0, s1, s2) && aligned<V>(copy), [&](index_t i, auto width) {
         constexpr int W = decltype(width)::value;
         Pack<P, W> parameters = load<W>(p, i), state[states + 1];
-        const Pack<G, W> gradients = load<W>(g, i);
+        const Pack<P, W> gradients = load<W>(g, i);
         Pack<H, W> copies;
 #pragma unroll
         for (int j = 0; j < states; ++j) state[j] = load<W>(buffers[j], i);
 #pragma unroll
         for (int k = 0; k < W; ++k) {
             P& w = parameters.v[k];
-            P s[states + 1], slope = gradient(gradients.v[k]) + decay * w;
+            P s[states + 1], slope = gradients.v[k] + decay * w;
 #pragma unroll
             for (int j = 0; j < states; ++j) s[j] = state[j].v[k];
             w *= kept;

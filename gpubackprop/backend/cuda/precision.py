@@ -1,7 +1,9 @@
-"""What half precision needs besides its products: its types, and a scale for the loss that keeps small deltas alive."""
+"""What half precision needs besides its products: its types, the parameters as products take them, and a scale for the loss
+that keeps small deltas alive."""
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 from gpubackprop.backend.base import Array
 from gpubackprop.backend.cuda import kernel_table as table
 from gpubackprop.backend.cuda.kernel_table import C_TYPE
+from gpubackprop.backend.cuda.launcher import Kernels
 from gpubackprop.errors import ArgumentError, DeviceError
 
 HALF = ("float16", "bfloat16")
@@ -40,37 +43,86 @@ def half_type(precision: str, cupy: Any) -> np.dtype[Any] | None:
     return bfloat16
 
 
+class HalfCopies:
+    """Flat buffers of float32 parameters, each with a copy in half precision that products take.
+
+    A copy is made anew when it is asked for, unless it is known to be what the parameters are: `stale` forgets that.
+    """
+
+    def __init__(self, kernels: Kernels, half: np.dtype[Any]) -> None:
+        self._kernels, self._half = kernels, half
+        self._copies: dict[int, tuple[weakref.ref[Any], Array]] = {}
+        self._fresh: set[int] = set()
+
+    def add(self, P: Array) -> None:
+        """Keep a copy of this flat buffer, as long as that lives."""
+        self._copies = {k: held for k, held in self._copies.items() if held[0]() is not None}
+        self._copies[P.data.ptr] = weakref.ref(P), self._kernels.cupy.empty(P.shape, self._half)
+
+    def stale(self) -> None:
+        """Something may have written to parameters."""
+        self._fresh.clear()
+
+    def refresh(self, P: Array) -> None:
+        """Make the copy of P what P is."""
+        copy = self._held(P)
+        if copy is not None and P.data.ptr not in self._fresh:
+            types = (C_TYPE[P.dtype.name], C_TYPE[copy.dtype.name])
+            self._kernels.launch("convert", types, self._kernels.flat(P.size), P, copy, P.size)
+            self._fresh.add(P.data.ptr)
+
+    def to_write(self, P: Array) -> Array | None:
+        """The copy of P for a kernel that writes both at once; None where there is none."""
+        copy = self._held(P)
+        if copy is not None:
+            self._fresh.add(P.data.ptr)
+        return copy
+
+    def of(self, parameter: Array) -> Array | None:
+        """A view of a copy for a view of parameters, without gaps; None for any other array."""
+        whole = parameter if parameter.base is None else parameter.base
+        copy = self._held(whole)
+        if copy is None or not parameter.flags.c_contiguous:
+            return None
+        self.refresh(whole)
+        start = (parameter.data.ptr - whole.data.ptr) // whole.itemsize
+        return copy[start : start + parameter.size].reshape(parameter.shape)
+
+    def memory(self) -> tuple[Array, ...]:
+        """All copies."""
+        return tuple(copy for _, copy in self._copies.values())
+
+    def _held(self, P: Array) -> Array | None:
+        held = self._copies.get(P.data.ptr)
+        return held[1] if held is not None and held[0]() is P else None
+
+
 class LossScale:
     """Dynamic loss scaling (Micikevicius et al., 2018), all of it on the device.
 
-    delta(L) is multiplied by `scale`, and the gradients of the parameters by `inverse`, in powers of two. Where a
+    delta(L) is multiplied by `scale`, and the finished gradients of the parameters by `inverse`, in powers of two. Where a
     gradient is not finite the update is left out and the scale halved; after 2000 good steps it doubles.
     """
 
-    def __init__(self, backend: Any) -> None:
-        self.be = backend
-        self.scale: Array = backend.zeros((), np.float32)
-        self.inverse: Array = backend.zeros((), np.float32)
-        backend.fill(self.scale, _INITIAL)
-        backend.fill(self.inverse, 1 / _INITIAL)
-        self._found: Array = backend.zeros((), np.int32)
-        self._good: Array = backend.zeros((), np.int32)
-        self._numbers: dict[float, Array] = {}
+    def __init__(self, kernels: Kernels) -> None:
+        self._kernels = kernels
+        zeros = kernels.cupy.zeros
+        self.scale: Array = zeros((), np.float32)
+        self.inverse: Array = zeros((), np.float32)
+        self.scale.fill(_INITIAL)
+        self.inverse.fill(1 / _INITIAL)
+        self.skip: Array = zeros((), np.int32)
+        """Not 0 where a gradient that `unscale` saw was not finite."""
+        self._good: Array = zeros((), np.int32)
 
-    def number(self, value: float) -> Array:
-        """A float32 on the device that holds `value` for good."""
-        if value not in self._numbers:
-            self._numbers[value] = self.be.zeros((), np.float32)
-            self.be.fill(self._numbers[value], value)
-        return self._numbers[value]
-
-    def look_at(self, G: Array) -> Array:
-        """An int on the device: whether a gradient is not finite."""
-        be = self.be
-        be.launch("find_nonfinite", (C_TYPE[G.dtype.name],), be._flat(G.size), G, G.size, self._found)
-        return self._found
+    def unscale(self, G: Array) -> None:
+        """Take the scale out of finished gradients."""
+        kernels, geometry = self._kernels, self._kernels.flat(G.size)
+        partial = kernels.partial(geometry.blocks)
+        arguments = (G, G.size, self.inverse, partial, kernels.counter, self.skip)
+        kernels.launch("unscale", (C_TYPE[G.dtype.name],), geometry, *arguments)
 
     def adapt(self) -> None:
-        """The end of a step: the next step's scale."""
-        arguments = (self.scale, self.inverse, self._good, self._found, _INTERVAL, _SMALLEST, _LARGEST)
-        self.be.launch("update_loss_scale", (), table.one_block(), *arguments)
+        """The end of a training step: the next step's scale."""
+        arguments = (self.scale, self.inverse, self._good, self.skip, _INTERVAL, _SMALLEST, _LARGEST)
+        self._kernels.launch("update_loss_scale", (), table.one_block(), *arguments)

@@ -71,11 +71,9 @@ __global__ void dropout(const T* x, T* mask, T* out, index_t n, unsigned long lo
     });
 }
 
-// The end of a step: *step += 1 always; *offset += rows (position in the permutation); *row += 1 (row of the optimizer's
-// table) unless *skip, since a skipped update must not count as a step of the optimizer. Each may be null. One thread block.
-__global__ void advance(step_t* step, unsigned* row, index_t* offset, index_t rows, const int* skip) {
+// The end of a graph of several steps: where the next one begins in the optimizer's table and in the order of the rows.
+__global__ void advance(unsigned* row, index_t* offset, unsigned steps, index_t rows) {
     if (threadIdx.x != 0) return;
-    if (step) *step += 1;
-    if (offset) *offset += rows;
-    if (row && !(skip && *skip)) *row += 1;
+    *row += steps;
+    *offset += rows;
 }

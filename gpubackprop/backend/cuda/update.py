@@ -1,172 +1,148 @@
-"""What stands at the end of a step: norms, and every optimizer as one kernel over the flat buffers."""
+"""Every optimizer as one kernel over the flat buffers (three for LARS and LAMB), and its numbers on the device."""
 
 from __future__ import annotations
 
-from math import inf
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from gpubackprop import optimizers
 from gpubackprop.backend.base import Array
 from gpubackprop.backend.cuda import kernel_table as table
-from gpubackprop.backend.cuda.cupy_backend import CupyBackend
+from gpubackprop.backend.cuda import registry
 from gpubackprop.backend.cuda.kernel_table import C_TYPE
 from gpubackprop.backend.cuda.launcher import Kernels
-from gpubackprop.errors import DeviceError
+from gpubackprop.network.parameters import Segment
+from gpubackprop.optimizers import LAMB, LARS, Optimizer
 
 
-class Scalars(tuple):  # type: ignore[type-arg]
-    """An optimizer's 0-d scalars, and the same numbers as one row of the table that its kernel reads."""
+class Scalars(tuple[Array, ...]):
+    """An optimizer's 0-d scalars, and the same numbers as one row of a float64 table, which its kernel reads.
 
-    table: Array
+    The kernel reads the table's row `*row + ahead`; row None stands for 0.
+    """
+
     flat: Array
+    table: Array
     row: Array | None = None
-    """Which row of the table is read, a uint32 on the device; None for the first."""
-    where: Any = None
-    """For the optimizers that treat each array by itself: the `Segments`."""
+    ahead: int = 0
+
+    @contextmanager
+    def reading(self, table: Array, row: Array, ahead: int) -> Iterator[None]:
+        """Meanwhile the kernel is launched to read another table."""
+        before = self.table, self.row, self.ahead
+        self.table, self.row, self.ahead = table, row, ahead
+        try:
+            yield
+        finally:
+            self.table, self.row, self.ahead = before
 
 
-class Segments:
+class _Segments:
     """Where the arrays lie in the flat buffers, on the device, and whether their step is scaled to their norm."""
 
-    def __init__(self, backend: Any, segments: Any, dtype: Any) -> None:
+    def __init__(self, xp: Any, segments: tuple[Segment, ...], dtype: Any) -> None:
+        self.count = len(segments)
         self.longest = max(s.size for s in segments)
-        self.offsets: Array = backend.asarray(np.array([s.start for s in segments], np.int64))
-        self.lengths: Array = backend.asarray(np.array([s.size for s in segments], np.int64))
-        self.adapt: Array = backend.asarray(np.array([len(s.shape) > 1 for s in segments], np.int32))
-        self.ratios: Array = backend.zeros((len(segments),), dtype)
+        self.offsets: Array = xp.asarray(np.array([s.start for s in segments], np.int64))
+        self.lengths: Array = xp.asarray(np.array([s.size for s in segments], np.int64))
+        self.adapt: Array = xp.asarray(np.array([len(s.shape) > 1 for s in segments], np.int32))
+        self.ratios: Array = xp.zeros((self.count,), dtype)
 
 
-class UpdateKernels(CupyBackend):
-    """A GPU with the kernels of kernels.cu at hand, and the part of the vocabulary that works on the flat buffers."""
+class Updates:
+    """The optimizers' kernels. xp: CuPy."""
 
-    def __init__(self, index: int = 0, precision: str = "native") -> None:
-        super().__init__(index, precision)
-        self.kernels = Kernels(self.cupy, index)
-        # The smallest kernel, to know now whether the compiler, the driver and the launch work together.
-        ones = self.zeros((4,), np.float64)
-        self.launch("set_scalars", ("double",), table.one_block(), ones, None, 4, 1.0, 2.0, 3.0, 4.0)
-        if not (self.to_host(ones) == [1, 2, 3, 4]).all():
-            raise DeviceError("a kernel compiled for this GPU wrote something else than it should")
-
-    def launch(self, name: str, template: tuple[str | int, ...], geometry: table.Launch, *arguments: Any) -> None:
-        """Queue one kernel of kernels.cu."""
-        self.kernels.launch(name, template, geometry, *arguments)
-
-    def _flat(self, n: int, width: int = 4) -> table.Launch:
-        return table.flat(n, width, self.kernels.multiprocessors)
-
-    def _partial(self, n: int, dtype: Any = np.float64) -> Array:
-        return self._leading(n, dtype, "partial", self.empty)
-
-    # -- norms and update ---------------------------------------------------------------------------------------------
-
-    def norm(self, G: Array, out: Array) -> None:
-        geometry = self._flat(G.size, 16 // G.itemsize)
-        partial = self._partial(geometry.blocks)
-        self.launch("squared_norm", (C_TYPE[G.dtype.name],), geometry, G, G.size, None, inf, partial)
-        self.launch("finish_sum", (C_TYPE[out.dtype.name],), table.one_block(), partial, geometry.blocks, 1.0, 0, out)
-        self.xp.sqrt(out, out=out)
-
-    def total_of_squares(self, values: Array, scale: float, out: Array) -> None:
-        geometry = self._flat(values.size, 16 // values.itemsize)
-        partial = self._partial(geometry.blocks)
-        self.launch("squared_norm", (C_TYPE[values.dtype.name],), geometry, values, values.size, None, inf, partial)
-        types = (C_TYPE[out.dtype.name],)
-        self.launch("finish_sum", types, table.one_block(), partial, geometry.blocks, float(scale), 0, out)
+    def __init__(self, kernels: Kernels, xp: Any) -> None:
+        self._kernels, self._xp = kernels, xp
+        self._segments: WeakKeyDictionary[Optimizer, tuple[Any, _Segments]] = WeakKeyDictionary()
 
     def scalars(self, count: int, dtype: Any) -> Scalars:
-        flat = self.zeros((count,), dtype)
+        """Room for `count` numbers and, in the table, one more: the factor of decoupled decay, 1 where nobody writes it."""
+        flat = self._xp.zeros((count,), dtype)
         own = Scalars(flat[i : i + 1].reshape(()) for i in range(count))
         own.flat = flat
-        # One more number than the rule's own: the factor of decoupled decay, 1 where nobody writes it.
-        own.table = self.zeros((count + 1,), np.float64)
+        own.table = self._xp.zeros((count + 1,), np.float64)
         own.table.fill(1.0)
         return own
 
-    def write_scalars(self, h: tuple[Array, ...], values: tuple[float, ...]) -> None:
-        if not isinstance(h, Scalars) or len(values) > 4:
-            super().write_scalars(h, values)
-            return
-        four = (*map(float, values), 0.0, 0.0, 0.0, 0.0)[:4]
+    def write(self, h: Scalars, values: tuple[float, ...]) -> None:
+        """Write up to four numbers, as arguments of a launch: no host memory has to outlive it."""
+        h0, h1, h2, h3 = (*map(float, values), 0.0, 0.0, 0.0, 0.0)[:4]
         t = C_TYPE[h.flat.dtype.name]
-        self.launch("set_scalars", (t,), table.one_block(), h.table, h.flat, len(values), *four)
+        self._kernels.launch(
+            "set_scalars", (t,), table.one_block(), h.table, h.flat, len(values), h0, h1, h2, h3
+        )
 
-    def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
-        rule = rule_of(optimizer)
-        if rule is None or not isinstance(h, Scalars):
-            self._generic_update(optimizer, P, G, state, h)
-            return
-        name, constants = rule
-        t = C_TYPE[P.dtype.name]
-        decay = 0.0 if optimizer.decoupled_weight_decay else optimizer.weight_decay
-        slots = (*state, None, None, None)[:3]
-        self.launch(
-            "optimizer_step", (name, t, t, t), self._flat(P.size, 16 // P.itemsize), P, G, *slots, None, P.size, h.table, h.row,
-            None, inf, None, self._skip(G), *constants, float(decay),
-        )  # fmt: skip
+    @staticmethod
+    def has(optimizer: Optimizer) -> bool:
+        """Whether there is a kernel for this optimizer."""
+        return type(optimizer) in (LARS, LAMB) or registry.update_rule(optimizer) is not None
 
-    def update_by_segment(
-        self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...], segments: Any
+    def update(
+        self, o: Optimizer, P: Array, G: Array, state: tuple[Array, ...], h: Scalars, copy: Array | None, skip: Array | None
     ) -> bool:
-        if type(optimizer) not in (optimizers.LARS, optimizers.LAMB) or not isinstance(h, Scalars):
-            return False
-        o, t = optimizer, C_TYPE[P.dtype.name]
-        if not isinstance(h.where, Segments):
-            h.where = Segments(self, segments, P.dtype)
-        w = h.where
-        geometry = table.segments(w.longest, len(segments), self.kernels.multiprocessors)
-        partial = self._partial(2 * geometry.blocks)
-        skip, ratios = self._skip(G), table.segment_ratios(len(segments))
-        arguments: tuple[Any, ...]
-        if type(o) is optimizers.LARS:
-            decay = 0.0 if o.decoupled_weight_decay else float(o.weight_decay)
-            arguments = (P, G, w.offsets, w.lengths, partial, None, inf, None)
-            self.launch("segment_norms", (t, t), geometry, *arguments)
-            arguments = (partial, geometry.grid[0], w.adapt, o.trust, decay, w.ratios)
-            self.launch("segment_ratios", (t,), ratios, *arguments)
-            arguments = (P, G, *state, None, w.offsets, w.lengths, w.ratios, h.table, h.row, None, inf, None, skip)
-            self.launch("lars_step", (t, t, t), geometry, *arguments, o.momentum, decay)
+        """One step of an optimizer; False where it has no kernel.
+
+        copy: gets the new parameters in half precision. skip: an int on the device; nothing is written where it is not 0.
+        """
+        types = (C_TYPE[P.dtype.name], C_TYPE[(P if copy is None else copy).dtype.name])
+        if type(o) is LARS:
+            self._lars(o, types, P, G, state, h, copy, skip)
+        elif type(o) is LAMB:
+            self._lamb(o, types, P, G, state, h, copy, skip)
         else:
-            decay = float(o.weight_decay)
-            arguments = (P, G, *state, w.offsets, w.lengths, partial, h.table, h.row, None, inf, None, skip)
-            self.launch("lamb_moments", (t, t), geometry, *arguments, *o.betas, o.eps, decay)
-            arguments = (partial, geometry.grid[0], w.adapt, 1.0, 0.0, w.ratios)
-            self.launch("segment_ratios", (t,), ratios, *arguments)
-            arguments = (P, *state, None, w.offsets, w.lengths, w.ratios, h.table, h.row, skip, o.eps, decay)
-            self.launch("lamb_step", (t, t), geometry, *arguments)
+            rule = registry.update_rule(o)
+            if rule is None:
+                return False
+            slots = (*state, None, None, None)[:3]
+            self._kernels.launch(
+                "optimizer_step", (rule.name, *types), self._kernels.flat(P.size, 16 // P.itemsize), P, G, *slots, copy, P.size,
+                h.table, h.row, h.ahead, skip, *rule.constants, _coupled_decay(o),
+            )  # fmt: skip
         return True
 
-    def _generic_update(
-        self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]
-    ) -> None:
-        super().update(optimizer, P, G, state, h)
+    def _lars(self, o: LARS, types: tuple[str, str], P: Any, G: Any, state: Any, h: Scalars, copy: Any, skip: Any) -> None:
+        launch, where, decay = self._kernels.launch, self._where(o), _coupled_decay(o)
+        geometry = table.segments(where.longest, where.count, self._kernels.multiprocessors)
+        partial = self._kernels.partial(2 * geometry.blocks)
+        launch("segment_norms", types[:1], geometry, P, G, where.offsets, where.lengths, partial)
+        launch(
+            "segment_ratios", types[:1], table.segment_ratios(where.count), partial, geometry.grid[0], where.adapt, o.trust, decay,
+            where.ratios,
+        )  # fmt: skip
+        launch(
+            "lars_step", types, geometry, P, G, *state, copy, where.offsets, where.lengths, where.ratios, h.table, h.row, h.ahead,
+            skip, o.momentum, decay,
+        )  # fmt: skip
 
-    def _skip(self, G: Array) -> Array | None:
-        """An int on the device that is not 0 where this update must be left out; None for never."""
-        return None
+    def _lamb(self, o: LAMB, types: tuple[str, str], P: Any, G: Any, state: Any, h: Scalars, copy: Any, skip: Any) -> None:
+        launch, where = self._kernels.launch, self._where(o)
+        geometry = table.segments(where.longest, where.count, self._kernels.multiprocessors)
+        partial = self._kernels.partial(2 * geometry.blocks)
+        launch(
+            "lamb_moments", types[:1], geometry, P, G, *state, where.offsets, where.lengths, partial, h.table, h.row, h.ahead,
+            skip, *o.betas, o.eps, o.weight_decay,
+        )  # fmt: skip
+        launch(
+            "segment_ratios", types[:1], table.segment_ratios(where.count), partial, geometry.grid[0], where.adapt, 1.0, 0.0,
+            where.ratios,
+        )  # fmt: skip
+        launch(
+            "lamb_step", types, geometry, P, *state, copy, where.offsets, where.lengths, where.ratios, h.table, h.row, h.ahead,
+            skip, o.eps, o.weight_decay,
+        )  # fmt: skip
+
+    def _where(self, o: Optimizer) -> _Segments:
+        assert o.parameters is not None
+        held = self._segments.get(o)
+        if held is None or held[0] is not o.parameters.segments:
+            segments = o.parameters.segments
+            held = self._segments[o] = segments, _Segments(self._xp, segments, o.parameters.dtype)
+        return held[1]
 
 
-def rule_of(optimizer: Any) -> tuple[str, tuple[float, float, float]] | None:
-    """The kernel's rule for an optimizer and its three constants; None for one of the user's own."""
-    o, kind = optimizer, type(optimizer)
-    if kind is optimizers.SGD:
-        return ("Momentum", (o.momentum, float(o.nesterov), 0.0)) if o.momentum else ("Sgd", (0.0, 0.0, 0.0))
-    if kind is optimizers.RMSprop:
-        name = f"Rmsprop{'Centered' * o.centered}{'Momentum' * bool(o.momentum)}"
-        return name, (o.alpha, o.eps, o.momentum)
-    if kind is optimizers.Adagrad:
-        return "Adagrad", (o.eps, 0.0, 0.0)
-    if kind is optimizers.Adadelta:
-        return "Adadelta", (o.rho, o.eps, 0.0)
-    moments = {
-        optimizers.Adam: "Adam",
-        optimizers.AdamW: "Adam",
-        optimizers.Adamax: "Adamax",
-        optimizers.NAdam: "Nadam",
-        optimizers.RAdam: "Radam",
-    }
-    if kind in moments:
-        return moments[kind], (*o.betas, o.eps)
-    return None
+def _coupled_decay(o: Optimizer) -> float:
+    return 0.0 if o.decoupled_weight_decay else o.weight_decay

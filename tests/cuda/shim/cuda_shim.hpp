@@ -220,6 +220,12 @@ static const char* call(void (*kernel)(A...), const unsigned* geometry, bool rev
 }  // namespace shim
 
 static inline void __syncthreads() { shim::wait(shim::at_barrier); }
+static inline void __threadfence() {}
+static inline unsigned atomicInc(unsigned* counter, unsigned limit) {
+    const unsigned before = *counter;
+    *counter = before >= limit ? 0 : before + 1;
+    return before;
+}
 
 template <typename T> static inline T __shfl_xor_sync(unsigned mask, T value, int offset) {
     static_assert(sizeof(T) == 4 || sizeof(T) == 8, "a shuffle moves 4 or 8 bytes");
