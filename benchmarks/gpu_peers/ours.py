@@ -65,8 +65,8 @@ def kernel_times(case: Case, repeats: int = 10) -> list[tuple[str, float]]:
 
     for _ in range(3):
         peer.step()
-    be, plan_call = peer.net.backend, cublaslt.Plan.__call__
-    be.launch = timed(lambda name, template, *_: f"{name}<{', '.join(map(str, template))}>", be.launch)  # type: ignore[method-assign]
+    kernels, plan_call = peer.net.backend.kernels, cublaslt.Plan.__call__
+    kernels.launch = timed(lambda name, template, *_: f"{name}<{', '.join(map(str, template))}>", kernels.launch)
     cublaslt.Plan.__call__ = timed(lambda plan, *_: _product_name(plan.problem), plan_call)  # type: ignore[method-assign]
     try:
         runs = []

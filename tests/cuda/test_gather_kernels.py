@@ -20,7 +20,22 @@ def test_gather_rows(run, s, t, q, r):
         for order, ahead, misaligned in ((permutation, 2, 0), (None, 40, 1)):
             taken = (np.arange(100) if order is None else order)[7 + ahead : 7 + ahead + rows]
             out, labels = empty(t, (rows, cols)), np.full((rows, targets), 99, NUMPY[r])
-            run("gather_rows", template, launch, x, out, cols, y, labels, targets, order, offset, ahead, rows, offset=misaligned)
+            run(
+                "gather_rows",
+                template,
+                launch,
+                x,
+                out,
+                cols,
+                y,
+                labels,
+                targets,
+                order,
+                offset,
+                ahead,
+                rows,
+                offset=misaligned,
+            )
             np.testing.assert_array_equal(to_float64(t, out), want[taken])
             np.testing.assert_array_equal(labels, y[taken])
 

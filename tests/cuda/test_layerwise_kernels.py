@@ -88,9 +88,45 @@ def test_lamb(run, p_type, h_type):
         u = first / (1 - b1 ** (t + 1)) / (np.sqrt(second / (1 - b2 ** (t + 1))) + eps) + decay * w
         for piece, adapt in zip(PIECES, ADAPT, strict=True):
             w[piece] -= lr * (ratio(w[piece], u[piece], 1, 0) if adapt else 1.0) * u[piece]
-        run("lamb_moments", (p_type,), launch, p, g, m, v, OFFSETS, LENGTHS, partial, rows, row, 0, None, b1, b2, eps, decay)
+        run(
+            "lamb_moments",
+            (p_type,),
+            launch,
+            p,
+            g,
+            m,
+            v,
+            OFFSETS,
+            LENGTHS,
+            partial,
+            rows,
+            row,
+            0,
+            None,
+            b1,
+            b2,
+            eps,
+            decay,
+        )
         run("segment_ratios", (p_type,), table.segment_ratios(4), partial, launch.grid[0], ADAPT, 1.0, 0.0, ratios)
-        run("lamb_step", (p_type, h_type), launch, p, m, v, copy, OFFSETS, LENGTHS, ratios, rows, row, 0, None, eps, decay)
+        run(
+            "lamb_step",
+            (p_type, h_type),
+            launch,
+            p,
+            m,
+            v,
+            copy,
+            OFFSETS,
+            LENGTHS,
+            ratios,
+            rows,
+            row,
+            0,
+            None,
+            eps,
+            decay,
+        )
     for piece in PIECES:
         assert_close(p_type, p[piece], w[piece], factor=4)
         assert_close(p_type, m[piece], first[piece], factor=2)
@@ -104,7 +140,26 @@ def test_skip_leaves_everything(run):
     g, m, v, ratios = p.copy(), p.copy(), p.copy(), np.ones(4, np.float32)
     before, skip, rows = p.copy(), np.ones(1, np.int32), np.ones((1, 4))
     run("lars_step", ("float",) * 2, launch, p, g, v, None, OFFSETS, LENGTHS, ratios, rows, None, 0, skip, 0.9, 0.0)
-    run("lamb_moments", ("float",), launch, p, g, m, v, OFFSETS, LENGTHS, partial, rows, None, 0, skip, 0.9, 0.9, 1e-6, 0.0)
+    run(
+        "lamb_moments",
+        ("float",),
+        launch,
+        p,
+        g,
+        m,
+        v,
+        OFFSETS,
+        LENGTHS,
+        partial,
+        rows,
+        None,
+        0,
+        skip,
+        0.9,
+        0.9,
+        1e-6,
+        0.0,
+    )
     run("lamb_step", ("float",) * 2, launch, p, m, v, None, OFFSETS, LENGTHS, ratios, rows, None, 0, skip, 1e-6, 0.0)
     for array in (p, m, v):
         np.testing.assert_array_equal(array, before)

@@ -28,13 +28,28 @@ def test_norm_and_clip_factor(run, t, r, n):
     tolerance = 1e-12 if t == "double" else 2e-6
     for offset in (0, 1):
         total, norm, clip = squared_norm(run, (t, r), g, 0.25, want / 2, offset)
-        np.testing.assert_allclose([total, norm, clip], [0.25 * want**2, want, want / 2 / (want + 1e-6)], rtol=tolerance)
+        np.testing.assert_allclose(
+            [total, norm, clip], [0.25 * want**2, want, want / 2 / (want + 1e-6)], rtol=tolerance
+        )
     assert squared_norm(run, (t, r), g, 1.0, want * 2)[2] == 1
 
 
 def test_what_is_not_wanted_is_not_written(run):
     g, norm, counter = np.ones(4, np.float32), empty("float", 1), np.zeros(1, np.uint32)
-    run("squared_norm", ("float", "float"), table.flat(4, 4, 1), g, 4, empty("double", 1), counter, 1.0, 1.0, None, norm, None)
+    run(
+        "squared_norm",
+        ("float", "float"),
+        table.flat(4, 4, 1),
+        g,
+        4,
+        empty("double", 1),
+        counter,
+        1.0,
+        1.0,
+        None,
+        norm,
+        None,
+    )
     assert norm[0] == 2
 
 

@@ -54,7 +54,9 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.mark.parametrize(("optimizer", "name", "constants"), OPTIMIZERS, ids=[o[1] + type(o[0]).__name__ for o in OPTIMIZERS])
+@pytest.mark.parametrize(
+    ("optimizer", "name", "constants"), OPTIMIZERS, ids=[o[1] + type(o[0]).__name__ for o in OPTIMIZERS]
+)
 def test_optimizers(optimizer, name, constants):
     assert registry.update_rule(optimizer) == (name, constants)
 
@@ -133,7 +135,10 @@ class Gain(gb.Layer):
         return {"W": (self.width, self.width), "gain": (self.width,)}
 
     def initial(self, rng):
-        return {"W": np.eye(self.width) + 0.1 * rng.normal(size=(self.width, self.width)), "gain": np.full(self.width, 1.5)}
+        return {
+            "W": np.eye(self.width) + 0.1 * rng.normal(size=(self.width, self.width)),
+            "gain": np.full(self.width, 1.5),
+        }
 
     def buffers(self, dtype):
         return {"u": (("n", self.width), dtype), "t": (("n", self.width), dtype)}
@@ -197,7 +202,9 @@ def data() -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(ROWS, INPUTS)).astype(np.float32), rng.normal(size=(ROWS, OUTPUTS)).astype(np.float32)
 
 
-def network(device: Any, f: Any = "tanh", loss: Any = "mean_squared_error", own: bool = False, **options: Any) -> gb.Network:
+def network(
+    device: Any, f: Any = "tanh", loss: Any = "mean_squared_error", own: bool = False, **options: Any
+) -> gb.Network:
     parts = [gb.Dense(INPUTS, 16, f), *([Gain(16)] if own else []), gb.Dense(16, 8, "sigmoid"), gb.Dense(8, OUTPUTS)]
     return gb.Network(parts, loss=loss, device=device, seed=3, **options)
 
@@ -266,7 +273,9 @@ def test_small_deltas_of_a_users_loss_survive_float16(gpu):  # noqa: F811
         assert relative(made[0][name], want) < 1e-2, name
 
 
-@pytest.mark.parametrize("optimizer", [lambda: gb.Adam(0.1), lambda: Sign(0.1), lambda: Stubborn(0.1), lambda: gb.LAMB(0.1)])
+@pytest.mark.parametrize(
+    "optimizer", [lambda: gb.Adam(0.1), lambda: Sign(0.1), lambda: Stubborn(0.1), lambda: gb.LAMB(0.1)]
+)
 @pytest.mark.parametrize("clip", [{}, {"clip_value": 1.0}])
 def test_an_overflow_leaves_parameters_and_state_as_they_were(gpu, optimizer, clip):  # noqa: F811
     x, y = data()
@@ -292,6 +301,8 @@ def test_a_class_in_the_table_of_names_is_found_by_name(gpu, monkeypatch):  # no
     monkeypatch.setitem(activations.ACTIVATIONS, "twice_tanh", type("Twice", (Tanh,), {"name": "twice_tanh"}))
     monkeypatch.setitem(losses.LOSSES, "huber", Huber)
     x, y = data()
-    made = [network(device, f="twice_tanh", loss="huber").loss_and_gradients(x, y)[1] for device in (CudaBackend(0), "cpu")]
+    made = [
+        network(device, f="twice_tanh", loss="huber").loss_and_gradients(x, y)[1] for device in (CudaBackend(0), "cpu")
+    ]
     for name, want in made[1].items():
         assert relative(made[0][name], want) < 1e-5, name

@@ -105,7 +105,7 @@ def compile_cubin(
     """`text` compiled for one architecture.
 
     arch: a real architecture such as "sm_90". kernels: the name expressions to instantiate, such as
-    "activation<float, Relu>"; what is not named is not compiled. Raises ArgumentError for an architecture that is not of
+    "activation<float, ReLU>"; what is not named is not compiled. Raises ArgumentError for an architecture that is not of
     that form, DeviceError with the compiler's log where it refuses, MissingExtraError without NVRTC.
     """
     if not re.fullmatch(r"sm_\d+[af]?", arch):

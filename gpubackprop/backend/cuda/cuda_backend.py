@@ -351,6 +351,8 @@ class CudaBackend(CupyBackend):
         elementwise = registry.elementwise_loss(loss)
         kernels, (n, m) = self.kernels, a.shape
         types = (C_TYPE[a.dtype.name], C_TYPE[y.dtype.name])
+        template: tuple[str | int, ...]
+        arguments: tuple[Any, ...]
         if registry.is_cross_entropy(loss):
             group = table.group_of(m)
             geometry = table.rows(n, group, kernels.multiprocessors)
@@ -358,7 +360,11 @@ class CudaBackend(CupyBackend):
         elif elementwise is not None:
             count = rows * m if elementwise.over_outputs else rows
             geometry = kernels.flat(a.size)
-            name, template, arguments = "elementwise_loss", (*types, elementwise.functor), (a, y, delta, a.size, 1 / count)
+            name, template, arguments = (
+                "elementwise_loss",
+                (*types, elementwise.functor),
+                (a, y, delta, a.size, 1 / count),
+            )
         elif scale is None or delta is None:
             super().loss_and_delta(loss, a, y, v, value, delta, rows)
             return

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gpubackprop.backend.base import Array
 from gpubackprop.backend.cuda import kernel_table as table
 from gpubackprop.backend.cuda.kernel_table import C_TYPE, GATHERED, GATHERED_TARGETS
 from gpubackprop.backend.cuda.launcher import Kernels
-
-_NOTHING = ("float", "float")
 
 
 def row_types(source: Array, out: Array) -> tuple[str, str] | None:
@@ -35,13 +35,22 @@ def gather(
 
     order: int64, None for the rows as they lie; offset: one int64 on the device, None for 0.
     """
-    rows = (x or y or ((), ()))[1]
-    types = (row_types(*x) if x else _NOTHING), (target_types(*y) if y else _NOTHING)
-    assert types[0] and types[1]
-    (all_x, to_x), (all_y, to_y) = x or (None, None), y or (None, None)
-    width = to_x.shape[1] if x else 0
-    targets = 0 if not y else to_y.shape[1] if to_y.ndim == 2 else 1
+    all_x, to_x, width, x_types = _side(x, row_types)
+    all_y, to_y, targets, y_types = _side(y, target_types)
+    n = len(to_y if x is None else to_x)
     kernels.launch(
-        "gather_rows", (*types[0], *types[1]), table.gather(len(rows), kernels.multiprocessors), all_x, to_x, width, all_y, to_y,
-        targets, order, offset, ahead, len(rows),
+        "gather_rows", (*x_types, *y_types), table.gather(n, kernels.multiprocessors), all_x, to_x, width, all_y, to_y, targets,
+        order, offset, ahead, n,
     )  # fmt: skip
+
+
+def _side(
+    pair: tuple[Array, Array] | None, types_of: Callable[[Array, Array], tuple[str, str] | None]
+) -> tuple[Array, Array, int, tuple[str, str]]:
+    """(source, out, columns, types); nothing, of any type, for None."""
+    if pair is None:
+        return None, None, 0, ("float", "float")
+    source, out = pair
+    types = types_of(source, out)
+    assert types is not None
+    return source, out, out.shape[1] if out.ndim == 2 else 1, types

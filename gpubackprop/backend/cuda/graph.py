@@ -102,9 +102,7 @@ class GraphProgram:
     warm: all that it launches was launched before, and the first call captures it. current: as for `EagerProgram`.
     """
 
-    def __init__(
-        self, device: Device, step: Callable[[], None], *, warm: bool = False, current: bool = False
-    ) -> None:
+    def __init__(self, device: Device, step: Callable[[], None], *, warm: bool = False, current: bool = False) -> None:
         self._device, self._eager, self.warm = device, EagerProgram(device, step, current=current), warm
         self.loop: Any = None
         """A `DeviceLoop` of this step, once there is one."""

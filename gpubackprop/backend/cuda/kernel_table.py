@@ -147,7 +147,9 @@ def functors(file: str) -> dict[str, Functor]:
     found = {}
     for name, body in re.findall(r"^struct (\w+) \{(.*?)^\};", _text(file), re.MULTILINE | re.DOTALL):
         members = {
-            kind: dict(re.findall(r"(\w+) = ([^,;]+)", ", ".join(re.findall(rf"static constexpr {kind} ([^;]+);", body))))
+            kind: dict(
+                re.findall(r"(\w+) = ([^,;]+)", ", ".join(re.findall(rf"static constexpr {kind} ([^;]+);", body)))
+            )
             for kind in ("double", "bool")
         }
         if members["bool"]:

@@ -3,7 +3,7 @@
 // Conventions, everywhere:
 //   * matrices are row-major, a row is a sample: x[r * cols + c];
 //   * storage types are float, double, f16, bf16; arithmetic and sums are float, for double storage double (acc_t);
-//   * kernels are templates; the host asks for an instantiation by its name expression, "activation<float, Relu>",
+//   * kernels are templates; the host asks for an instantiation by its name expression, "activation<float, ReLU>",
 //     and gets the signature and launch geometry from kernel_table.py;
 //   * every block has a multiple of 32 threads; no kernel uses dynamic shared memory; atomics count the blocks that are done
 //     and nothing else, so that the same launch on the same input gives the same bits; whatever changes from step to step

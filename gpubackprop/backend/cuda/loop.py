@@ -32,7 +32,8 @@ class _Body:
 
     def __init__(self, backend: Any, rows: Any, batch: Any, step: Callable[[], None], optimizer: Optimizer) -> None:
         self.be, self.step, self.optimizer = backend, step, optimizer
-        self.rows, self.order = weakref.ref(rows), None if rows.permutation is None else weakref.ref(rows.permutation)
+        self.rows: weakref.ref[Any] = weakref.ref(rows)
+        self.order = None if rows.permutation is None else weakref.ref(rows.permutation)
         self.n, self.x, self.y = batch.n, batch.x, batch.target_buffer(rows.kind)
         self.width = len(optimizer.scalars(optimizer.learning_rate, 1)) + 1
         self.table: Array = backend.zeros((AHEAD, self.width), np.float64)
@@ -83,7 +84,7 @@ class DeviceLoop:
     def is_over(self, rows: Any) -> bool:
         """Whether these are its rows, in the memory that its graphs read their order from."""
         order = None if self._body.order is None else self._body.order()
-        return self._body.rows() is rows and order is rows.permutation
+        return order is rows.permutation and self._body.rows() is rows
 
     def run(self, first: int, count: int) -> int:
         """Steps `first` to `first + count` of an epoch, all of the full batch size; returns how many that were."""

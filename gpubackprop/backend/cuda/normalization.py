@@ -24,7 +24,9 @@ def normalize_rows_backward(kernels: Kernels, g: Array, rstd: Array, xhat: Array
     kernels.launch("layer_norm_backward", (C_TYPE[g.dtype.name], group), geometry, *arguments)
 
 
-def normalize_columns(kernels: Kernels, x: Array, eps: float, mean: Array, var: Array, rstd: Array, xhat: Array) -> None:
+def normalize_columns(
+    kernels: Kernels, x: Array, eps: float, mean: Array, var: Array, rstd: Array, xhat: Array
+) -> None:
     """`Backend.normalize` along axis 0."""
     (n, d), t = x.shape, C_TYPE[x.dtype.name]
     width = min(table.vector_width(t, d, x.data.ptr), 4)
@@ -37,9 +39,7 @@ def normalize_columns(kernels: Kernels, x: Array, eps: float, mean: Array, var: 
     kernels.launch("batch_norm_apply", (t,), kernels.flat(x.size), x, mean, rstd, None, None, xhat, n, d)
 
 
-def normalize_columns_backward(
-    kernels: Kernels, g: Array, rstd: Array, xhat: Array, sums: Array, out: Array
-) -> None:
+def normalize_columns_backward(kernels: Kernels, g: Array, rstd: Array, xhat: Array, sums: Array, out: Array) -> None:
     """`Backend.normalize_backward` along axis 0. sums (2 d,): room for the sums of g and of g * xhat, of the type of rstd."""
     (n, d), t, wide = g.shape, C_TYPE[g.dtype.name], C_TYPE[rstd.dtype.name]
     width = table.vector_width(t, d, xhat.data.ptr, g.data.ptr)

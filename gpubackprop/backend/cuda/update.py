@@ -72,9 +72,7 @@ class Updates:
         """Write up to four numbers, as arguments of a launch: no host memory has to outlive it."""
         h0, h1, h2, h3 = (*map(float, values), 0.0, 0.0, 0.0, 0.0)[:4]
         t = C_TYPE[h.flat.dtype.name]
-        self._kernels.launch(
-            "set_scalars", (t,), table.one_block(), h.table, h.flat, len(values), h0, h1, h2, h3
-        )
+        self._kernels.launch("set_scalars", (t,), table.one_block(), h.table, h.flat, len(values), h0, h1, h2, h3)
 
     @staticmethod
     def has(optimizer: Optimizer) -> bool:
@@ -82,7 +80,14 @@ class Updates:
         return type(optimizer) in (LARS, LAMB) or registry.update_rule(optimizer) is not None
 
     def update(
-        self, o: Optimizer, P: Array, G: Array, state: tuple[Array, ...], h: Scalars, copy: Array | None, skip: Array | None
+        self,
+        o: Optimizer,
+        P: Array,
+        G: Array,
+        state: tuple[Array, ...],
+        h: Scalars,
+        copy: Array | None,
+        skip: Array | None,
     ) -> bool:
         """One step of an optimizer; False where it has no kernel.
 
@@ -104,21 +109,25 @@ class Updates:
             )  # fmt: skip
         return True
 
-    def _lars(self, o: LARS, types: tuple[str, str], P: Any, G: Any, state: Any, h: Scalars, copy: Any, skip: Any) -> None:
+    def _lars(
+        self, o: LARS, types: tuple[str, str], P: Any, G: Any, state: Any, h: Scalars, copy: Any, skip: Any
+    ) -> None:
         launch, where, decay = self._kernels.launch, self._where(o), _coupled_decay(o)
         geometry = table.segments(where.longest, where.count, self._kernels.multiprocessors)
         partial = self._kernels.partial(2 * geometry.blocks)
         launch("segment_norms", types[:1], geometry, P, G, where.offsets, where.lengths, partial)
         launch(
-            "segment_ratios", types[:1], table.segment_ratios(where.count), partial, geometry.grid[0], where.adapt, o.trust, decay,
-            where.ratios,
+            "segment_ratios", types[:1], table.segment_ratios(where.count), partial, geometry.grid[0], where.adapt, o.trust,
+            decay, where.ratios,
         )  # fmt: skip
         launch(
             "lars_step", types, geometry, P, G, *state, copy, where.offsets, where.lengths, where.ratios, h.table, h.row, h.ahead,
             skip, o.momentum, decay,
         )  # fmt: skip
 
-    def _lamb(self, o: LAMB, types: tuple[str, str], P: Any, G: Any, state: Any, h: Scalars, copy: Any, skip: Any) -> None:
+    def _lamb(
+        self, o: LAMB, types: tuple[str, str], P: Any, G: Any, state: Any, h: Scalars, copy: Any, skip: Any
+    ) -> None:
         launch, where = self._kernels.launch, self._where(o)
         geometry = table.segments(where.longest, where.count, self._kernels.multiprocessors)
         partial = self._kernels.partial(2 * geometry.blocks)
