@@ -298,7 +298,7 @@ def test_out_of_memory_halves_the_batch(gpu, level):  # noqa: F811
     with pytest.warns(RuntimeWarning, match="no memory for 4096 rows at once .* parts of 2048"):
         nets[0].train_step(x, y, rules[0])
     nets[1].train_step(x, y, rules[1])
-    assert nets[0].rows_at_once < 4096
+    assert nets[0].engine.rows_at_once < 4096
     for net, rule in zip(nets, rules, strict=True):
         net.train_step(x, y, rule)
     assert rules[0].t == 3

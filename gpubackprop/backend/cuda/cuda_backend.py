@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.backend.base import Array, ElementwiseFunction, LossFunction, Program
+from gpubackprop.backend.base import Array, ElementwiseFunction, Loop, LossFunction, Program
 from gpubackprop.backend.cuda import kernel_table as table
 from gpubackprop.backend.cuda import normalization, registry
 from gpubackprop.backend.cuda.cublaslt import CublasLt
@@ -115,7 +115,7 @@ class CudaBackend(CupyBackend):
             self.recorder.call(function, *arguments)
         self.parameters_changed()
 
-    def loop(self, program: Program, rows: Any, batch: Any, optimizer: Any, count: int) -> Callable[[int], int] | None:
+    def loop(self, program: Program, rows: Any, batch: Any, optimizer: Any, count: int) -> Loop | None:
         if not isinstance(program, GraphProgram) or not program.warm or self.recorder.failure:
             return None
         if program.loop is None or not program.loop.is_over(rows):
