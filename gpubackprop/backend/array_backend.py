@@ -151,12 +151,24 @@ class ArrayBackend(Backend):
     # -- loss, gradients, parameters ------------------------------------------------------------------------------
 
     def loss_and_delta(
-        self, loss: LossFunction, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+        self,
+        loss: LossFunction,
+        a: Array,
+        y: Array,
+        v: Any,
+        value: Array,
+        delta: Array | None,
+        rows: int,
+        total: Array | None = None,
     ) -> None:
         if loss.recordable:
             loss.value_and_delta(self, a, y, v, value, delta, rows)
         else:
             self.call(loss.value_and_delta, self, a, y, v, value, delta, rows)
+        if total is not None:
+            part = self.scratch(value, 1)
+            self.xp.multiply(value, float(rows), out=part)
+            self.xp.add(total, part, out=total)
 
     def gather_rows(self, source: Array, index: Array, out: Array) -> None:
         self._run(self.xp.take, source, index, axis=0, out=out)
@@ -186,6 +198,32 @@ class ArrayBackend(Backend):
         t = self.scratch(values)
         self.xp.multiply(values, values, out=t)
         self.total(t, scale, out)
+
+    def add_penalty(self, W: Array, l1: float, l2: float, value: Array) -> None:
+        xp, t = self.xp, self.scratch(W)
+        if l2:
+            xp.multiply(W, W, out=t)
+            self._add_sum(t, l2 / 2, value)
+        if l1:
+            xp.negative(W, out=t)
+            xp.maximum(W, t, out=t)
+            self._add_sum(t, l1, value)
+
+    def _add_sum(self, t: Array, factor: float, value: Array) -> None:
+        part = self.scratch(value, 1)
+        self.xp.sum(t, dtype=part.dtype, out=part)
+        self.xp.multiply(part, factor, out=part)
+        self.xp.add(value, part, out=value)
+
+    def add_penalty_gradient(self, W: Array, l1: float, l2: float, dW: Array) -> None:
+        xp, t = self.xp, self.scratch(W)
+        if l2:
+            xp.multiply(W, l2, out=t)
+            xp.add(dW, t, out=dW)
+        if l1:
+            xp.sign(W, out=t)
+            xp.multiply(t, l1, out=t)
+            xp.add(dW, t, out=dW)
 
     def dot(self, a: Array, b: Array, out: Array) -> None:
         self.xp.dot(a, b, out=out)

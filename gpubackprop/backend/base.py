@@ -214,6 +214,11 @@ class Backend(ABC):
         """How steps run here, in a few words."""
         return "eager"
 
+    @property
+    def is_recording(self) -> bool:
+        """Whether what is called now is kept, to be done later and then without a failure."""
+        return False
+
     def record(self, step: Callable[[], None]) -> Program:
         """The program that does what `step` does. `step` must depend on shapes only, never on values."""
         return step
@@ -290,12 +295,20 @@ class Backend(ABC):
 
     @abstractmethod
     def loss_and_delta(
-        self, loss: LossFunction, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+        self,
+        loss: LossFunction,
+        a: Array,
+        y: Array,
+        v: Any,
+        value: Array,
+        delta: Array | None,
+        rows: int,
+        total: Array | None = None,
     ) -> None:
         """value = C (a 0-d array) and delta = dC/da, of shape (n, m); v: the loss's own buffers.
 
-        `rows` is the number of samples that C is a mean over: n, or more when this is a part of a batch. A device may keep a
-        factor in this delta, and with it in all that follow from it: `unscale` and `delta_to_host` take it out.
+        `rows` is the number of samples that C is a mean over: n, or more when this is a part of a batch. Unless it is None,
+        total = total + rows C, 0-d like value. A device may keep a factor in this delta, and with it in all that follow from it: `unscale` and `delta_to_host` take it out.
         """
 
     @abstractmethod
@@ -325,6 +338,14 @@ class Backend(ABC):
     @abstractmethod
     def total_of_squares(self, values: Array, scale: float, out: Array) -> None:
         """out = scale * sum of all squares, as exact as a sum in float64; out is 0-d, float64."""
+
+    @abstractmethod
+    def add_penalty(self, W: Array, l1: float, l2: float, value: Array) -> None:
+        """value = value + l1 sum |W| + l2/2 sum W^2, added up as exactly as in float64; value is 0-d, float64."""
+
+    @abstractmethod
+    def add_penalty_gradient(self, W: Array, l1: float, l2: float, dW: Array) -> None:
+        """dW = dW + l1 sign(W) + l2 W."""
 
     @abstractmethod
     def normal_cdf(self, z: Array, out: Array) -> None:

@@ -445,8 +445,10 @@ class _TrainingStep:
 
     def __call__(self) -> None:
         steps, batch, optimizer, be = self._steps, _alive(self._batch), self._optimizer, self._steps.be
+        # With the loss itself where the whole step is sure to be done, and where it needs no penalty.
+        at_once = self._accumulate and be.is_recording and not (steps.l1 or steps.l2)
         steps.forward(batch, True)
-        steps.loss(batch, with_delta=True)
+        steps.loss(batch, with_delta=True, total=steps.losses if at_once else None)
         direct = steps.accumulates and be.adds_in_products(steps.parameters.P)
         accumulator = optimizer.accumulator() if direct else None
         if accumulator is None:
@@ -460,7 +462,7 @@ class _TrainingStep:
             optimizer.descend(be)
             steps.count()
         if self._accumulate:
-            steps.accumulate(batch.n, optimizer)
+            steps.accumulate(batch.n, optimizer, loss=not at_once)
 
 
 class _Part:

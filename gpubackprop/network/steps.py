@@ -47,6 +47,7 @@ class Steps:
         self.value = be.zeros((), np.result_type(parameters.dtype, np.float64))
         self.sums = be.zeros((2,), self.value.dtype)
         """Of the steps since it was last set to 0: losses times rows, and norms of gradients."""
+        self.losses = self.sums[:1].reshape(())
         self._part = be.zeros((), self.value.dtype)
         self.share = be.zeros((), self.value.dtype)
         self.delta_share = be.zeros((), compute_type(be.storage(parameters.dtype)))
@@ -58,11 +59,11 @@ class Steps:
         for layer, v in zip(self.layers[first:], batch.tensors[first:], strict=True):
             self._do(layer, layer.forward, v, training)
 
-    def loss(self, batch: Batch, with_delta: bool, penalty: bool = True) -> None:
-        """C, and delta(L) = dC/da(L) * f'(z(L))."""
-        be, last = self.be, batch.tensors[-1]
+    def loss(self, batch: Batch, with_delta: bool, penalty: bool = True, total: Array | None = None) -> None:
+        """C, and delta(L) = dC/da(L) * f'(z(L)). total: what the rows times C are added to, without the penalty."""
+        be, last, y = self.be, batch.tensors[-1], batch.targets
         delta = last.delta if with_delta else None
-        be.loss_and_delta(self.loss_function, batch.outputs, batch.targets, batch.loss, self.value, delta, batch.n)
+        be.loss_and_delta(self.loss_function, batch.outputs, y, batch.loss, self.value, delta, batch.n, total)
         if with_delta:
             be.times_derivative(self.layers[-1].activation, last.saved, last.delta)
         if penalty:
@@ -109,27 +110,14 @@ class Steps:
     def penalty(self, with_delta: bool) -> None:
         """C += l1 sum|W| + l2/2 sum W^2 (or, with_delta, dC/dW += l1 sign(W) + l2 W), over all weights; with_delta once a step,
         when the gradients of the loss are finished."""
-        xp = self.be.xp
+        be, l1, l2 = self.be, self.l1, self.l2
         if with_delta:
-            self.be.unscale(self.parameters.G)
-        for name, W in self.parameters.views.items():
-            if W.ndim < 2:
-                continue
-            t, dW = self.be.scratch(W), self.parameters.gradients[name]
-            if self.l2 and with_delta:
-                xp.multiply(W, self.l2, out=t)
-                xp.add(dW, t, out=dW)
-            elif self.l2:
-                xp.multiply(W, W, out=t)
-                self._add_sum(t, self.l2 / 2)
-            if self.l1 and with_delta:
-                xp.sign(W, out=t)
-                xp.multiply(t, self.l1, out=t)
-                xp.add(dW, t, out=dW)
-            elif self.l1:
-                xp.negative(W, out=t)
-                xp.maximum(W, t, out=t)
-                self._add_sum(t, self.l1)
+            be.unscale(self.parameters.G)
+        for name, W in self.parameters.views.items() if l1 or l2 else ():
+            if W.ndim > 1 and with_delta:
+                be.add_penalty_gradient(W, l1, l2, self.parameters.gradients[name])
+            elif W.ndim > 1:
+                be.add_penalty(W, l1, l2, self.value)
 
     def update(self, optimizer: Optimizer) -> None:
         """The end of a training step: penalties, clipping, the optimizer's line, and one more step counted."""
@@ -142,19 +130,15 @@ class Steps:
         if self.random:
             self.be.xp.add(self.counter, np.uint64(1), out=self.counter)
 
-    def accumulate(self, rows: int, optimizer: Optimizer) -> None:
-        """Add this step's loss and gradient norm to `sums`."""
-        xp, losses, norms = self.be.xp, self.sums[:1].reshape(()), self.sums[1:].reshape(())
-        xp.multiply(self.value, float(rows), out=self._part)
-        xp.add(losses, self._part, out=losses)
-        if optimizer.track_norm:
-            xp.add(norms, optimizer.norm, out=norms)
-
-    def _add_sum(self, t: Array, factor: float) -> None:
+    def accumulate(self, rows: int, optimizer: Optimizer, loss: bool = True) -> None:
+        """Add this step's loss (unless that was done) and gradient norm to `sums`."""
         xp = self.be.xp
-        xp.sum(t, dtype=self._part.dtype, out=self._part)
-        xp.multiply(self._part, factor, out=self._part)
-        xp.add(self.value, self._part, out=self.value)
+        if loss:
+            xp.multiply(self.value, float(rows), out=self._part)
+            xp.add(self.losses, self._part, out=self.losses)
+        if optimizer.track_norm:
+            norms = self.sums[1:].reshape(())
+            xp.add(norms, optimizer.norm, out=norms)
 
     def _do(self, layer: Layer, function: Callable[..., Any], *arguments: Any) -> None:
         if layer.recordable:

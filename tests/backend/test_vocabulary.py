@@ -10,6 +10,8 @@ import pytest
 
 from gpubackprop.activations import get_activation
 from gpubackprop.backend.base import Backend
+from gpubackprop.layers.base import Tensors
+from gpubackprop.losses import get_loss
 from gpubackprop.random import MaskStream, random_words
 
 # Sums of products of up to 200 terms, some of which cancel, and everything else.
@@ -189,6 +191,31 @@ def test_sums(device: Device, n: int) -> None:
         assert float(be.to_host(total)) == pytest.approx(
             -0.5 * expected, rel=1e-5 if device.dtype == np.float32 else 1e-12, abs=1e-6
         )
+
+
+@pytest.mark.parametrize(("l1", "l2"), [(0.5, 0.0), (0.0, 0.25), (0.5, 0.25)])
+def test_penalty(device: Device, l1: float, l2: float) -> None:
+    be = device.be
+    (W, on_device), (slope, dW) = device.random(9, 5), device.random(9, 5)
+    value = be.zeros((), np.float64)
+    be.fill(value, 3.0)
+    device.do(lambda: be.add_penalty(on_device, l1, l2, value))
+    expected = 3 + l1 * np.abs(W).sum() + l2 / 2 * (W**2).sum()
+    assert float(be.to_host(value)) == pytest.approx(expected, rel=1e-6 if device.dtype == np.float32 else 1e-12)
+    device.do(lambda: be.add_penalty_gradient(on_device, l1, l2, dW))
+    device.close(dW, slope + l1 * np.sign(W) + l2 * W)
+
+
+def test_loss_adds_to_a_total(device: Device) -> None:
+    be, loss = device.be, get_loss("half_squared_error")
+    (a, da), (y, dy) = device.random(6, 3), device.random(6, 3)
+    value, total, v = be.zeros((), np.float64), be.zeros((), np.float64), Tensors(d=device.empty(6, 3))
+    be.fill(total, 100.0)
+    device.do(lambda: be.loss_and_delta(loss, da, dy, v, value, None, 8, total))
+    expected = 0.5 * ((a - y) ** 2).sum() / 8
+    tolerance = 1e-6 if device.dtype == np.float32 else 1e-12
+    assert float(be.to_host(value)) == pytest.approx(expected, rel=tolerance)
+    assert float(be.to_host(total)) == pytest.approx(100 + 8 * expected, rel=tolerance)
 
 
 def test_norm_and_clip(device: Device) -> None:

@@ -153,3 +153,20 @@ def test_the_last_block_adds_up_what_all_blocks_left(run):
     run("elementwise_loss", ("float", "float", "MeanAbsoluteError"), launch, a, zeros, None, a.size, 1.0, None, partial, counter,
         value, None, 0.0)  # fmt: skip
     assert value[0] == a.sum(dtype=float)
+
+
+@pytest.mark.parametrize("t", [c.values[0] for c in cases("penalty")])
+@pytest.mark.parametrize("n", [1, 31, 5003])
+def test_penalty(run, t, n):
+    rng = np.random.default_rng(6)
+    w, slope = to_storage(t, rng.normal(size=n)), to_storage(t, rng.normal(size=n))
+    w[::7] = 0
+    launch = table.flat(n, 1, MULTIPROCESSORS)
+    for offset in (0, 1):
+        value, counter, partial = np.array([2.0]), np.zeros(1, np.uint32), empty("double", launch.blocks)
+        run("penalty", (t,), launch, w, n, 0.25, 0.5, partial, counter, value, offset=offset)
+        wide = w.astype(float)
+        assert value[0] == pytest.approx(2 + 0.25 * np.abs(wide).sum() + 0.25 * (wide**2).sum(), rel=1e-6)
+        got = slope.copy()
+        run("penalty_gradient", (t,), launch, w, got, n, 0.25, 0.5, offset=offset)
+        assert_close(t, got, slope + 0.25 * np.sign(wide) + 0.5 * wide)

@@ -105,14 +105,18 @@ class CudaBackend(CupyBackend):
 
     # -- recording ------------------------------------------------------------------------------------------------
 
+    @property
+    def is_recording(self) -> bool:
+        return self.recorder.parts is not None
+
     def record(self, step: Callable[[], None]) -> Program:
         return GraphProgram(self, step) if self.graphs else EagerProgram(self, step)
 
     def call(self, function: Callable[..., None], *arguments: Any) -> None:
-        if self.recorder.parts is None:
-            function(*arguments)
-        else:
+        if self.is_recording:
             self.recorder.call(function, *arguments)
+        else:
+            function(*arguments)
         self.parameters_changed()
 
     def loop(self, program: Program, rows: Any, batch: Any, optimizer: Any, count: int) -> Loop | None:
@@ -342,10 +346,27 @@ class CudaBackend(CupyBackend):
         else:
             super().total_of_squares(values, scale, out)
 
+    def add_penalty(self, W: Array, l1: float, l2: float, value: Array) -> None:
+        kernels, geometry = self.kernels, self.kernels.flat(W.size)
+        arguments = (W, W.size, l1, l2, kernels.partial(geometry.blocks), kernels.counter, value)
+        kernels.launch("penalty", (C_TYPE[W.dtype.name],), geometry, *arguments)
+
+    def add_penalty_gradient(self, W: Array, l1: float, l2: float, dW: Array) -> None:
+        geometry = self.kernels.flat(W.size)
+        self.kernels.launch("penalty_gradient", (C_TYPE[W.dtype.name],), geometry, W, dW, W.size, l1, l2)
+
     # -- loss -------------------------------------------------------------------------------------------------------
 
     def loss_and_delta(
-        self, loss: LossFunction, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+        self,
+        loss: LossFunction,
+        a: Array,
+        y: Array,
+        v: Any,
+        value: Array,
+        delta: Array | None,
+        rows: int,
+        total: Array | None = None,
     ) -> None:
         scale = None if self.loss_scale is None else self.loss_scale.scale
         elementwise = registry.elementwise_loss(loss)
@@ -366,16 +387,16 @@ class CudaBackend(CupyBackend):
                 (a, y, delta, a.size, 1 / count),
             )
         elif scale is None or delta is None:
-            super().loss_and_delta(loss, a, y, v, value, delta, rows)
+            super().loss_and_delta(loss, a, y, v, value, delta, rows, total)
             return
         else:
             # In float32 until it is scaled: what is small would be gone already.
             wide = self._leading(delta.size, np.float32, "wide delta", self.empty).reshape(delta.shape)
-            super().loss_and_delta(loss, a, y, v, value, wide, rows)
+            super().loss_and_delta(loss, a, y, v, value, wide, rows, total)
             self.xp.multiply(wide, scale, out=delta)
             return
         partial = kernels.partial(geometry.blocks)
-        kernels.launch(name, template, geometry, *arguments, scale, partial, kernels.counter, value, None, 0.0)
+        kernels.launch(name, template, geometry, *arguments, scale, partial, kernels.counter, value, total, float(rows))
 
     def unscale(self, G: Array) -> None:
         if self.loss_scale is not None:

@@ -219,7 +219,16 @@ def variants() -> dict[str, list[tuple[str | int, ...]]]:
     names = dict.fromkeys(rule.name for rule in rules())
     table["optimizer_step"] = [(rule, *types) for rule in names for types in _PARAMETERS]
     table["lars_step"] = table["lamb_step"] = list(_PARAMETERS)
-    for name in ("unscale", "restore", "segment_norms", "lamb_moments", "segment_ratios", "set_scalars"):
+    for name in (
+        "penalty",
+        "penalty_gradient",
+        "unscale",
+        "restore",
+        "segment_norms",
+        "lamb_moments",
+        "segment_ratios",
+        "set_scalars",
+    ):
         table[name] = [("float",), ("double",)]
     table["column_spreads"] = [(t, min(v, 4)) for t, v in _widths(*STORAGE)]
     table["finish_spreads"] = table["inverse_deviation"] = [("float",), ("double",)]

@@ -141,3 +141,37 @@ __global__ void elementwise_loss(const T* a, const Y* y, T* delta, index_t n, do
     });
     grid_sum(loss, partial, counter, Value{value, sum, weight, inverse_count});
 }
+
+// *value += l1 sum |w| + l2/2 sum w^2 over n weights. Launch: flat(n).
+template <typename P>
+__global__ void penalty(const P* w, index_t n, double l1, double l2, double* partial, unsigned* counter, double* value) {
+    constexpr int V = vector_width<P>;
+    P magnitudes = 0, squares = 0;
+    grid_stride<V>(n, aligned<V>(w), [&](index_t i, auto width) {
+        constexpr int W = decltype(width)::value;
+        const Pack<P, W> weights = load<W>(w, i);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            magnitudes += fabs(weights.v[k]);
+            squares += weights.v[k] * weights.v[k];
+        }
+    });
+    const double share = l1 * double(magnitudes) + 0.5 * l2 * double(squares);
+    grid_sum(share, partial, counter, [&](double total) { *value += total; });
+}
+
+// slope += l1 sign(w) + l2 w, n elements. Launch: flat(n).
+template <typename P> __global__ void penalty_gradient(const P* w, P* slope, index_t n, double l1, double l2) {
+    constexpr int V = vector_width<P>;
+    grid_stride<V>(n, aligned<V>(w, slope), [&](index_t i, auto width) {
+        constexpr int W = decltype(width)::value;
+        const Pack<P, W> weights = load<W>(w, i);
+        Pack<P, W> slopes = load<W>(slope, i);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            const P x = weights.v[k], sign = x > P(0) ? P(1) : x < P(0) ? P(-1) : x;  // 0 at 0, NaN at NaN
+            slopes.v[k] += P(l1) * sign + P(l2) * x;
+        }
+        store(slope, i, slopes);
+    });
+}
