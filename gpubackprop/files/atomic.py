@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -12,13 +13,16 @@ from typing import BinaryIO
 
 from gpubackprop.errors import DataError, GpuBackpropError
 
+_CANNOT_FLUSH = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""What a file system answers that cannot flush: network mounts and some FUSE systems."""
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], error: type[GpuBackpropError] = DataError) -> Iterator[BinaryIO]:
     """A file to write bytes into, which takes the place of `path` when the block ends, and only if it ends well.
 
-    The content goes to a new file in the same folder, is flushed to the disk, and is then renamed: a full disk, an
-    exception or a power cut leaves what was at `path` before. Permissions of a file that is replaced are kept.
+    The content goes to a new file in the same folder (`file.name`), is flushed to the disk, and is then renamed: a full
+    disk, an exception or a power cut leaves what was at `path` before. Permissions of a file that is replaced are kept.
 
     Raises `error` for a folder that is not there, a destination that is no regular file (a rename would replace the
     device, the pipe or the link itself), and for everything that the system refuses on the way.
@@ -27,22 +31,40 @@ def replacing(path: str | os.PathLike[str], error: type[GpuBackpropError] = Data
     try:
         mode = _mode(path, error)
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        file = open(partial, "xb")  # noqa: SIM115 - closed below, before the rename
     except (OSError, ValueError) as cause:
         raise _failure(path, cause, error) from cause
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with file:
             if mode is not None:
                 os.chmod(partial, mode)
             yield file
             file.flush()
-            os.fsync(descriptor)
+            _flush(file.fileno())
         os.replace(partial, path)
-        _flush_folder(path.parent)
     except OSError as cause:
         raise _failure(path, cause, error) from cause
     finally:
         partial.unlink(missing_ok=True)
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk, as far as its file system can: the renames before have succeeded already."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _flush(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as cause:
+        if cause.errno not in _CANNOT_FLUSH:
+            raise
 
 
 def _mode(path: Path, error: type[GpuBackpropError]) -> int | None:
@@ -61,16 +83,6 @@ def _mode(path: Path, error: type[GpuBackpropError]) -> int | None:
         )
         raise error(f"{path}: is {kind}, and only a regular file can be replaced; choose another name")
     return stat.S_IMODE(status.st_mode)
-
-
-def _flush_folder(folder: Path) -> None:
-    # The rename itself is on the disk only once the folder is; not every system lets a folder be opened.
-    with contextlib.suppress(PermissionError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _failure(path: Path, cause: Exception, error: type[GpuBackpropError]) -> GpuBackpropError:
