@@ -11,7 +11,7 @@ import pytest
 
 import gpubackprop as gb
 from gpubackprop.activations import ACTIVATIONS
-from gpubackprop.backend.cpu.compiled import EpochProgram, MachineCode, installed, module, program
+from gpubackprop.backend.cpu.compiled import EpochProgram, MachineCode, installed, program
 from gpubackprop.backend.cpu.compiled.operations import UntranslatableError, operations
 from gpubackprop.errors import ArgumentError
 from tests.backend.interpreted import run_of

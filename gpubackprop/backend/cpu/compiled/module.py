@@ -12,6 +12,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from gpubackprop import __version__
 from gpubackprop.files import cache
 
 
@@ -27,7 +28,8 @@ def load(source: str) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
-    if hasattr(run := getattr(module, "run", None), "_cache"):
+    run: Any = getattr(module, "run", None)
+    if hasattr(run, "_cache"):
         run._cache = _machine_code(_prefix(source))
     return module
 
@@ -44,7 +46,7 @@ def _machine_code(prefix: str) -> Any:
     from numba.core.compiler import CompileResult
     from numba.core.serialize import dumps
 
-    versions = numba.__version__, llvmlite.__version__, platform.python_version()
+    versions = __version__, numba.__version__, llvmlite.__version__, platform.python_version()
 
     class MachineCode(NullCache):  # type: ignore[misc]
         def name(self, signature: Any, target: Any) -> str:

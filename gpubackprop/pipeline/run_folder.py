@@ -39,11 +39,11 @@ class RunFolder:
         path = Path(out)
         with _as_data_error(path):
             if path.exists() and not path.is_dir():
-                raise DataError(f"{path}: is a file; --out names a folder")
+                raise DataError(f"out={path} is a file; it must name a folder")
             taken = path.is_dir() and any(path.iterdir())
             if taken and not overwrite:
                 raise DataError(
-                    f"{path}: is not empty; choose another --out, or add --overwrite to replace the run in it"
+                    f"out={path} is not empty; choose another folder, or say overwrite=True to replace the run in it"
                 )
             work = path / "unfinished" if taken else path
             work.mkdir(parents=True, exist_ok=True)
