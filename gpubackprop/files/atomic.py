@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import secrets
@@ -15,6 +16,9 @@ from gpubackprop.errors import DataError, GpuBackpropError
 
 _CANNOT_FLUSH = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """What a file system answers that cannot flush: network mounts and some FUSE systems."""
+
+_CANNOT_EXCHANGE = _CANNOT_FLUSH
+"""What a file system answers that has no exchange of two names: NFS, and kernels of before 2014."""
 
 
 @contextlib.contextmanager
@@ -47,6 +51,42 @@ def replacing(path: str | os.PathLike[str], error: type[GpuBackpropError] = Data
     finally:
         partial.unlink(missing_ok=True)
     flush_folder(path.parent)
+
+
+def exchange(a: Path, b: Path) -> None:
+    """Let two folders of one parent change their names, in one step where the system has one, so that both are always there.
+
+    Raises OSError, with both where they were.
+    """
+    try:
+        _exchange(os.fsencode(a), os.fsencode(b))
+    except OSError as error:
+        if error.errno not in _CANNOT_EXCHANGE:
+            raise
+        # In three steps then; between the first and the second one of the two names is missing.
+        aside = a.with_name(f".{a.name}.{secrets.token_hex(4)}.aside")
+        os.rename(b, aside)
+        try:
+            os.rename(a, b)
+        except OSError:
+            os.rename(aside, b)
+            raise
+        os.rename(aside, a)
+    flush_folder(a.parent)
+
+
+def _exchange(a: bytes, b: bytes) -> None:
+    """renameat2 of Linux with RENAME_EXCHANGE, or renamex_np of macOS with RENAME_SWAP. Raises OSError."""
+    library = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    if hasattr(library, "renameat2"):
+        here = -100  # AT_FDCWD
+        code = library.renameat2(here, a, here, b, 2)
+    elif hasattr(library, "renamex_np"):
+        code = library.renamex_np(a, b, 2)
+    else:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if code:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), os.fsdecode(b))
 
 
 def flush_folder(folder: Path) -> None:
