@@ -10,7 +10,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from gpubackprop.errors import DataError, GpuBackpropError
 
@@ -77,7 +77,7 @@ def exchange(a: Path, b: Path) -> None:
 
 def _exchange(a: bytes, b: bytes) -> None:
     """renameat2 of Linux with RENAME_EXCHANGE, or renamex_np of macOS with RENAME_SWAP. Raises OSError."""
-    library = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    library: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
     if hasattr(library, "renameat2"):
         here = -100  # AT_FDCWD
         code = library.renameat2(here, a, here, b, 2)
