@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from gpubackprop.proofs.parity import check_parity as check_parity
     from gpubackprop.training.callbacks import Callback as Callback
     from gpubackprop.training.callbacks import EarlyStopping as EarlyStopping
+    from gpubackprop.training.checkpoints import Checkpoints as Checkpoints
     from gpubackprop.training.evaluation import evaluate as evaluate
     from gpubackprop.training.history import History as History
     from gpubackprop.training.trainer import Trainer as Trainer
@@ -70,6 +71,7 @@ _HOMES = {
     "proofs.gradcheck": "gradcheck",
     "proofs.parity": "check_parity",
     "training.callbacks": "Callback EarlyStopping",
+    "training.checkpoints": "Checkpoints",
     "training.evaluation": "evaluate",
     "training.history": "History",
     "training.trainer": "Trainer",

@@ -108,8 +108,8 @@ class Checkpoint:
     """What `load_checkpoint` gives back.
 
     net; optimizer, with its state, ready to go on with `net` (None if none was saved); extra, as it was handed to `save`;
-    saved_on: "device", "precision", "blas", "blas_threads", "numpy" and "library" (versions) of the process that saved it. The same
-    bits come out of a resumed run only on the same kind of device and with the same number of BLAS threads.
+    saved_on: "device", "precision", "blas", "blas_threads", "numpy" and "library" (versions) of the process that saved it.
+    The same bits come out of a resumed run only on the same kind of device and with the same number of BLAS threads.
     """
 
     net: Network

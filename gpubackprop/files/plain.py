@@ -9,12 +9,13 @@ from typing import Any
 
 def as_json(value: Any, indent: int | None = None) -> str:
     """The JSON of a plain value, in one line unless `indent` says otherwise. JSON has no NaN: what is not finite becomes null."""
-    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same plain value with None for every NaN and infinity in it."""
     if isinstance(value, float) and not isfinite(value):
         return None
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    return [_finite(v) for v in value] if isinstance(value, (list, tuple)) else value
+        return {k: finite(v) for k, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -61,6 +61,14 @@ class History:
             file.write("".join(as_json(record) + "\n" for record in self.records).encode())
 
     @classmethod
+    def restored(cls, records: list[dict[str, Any]]) -> History:
+        """The history with these records, as JSON gave them back: null was NaN or infinity."""
+        history = cls()
+        for record in records:
+            history.append({k: float("nan") if v is None else v for k, v in record.items()})
+        return history
+
+    @classmethod
     def load(cls, path: str | os.PathLike[str]) -> History:
         """Read what `save` wrote. Raises DataError for a file that is missing or holds something else."""
         history = cls()
