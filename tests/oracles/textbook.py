@@ -165,10 +165,11 @@ class Network:
         try:
             for epoch in range(1, epochs + 1):
                 order = host_generator(self.seed, 1, self.epochs).permutation(n) if shuffle else np.arange(n)
-                self.epochs, done = self.epochs + 1, []
+                done = []
                 for rows in (order[part] for part in parts(n, batch)):
                     done.append((len(rows), *self.train_step(x[rows], y[rows], optimizer, size)))
                     listen(epoch, len(done), None)
+                self.epochs += 1
                 loss, norm = sum(m * C for m, C, _ in done) / n, np.mean([norm for *_, norm in done])
                 record = {"epoch": epoch, "loss": loss, "gradient_norm": norm}
                 record["learning_rate"] = optimizer.rate(optimizer.t)
