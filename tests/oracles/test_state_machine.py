@@ -145,14 +145,14 @@ def problems(draw: st.DrawFn) -> Problem:
 
 OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
     ("sgd", {}),
-    ("sgd", {"momentum": 0.9}),
-    ("sgd", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+    ("sgd", {"momentum": 0.8}),
+    ("sgd", {"momentum": 0.8, "nesterov": True, "weight_decay": 0.01}),
     ("sgd", {"clip_norm": 0.5, "clip_value": 0.2}),
     ("adam", {}),
     ("adamw", {"weight_decay": 0.1}),
     ("rmsprop", {"momentum": 0.5, "centered": True}),
 ]
-RATES = {"sgd": 0.1, "adam": 0.01, "adamw": 0.01, "rmsprop": 0.005}
+RATES = {"sgd": 0.05, "adam": 0.01, "adamw": 0.01, "rmsprop": 0.005}
 SCHEDULES: list[tuple[str, int, int | None]] = [
     ("constant", 0, None),
     ("constant", 3, None),
@@ -172,12 +172,12 @@ def layer_of(kind: str, given: dict[str, Any]) -> Any:
     return getattr(gb, kind)(**given)
 
 
-def network_of(problem: Problem, way: str) -> gb.Network:
+def network_of(problem: Problem, way: str, backend: Any = None) -> gb.Network:
     loss: Any = OwnPseudoHuber() if problem.loss == OwnPseudoHuber.name else problem.loss
     return gb.Network(
         [layer_of(*layer) for layer in problem.layers],
         loss=loss,
-        device="strict" if way == "strict" else "cpu",
+        device=backend or ("strict" if way == "strict" else "cpu"),
         dtype="float64",
         seed=problem.seed,
         capture=way != "eager",
@@ -213,24 +213,30 @@ class Interruption:
 
 
 class Listener(gb.Callback):
-    """Adds a score to each record that is the better the larger it is, and may raise."""
+    """Adds a score to each record that is the better the larger it is, uses the network, may halve the rate, and may raise."""
 
-    def __init__(self, scores: list[float], interruption: Interruption | None) -> None:
-        self.scores, self.interruption = scores, interruption
+    def __init__(self, x: np.ndarray, scores: list[float], halve: bool, interruption: Interruption | None) -> None:
+        self.x, self.scores, self.halve, self.interruption = x, scores, halve, interruption
 
     def on_epoch_end(self, trainer: gb.Trainer, record: dict[str, Any]) -> None:
-        record["val_score"] = self.scores[record["epoch"] % len(self.scores)]
-        self.tell(record["epoch"], False)
+        trainer.net.predict(self.x)
+        if self.halve:
+            trainer.optimizer.learning_rate *= 0.5
+        self.tell(record["epoch"], record)
 
-    def tell(self, epoch: int, inside: bool) -> None:
-        if self.interruption is not None and (self.interruption.epoch, self.interruption.inside) == (epoch, inside):
-            raise self.interruption.error
+    def tell(self, epoch: int, record: dict[str, Any] | None) -> None:
+        if record is not None:
+            record["val_score"] = self.scores[epoch % len(self.scores)]
+        at = self.interruption
+        if at is not None and (at.epoch, at.inside) == (epoch, record is None):
+            raise at.error
 
 
 class ListenerInside(Listener):
     def on_progress(self, trainer: gb.Trainer, progress: Any) -> None:
+        trainer.net.predict(self.x)
         if progress.step == 1:
-            self.tell(progress.epoch, True)
+            self.tell(progress.epoch, None)
 
 
 STOPPING: list[tuple[str, int, int] | None] = [None, None, ("loss", 1, 1), ("val_loss", 1, 1), ("val_score", 2, -1)]
@@ -239,7 +245,7 @@ INTERRUPTIONS = st.none() | st.builds(
     Interruption, st.sampled_from([StopError, KeyboardInterrupt]), st.integers(1, EPOCHS), st.booleans()
 )
 ROW_COUNTS = st.integers(1, ROWS)
-SIZES = st.sampled_from([4, 1, 2, 3, 5, ROWS])
+SIZES = st.sampled_from([4, 1, 2, 3, 5, ROWS, None])
 PARTS = st.sampled_from([None, None, None, 1, 2, 3])
 
 
@@ -257,8 +263,8 @@ class SideBySide(RuleBasedStateMachine):
         if "compiled" in problem.ways:
             optimizer = OPTIMIZERS[1]
         self.subjects = [Subject(way, network_of(problem, way), None, None) for way in problem.ways]  # type: ignore[arg-type]
-        weights = self.subjects[0].net.get_weights()
-        self.model = textbook.Network(problem.layers, problem.loss, weights, problem.seed, **problem.penalties)
+        self.initial = self.subjects[0].net.get_weights()
+        self.model = textbook.Network(problem.layers, problem.loss, self.initial, problem.seed, **problem.penalties)
         self.new_optimizer(optimizer, schedule)
         self.losses: list[tuple[Any, Any, np.ndarray]] = []
         self.left_behind: list[tuple[gb.Network, dict[str, np.ndarray]]] = []
@@ -351,25 +357,27 @@ class SideBySide(RuleBasedStateMachine):
 
     @rule(
         n=ROW_COUNTS,
-        epochs=st.integers(1, EPOCHS),
+        epochs=st.integers(0, EPOCHS),
         size=SIZES,
         part=PARTS,
         shuffle=st.booleans(),
         validate=st.booleans(),
         stopping=st.sampled_from(STOPPING),
         scores=st.permutations([0.1, 0.5, 0.9]),
+        halve=st.booleans(),
         interruption=INTERRUPTIONS,
     )
     def fit(
         self,
         n: int,
         epochs: int,
-        size: int,
+        size: int | None,
         part: int | None,
         shuffle: bool,
         validate: bool,
         stopping: tuple[str, int, int] | None,
         scores: list[float],
+        halve: bool,
         interruption: Interruption | None,
     ) -> None:
         if stopping is not None and stopping[0] == "val_loss" and not validate:
@@ -378,29 +386,29 @@ class SideBySide(RuleBasedStateMachine):
             size, part = 4, None
         x, y = self.problem.x[:n], self.problem.y[:n]
         validation = (self.problem.x, self.problem.y) if validate else None
-        several = n > size
-        listen = (ListenerInside if interruption is not None and interruption.inside else Listener)(
-            scores, interruption
-        )
+        several = n > (size or n)
+        kind = ListenerInside if interruption is not None and interruption.inside else Listener
+        listener = kind(x[:2], scores, halve, interruption)
 
         def told(epoch: int, steps: int | None, record: dict[str, Any] | None) -> None:
             if record is not None:
-                listen.on_epoch_end(None, record)  # type: ignore[arg-type]
+                self.optimizer.eta *= 0.5 if halve else 1
+                listener.tell(epoch, record)
             elif steps == 1 and several:
-                listen.tell(epoch, True)
+                listener.tell(epoch, None)
 
         def model() -> Any:
             try:
-                self.model.fit(x, y, self.optimizer, epochs, size, shuffle, part, validation, stopping, told)
+                self.model.fit(x, y, self.optimizer, epochs, size or n, shuffle, part, validation, stopping, told)
             except (StopError, KeyboardInterrupt) as error:
                 self.model.stopped = "interrupted" if isinstance(error, KeyboardInterrupt) else ""
             return self.model.stopped, self.model.records, self.model.best_epoch or None
 
         def library(s: Subject) -> Any:
-            s.trainer.callbacks = [listen]
+            s.trainer.callbacks = [listener]
             options: dict[str, Any] = {}
             if stopping is not None and stopping[2] < 0:
-                s.trainer.callbacks.append(maximising(stopping[0], stopping[1]))
+                s.trainer.callbacks.append(gb.EarlyStopping(stopping[0], stopping[1], mode="max"))
             elif stopping is not None:
                 options = {"patience": stopping[1], "monitor": stopping[0]}
             try:
@@ -423,14 +431,14 @@ class SideBySide(RuleBasedStateMachine):
             # The norm costs a pass, and is taken where something asks for it.
             for record, whole in zip(records, self.model.records, strict=False):
                 record.setdefault("gradient_norm", whole["gradient_norm"])
-            if records and history.stopped != "interrupted":
+            if records:
                 assert_same(s.optimizer.current_learning_rate(), self.optimizer.rate(self.optimizer.t), s.way)
             return history.stopped, records, history.best_epoch
 
         self.both(model, library)
 
     @rule(epochs=st.integers(2, EPOCHS), n=ROW_COUNTS, size=SIZES, shuffle=st.booleans())
-    def fit_in_pieces(self, epochs: int, n: int, size: int, shuffle: bool) -> None:
+    def fit_in_pieces(self, epochs: int, n: int, size: int | None, shuffle: bool) -> None:
         """One network trains for all epochs at once, the other for one at a time."""
         name, _, total = self.optimizer.schedule
         if name != "constant" and total is None:
@@ -444,7 +452,7 @@ class SideBySide(RuleBasedStateMachine):
             for _ in range(1 if whole else epochs):
                 s.trainer.fit(x, y, epochs=epochs if whole else 1, batch_size=size, shuffle=shuffle)
 
-        self.both(lambda: self.model.fit(x, y, self.optimizer, epochs, size, shuffle), library)
+        self.both(lambda: self.model.fit(x, y, self.optimizer, epochs, size or n, shuffle), library)
 
     # -- changes -----------------------------------------------------------------------------------------------------
 
@@ -502,6 +510,8 @@ class SideBySide(RuleBasedStateMachine):
         own = self.model.weights["0.weight"].T.copy()
         n = min(len(own), ROWS)
         x, y = own[:n], self.problem.y[:n]
+        if np.max(abs(own)) > 2:
+            return  # it would diverge
 
         def model() -> None:
             self.model.fit(x, y, self.optimizer, epochs, 2, False)
@@ -591,9 +601,34 @@ class SideBySide(RuleBasedStateMachine):
 
         self.both(model, library)
 
+    @rule(n=st.integers(2, ROWS))
+    def train_beside_another(self, n: int) -> None:
+        """Another network on the same backend is trained in another thread."""
+        x, y = self.problem.x[:n], self.problem.y[:n]
 
-def maximising(column: str, patience: int) -> Any:
-    return gb.EarlyStopping(column, patience, mode="max")
+        def library(s: Subject) -> Any:
+            other = network_of(self.problem, s.way, s.net.backend)
+            optimizers = (s.optimizer, gb.SGD(0.1))
+
+            def train(net: gb.Network, optimizer: Any) -> None:
+                for _ in range(5):
+                    net.train_step(x, y, optimizer)
+
+            in_threads([lambda: train(s.net, optimizers[0]), lambda: train(other, optimizers[1])])
+            return other.get_weights()
+
+        def model() -> Any:
+            other = textbook.Network(
+                self.problem.layers, self.problem.loss, self.initial, self.problem.seed, **self.problem.penalties
+            )
+            optimizer = textbook.Optimizer("sgd", 0.1, ("constant", 0, None))
+            for _ in range(5):
+                self.model.train_step(x, y, self.optimizer)
+            for _ in range(5):
+                other.train_step(x, y, optimizer)
+            return other.weights
+
+        self.both(model, library)
 
 
 def copy_of_settings(optimizer: Any) -> Any:
