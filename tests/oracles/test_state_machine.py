@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 import threading
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -27,6 +28,7 @@ from hypothesis.stateful import (
 import gpubackprop as gb
 from gpubackprop.activations import Activation
 from gpubackprop.losses import Loss
+from gpubackprop.optimizers import Optimizer
 from tests.oracles import textbook
 
 TOLERANCE = 1e-10
@@ -145,14 +147,14 @@ def problems(draw: st.DrawFn) -> Problem:
 
 OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
     ("sgd", {}),
-    ("sgd", {"momentum": 0.8}),
-    ("sgd", {"momentum": 0.8, "nesterov": True, "weight_decay": 0.01}),
+    ("sgd", {"momentum": 0.6}),
+    ("sgd", {"momentum": 0.6, "nesterov": True, "weight_decay": 0.01}),
     ("sgd", {"clip_norm": 0.5, "clip_value": 0.2}),
     ("adam", {}),
     ("adamw", {"weight_decay": 0.1}),
     ("rmsprop", {"momentum": 0.5, "centered": True}),
 ]
-RATES = {"sgd": 0.05, "adam": 0.01, "adamw": 0.01, "rmsprop": 0.005}
+RATES = {"sgd": 0.02, "adam": 0.01, "adamw": 0.01, "rmsprop": 0.005}
 SCHEDULES: list[tuple[str, int, int | None]] = [
     ("constant", 0, None),
     ("constant", 3, None),
@@ -239,7 +241,7 @@ class ListenerInside(Listener):
             self.tell(progress.epoch, None)
 
 
-STOPPING: list[tuple[str, int, int] | None] = [None, None, ("loss", 1, 1), ("val_loss", 1, 1), ("val_score", 2, -1)]
+STOPPING = [None, ("val_score", 1, -1), ("val_score", 2, -1), ("loss", 1, 1), ("val_loss", 1, 1)]
 """(column, patience, -1 where more of it is better)."""
 INTERRUPTIONS = st.none() | st.builds(
     Interruption, st.sampled_from([StopError, KeyboardInterrupt]), st.integers(1, EPOCHS), st.booleans()
@@ -653,10 +655,16 @@ def in_threads(functions: list[Any]) -> None:
             errors.append(error)
 
     threads = [threading.Thread(target=caught, args=(f,)) for f in functions]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    usual = sys.getswitchinterval()
+    # Small networks are done before another thread would have its turn.
+    sys.setswitchinterval(1e-6)
+    try:
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    finally:
+        sys.setswitchinterval(usual)
     if errors:
         raise errors[0]
 
@@ -681,8 +689,8 @@ def assert_same(found: Any, expected: Any, what: str) -> None:
         assert off <= limit, f"{what}: off by {off:.3g} of {np.max(abs(expected)):.3g}"
 
 
-@pytest.mark.parametrize("sequences", [300, pytest.param(3000, marks=pytest.mark.nightly)])
-def test_any_sequence_of_calls(sequences: int) -> None:
+def run(sequences: int, phases: tuple[Phase, ...] = (Phase.generate, Phase.shrink)) -> None:
+    """Sequences of up to 30 calls, the same ones each time."""
     run_state_machine_as_test(
         SideBySide,
         settings=settings(
@@ -691,7 +699,132 @@ def test_any_sequence_of_calls(sequences: int) -> None:
             derandomize=True,
             deadline=None,
             database=None,
-            phases=[Phase.generate, Phase.shrink],
+            phases=phases,
+            report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.mark.parametrize("sequences", [300, pytest.param(3000, marks=pytest.mark.nightly)])
+def test_any_sequence_of_calls(sequences: int) -> None:
+    run(sequences)
+
+
+# -- it bites -------------------------------------------------------------------------------------------------------------
+
+
+def _length_into_the_schedule(patch: pytest.MonkeyPatch) -> None:
+    span = Optimizer.span
+
+    def written(self: Optimizer, start: int, total: int) -> None:
+        self.schedule = self.schedule.over(start + total)
+        span(self, start, total)
+
+    patch.setattr(Optimizer, "span", written)
+
+
+def _epochs_begin_anew(patch: pytest.MonkeyPatch) -> None:
+    fit = gb.Trainer.fit
+    patch.setattr(gb.Trainer, "fit", lambda self, *a, **k: fit(self, *a, **{"first_epoch": 0, **k}))
+
+
+def _schedule_of_the_beginning(patch: pytest.MonkeyPatch) -> None:
+    def factor(self: Optimizer, step: int) -> float:
+        now, self.schedule = self.schedule, self.__dict__.setdefault("_first", self.schedule)
+        try:
+            return original(self, step)
+        finally:
+            self.schedule = now
+
+    original = Optimizer.factor
+    patch.setattr(Optimizer, "factor", factor)
+
+
+def _masks_of_forward_are_drawn_again(patch: pytest.MonkeyPatch) -> None:
+    forward = gb.Network.forward
+
+    def uncounted(self: gb.Network, x: Any, *, training: bool = False) -> Any:
+        count = self.engine.count()
+        try:
+            return forward(self, x, training=training)
+        finally:
+            self.engine.set_count(count)
+
+    patch.setattr(gb.Network, "forward", uncounted)
+
+
+def _copies_share_their_arrays(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(gb.Network, "__deepcopy__", lambda self, memo: self, raising=False)
+
+
+def _moments_are_left_behind(patch: pytest.MonkeyPatch) -> None:
+    get_state = Optimizer.get_state
+    patch.setattr(
+        Optimizer, "get_state", lambda self: {k: v if k == "t" else 0 * v for k, v in get_state(self).items()}
+    )
+
+
+def _steps_are_counted_before_they_are_possible(patch: pytest.MonkeyPatch) -> None:
+    prepare = Optimizer.prepare
+
+    def counted(self: Optimizer) -> None:
+        t = self.t
+        try:
+            prepare(self)
+        except gb.GpuBackpropError:
+            self.t = t + 1
+            raise
+
+    patch.setattr(Optimizer, "prepare", counted)
+
+
+def _best_is_worst(patch: pytest.MonkeyPatch) -> None:
+    stopping = gb.EarlyStopping.__init__
+    patch.setattr(gb.EarlyStopping, "__init__", lambda self, *a, mode="auto": stopping(self, *a, mode="min"))
+
+
+FAULTS: dict[str, Any] = {
+    "a fit writes its length into the schedule": _length_into_the_schedule,
+    "each fit draws the orders of the first": _epochs_begin_anew,
+    "a schedule that is set later does not count": _schedule_of_the_beginning,
+    "forward draws the masks of the next step": _masks_of_forward_are_drawn_again,
+    "a copy shares its arrays": _copies_share_their_arrays,
+    "moments are lost on the way": _moments_are_left_behind,
+    "a refused step is counted": _steps_are_counted_before_they_are_possible,
+    "the worst weights are put back": _best_is_worst,
+    "a rate that is set later does not count": lambda patch: patch.setattr(
+        Optimizer, "_is_settled", lambda self: self._settled is not None
+    ),
+    "views are written over before they are read": lambda patch: patch.setattr(
+        "gpubackprop.network.engine.Engine.shares_memory", lambda self, array: False
+    ),
+    "one row has a variance": lambda patch: patch.setattr(
+        "gpubackprop.network.engine.Engine.check_rows", lambda self, n: None
+    ),
+    "a loss is handed out that the next step changes": lambda patch: patch.setattr(
+        "gpubackprop.network.engine.Engine.hand_out", lambda self: self.value
+    ),
+    "masks of a part are those of the first rows": lambda patch: patch.setattr(
+        "gpubackprop.network.workspace.Batch.begins_at", lambda self, row: None
+    ),
+    "a user's own function is recorded": lambda patch: (
+        patch.setattr(OwnSoftsign, "recordable", True),
+        patch.setattr("gpubackprop.network.engine.Engine._check_recording", lambda *_, **__: None),
+    ),
+    "nobody waits": lambda patch: (
+        patch.setattr("gpubackprop.backend.array_backend.ArrayBackend.__enter__", lambda self: self),
+        patch.setattr("gpubackprop.backend.array_backend.ArrayBackend.__exit__", lambda self, *error: None),
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    FAULTS[fault](monkeypatch)
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(Exception, match=r"off by|in place of|is the answer to|bits of|steps|Inconsistent"),
+    ):
+        run(300, (Phase.generate,))
