@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+from hypothesis.errors import FlakyFailure
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -819,12 +820,10 @@ FAULTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     FAULTS[fault](monkeypatch)
-    with (
-        np.errstate(all="ignore"),
-        pytest.raises(Exception, match=r"off by|in place of|is the answer to|bits of|steps|Inconsistent"),
-    ):
+    with np.errstate(all="ignore"), pytest.raises((AssertionError, FlakyFailure)):
         run(300, (Phase.generate,))
