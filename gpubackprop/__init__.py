@@ -45,10 +45,13 @@ if TYPE_CHECKING:
     from gpubackprop.optimizers import RAdam as RAdam
     from gpubackprop.optimizers import RMSprop as RMSprop
     from gpubackprop.optimizers import schedules as schedules
+    from gpubackprop.pipeline.model import load_run as load_run
+    from gpubackprop.pipeline.runs import train_run as train_run
     from gpubackprop.proofs.gradcheck import gradcheck as gradcheck
     from gpubackprop.proofs.parity import check_parity as check_parity
     from gpubackprop.training.callbacks import Callback as Callback
     from gpubackprop.training.callbacks import EarlyStopping as EarlyStopping
+    from gpubackprop.training.checkpoints import Checkpoints as Checkpoints
     from gpubackprop.training.evaluation import evaluate as evaluate
     from gpubackprop.training.history import History as History
     from gpubackprop.training.trainer import Trainer as Trainer
@@ -63,9 +66,12 @@ _HOMES = {
     "network.network": "Network",
     "network.perceptron": "mlp",
     "optimizers": "LAMB LARS SGD Adadelta Adagrad Adam AdamW Adamax NAdam RAdam RMSprop",
+    "pipeline.model": "load_run",
+    "pipeline.runs": "train_run",
     "proofs.gradcheck": "gradcheck",
     "proofs.parity": "check_parity",
     "training.callbacks": "Callback EarlyStopping",
+    "training.checkpoints": "Checkpoints",
     "training.evaluation": "evaluate",
     "training.history": "History",
     "training.trainer": "Trainer",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import warnings
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
@@ -37,6 +39,7 @@ class _Commands(TyperGroup):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.running: TyperCommand | None = None
         for name, text in COMMANDS.items():
             self.add_command(TyperCommand(name, help=text))
 
@@ -44,13 +47,14 @@ class _Commands(TyperGroup):
         if args[0] not in COMMANDS and not args[0].startswith("-"):
             raise unknown_name("command", args[0], COMMANDS)
         name, _, rest = super().resolve_command(ctx, args)
-        return name, _imported(str(name)), rest
+        self.running = _imported(str(name))
+        return name, self.running, rest
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
         try:
             code = super().main(*args, **{**options, "standalone_mode": False})
         except GpuBackpropError as error:
-            code = _fail(str(error))
+            code = _fail(_with_options(str(error), self.running))
         except _UsageProblem as error:
             code = _fail(error.format_message())  # type: ignore[attr-defined]
         except typer.Abort:
@@ -66,9 +70,30 @@ def _imported(name: str) -> TyperCommand:
     return command
 
 
+def _with_options(message: str, command: TyperCommand | None) -> str:
+    """A message of the library with the command's options where it names arguments.
+
+    Arguments are known by an underscore in their name, by a value ("overwrite=True"), or by standing first.
+    """
+    for parameter in command.params if command else []:
+        if parameter.param_type_name != "option" or not parameter.name:
+            continue
+        name, on, off = parameter.name, parameter.opts[0], (*parameter.secondary_opts, "")[0]
+        word = rf"(?<![\w./'\"-]){re.escape(name)}"
+        message = re.sub(rf"{word}=True\b", on, message)
+        message = re.sub(rf"{word}=False\b", off, message)
+        message = re.sub(rf"{word}=(?=\S)", f"{on} ", message)
+        message = re.sub(rf"{word}(?![\w./'\"=-])" if "_" in name else rf"^{re.escape(name)}(?= )", on, message)
+    return message
+
+
 def _fail(message: str) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 app = typer.Typer(
@@ -90,5 +115,6 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command with the arguments of this process, and exit: 0, 2 for an error, 130 after Ctrl-C."""
+    warnings.showwarning = _show_warning
     app()
     sys.exit(0)

@@ -70,6 +70,11 @@ def _state(scores: dict[str, float], more: str, rate: float, seconds_left: float
     return f"{shown} {more} {rate:>11,.0f} samples/s  {duration(seconds_left)} left"
 
 
+def say(console: Console, text: str) -> None:
+    """Print text as it is: nothing in it is markup, and no line is broken."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def duration(seconds: float) -> str:
     """Seconds as people read them: "7 s", "2:05", "1:00:03"."""
     whole = round(seconds)

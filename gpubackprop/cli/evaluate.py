@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 from rich.box import SIMPLE_HEAD
@@ -12,10 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from typer import Argument, Option
 
-from gpubackprop.cli.model import Array, Model
-from gpubackprop.cli.preparation import divide, fingerprint
-from gpubackprop.data import load
-from gpubackprop.errors import DataError
+from gpubackprop.cli.display import say
+from gpubackprop.pipeline.model import Array, Model, load_run
 
 
 def evaluate(
@@ -35,40 +32,17 @@ def evaluate(
     as_json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a trained network on rows that it was not trained on."""
-    model = Model.load(Path(run), device)
-    x, y, what = _rows(model, data, target, folder)
-    scores = model.score(x, y, batch_size)
+    model = load_run(run, device)
+    rows = model.rows_to_judge(data, target, folder)
+    scores = model.scores(rows.x, rows.y, batch_size)
     if as_json:
-        print(json.dumps({**scores, "rows": len(x)}))
+        print(json.dumps({**scores, "rows": len(rows.x)}))
         return
     console = Console()
     line = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-    console.print(f"{model.data['name']}, {what}: {line}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"{model.data['name']}, {rows.what}: {line}")
     if model.classes:
-        console.print(_by_class(model, model.answers(x, batch_size).argmax(axis=1), y))
-
-
-def _rows(model: Model, data: str | None, target: str | None, folder: str | None) -> tuple[Array, Array, str]:
-    known = model.data
-    if data is None:
-        loaded = load(known["source"], target=known["target"], task=known["task"], folder=folder or known["folder"])
-    else:
-        goal = target or (known["target"] if _is_table(data) else None)
-        loaded = load(data, target=goal, task=known["task"], folder=folder)
-    if fingerprint(loaded) == known["sha256"]:
-        test = divide(loaded, test=known["test"], validation=known["validation"], seed=known["seed"]).test
-        return test.x, test.y, test.what
-    if data is None:
-        raise DataError(
-            f"{known['source']}: is not what the network was trained on, so nobody can tell which rows were held out; name the "
-            "data to evaluate on"
-        )
-    x, y = model.match(loaded)
-    return x, y, f"{len(x):,} rows of {data}"
-
-
-def _is_table(data: str) -> bool:
-    return data.lower().endswith((".csv", ".csv.gz", ".parquet"))
+        console.print(_by_class(model, model.answers(rows.x, batch_size).argmax(axis=1), rows.y))
 
 
 def _by_class(model: Model, taken: Array, y: Array) -> Table:

@@ -104,9 +104,7 @@ def _widths(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise ArgumentError(
-            f"--layers is {text!r}; expected whole numbers with commas between, such as 2,3,2"
-        ) from None
+        raise ArgumentError(f"layers is {text!r}; expected whole numbers with commas between, such as 2,3,2") from None
 
 
 def _matrix(name: str, text: str) -> np.ndarray:
@@ -114,10 +112,10 @@ def _matrix(name: str, text: str) -> np.ndarray:
         rows = [[float(part) for part in row.split(",")] for row in text.split(";")]
     except ValueError:
         raise ArgumentError(
-            f'--{name} is {text!r}; expected numbers, such as "0.05,0.1", or "0,1;1,0" for two rows'
+            f'{name} is {text!r}; expected numbers, such as "0.05,0.1", or "0,1;1,0" for two rows'
         ) from None
     if len({len(row) for row in rows}) > 1:
-        raise ArgumentError(f"--{name} is {text!r}, whose rows are of different lengths")
+        raise ArgumentError(f"{name} is {text!r}, whose rows are of different lengths")
     return np.array(rows)
 
 

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from gpubackprop.cli.settings import Settings
-from gpubackprop.cli.subject import subject
 from gpubackprop.data import NAMES
 from gpubackprop.network.twin import twin
+from gpubackprop.pipeline.settings import Settings
+from gpubackprop.pipeline.subject import subject
 from gpubackprop.proofs.gradcheck import gradcheck as check
 
 FAILED = 1

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from gpubackprop.cli.settings import Settings
-from gpubackprop.cli.subject import subject
 from gpubackprop.data import NAMES
+from gpubackprop.pipeline.settings import Settings
+from gpubackprop.pipeline.subject import subject
 from gpubackprop.proofs.parity import Device, check_parity
 
 FAILED = 1

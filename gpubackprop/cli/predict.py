@@ -11,10 +11,11 @@ import numpy as np
 from rich.console import Console
 from typer import Argument, Option
 
-from gpubackprop.cli.model import Array, Model
+from gpubackprop.cli.display import say
 from gpubackprop.data.inputs import load_inputs
 from gpubackprop.errors import ArgumentError, DataError
 from gpubackprop.files.atomic import replacing
+from gpubackprop.pipeline.model import Array, Model, load_run
 
 
 def predict(
@@ -33,15 +34,15 @@ def predict(
     """
     path = Path(out)
     if path.suffix not in (".csv", ".npy"):
-        raise ArgumentError(f"--out must end in .csv or .npy; got {out!r}")
+        raise ArgumentError(f"out must end in .csv or .npy; got {out!r}")
     if path.exists() and not overwrite:
-        raise DataError(f"{out}: exists; choose another --out, or add --overwrite to replace it")
-    model = Model.load(Path(run), device)
-    answers = model.answers(load_inputs(data, model.data["features"], folder=folder), batch_size)
+        raise DataError(f"out={out} exists; choose another name, or say overwrite=True to replace it")
+    model = load_run(run, device)
+    answers = model.answers(load_inputs(data, model.features, folder=folder), batch_size)
     content = _csv(model, answers) if path.suffix == ".csv" else _npy(answers)
     with replacing(path) as file:
         file.write(content)
-    Console().print(f"{len(answers):,} predictions in {out}", highlight=False, markup=False, soft_wrap=True)
+    say(Console(), f"{len(answers):,} predictions in {out}")
 
 
 def _csv(model: Model, answers: Array) -> bytes:

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from typer import Argument, Option
 
-from gpubackprop.cli.model import Model
-from gpubackprop.cli.run_folder import read_settings
+from gpubackprop.cli.display import say
+from gpubackprop.pipeline.model import load_run
+from gpubackprop.pipeline.run_folder import read_settings
 from gpubackprop.training import History
 
 SHOWN = 10
@@ -26,17 +27,13 @@ def summary(
 ) -> None:
     """Show what is in a run folder: the network, the settings, the history and the result."""
     folder = Path(run)
-    model, about = Model.load(folder, device), read_settings(folder)
+    model, about = load_run(folder, device), read_settings(folder)
     console = Console()
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    say(model.net.summary())
+    say(console, model.network.summary())
     rows = about.get("rows", {})
-    say(f"data: {model.data['name']}; " + "; ".join(f"{part}: {what}" for part, what in rows.items() if what))
+    say(console, f"data: {model.data['name']}; " + "; ".join(f"{part}: {what}" for part, what in rows.items() if what))
     settings = {k: v for k, v in about.get("settings", {}).items() if v is not None}
-    say("settings: " + ", ".join(f"{k}={v}" for k, v in settings.items()))
+    say(console, "settings: " + ", ".join(f"{k}={v}" for k, v in settings.items()))
     history = History.load(folder / "history.jsonl")
     if len(history):
         console.print(_epochs(history))
@@ -44,7 +41,7 @@ def summary(
     if result:
         scores = ", ".join(f"{k} {v:.4f}" for k, v in result["test"].items())
         best = f", best epoch {result['best_epoch']}" if result["best_epoch"] else ""
-        say(f"stopped by {result['stopped']} after {result['epochs']} epochs{best}; test: {scores}")
+        say(console, f"stopped by {result['stopped']} after {result['epochs']} epochs{best}; test: {scores}")
 
 
 def _epochs(history: History) -> Table:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubackprop.data.dataset import Dataset
-from gpubackprop.data.download import cache_folder, fetch_idx
+from gpubackprop.data.download import fetch_idx
 from gpubackprop.data.idx import read_idx
 from gpubackprop.errors import DataError
+from gpubackprop.files.cache import cache_folder, folder_for
 
 SYSTEM_FOLDER = Path("/usr/share/datasets")
 """Debian's packages put a data set's files into a folder of its name here (dataset-fashion-mnist)."""
@@ -130,6 +131,8 @@ def _official(name: str, known: ImageSet, index: int, download: bool) -> Path:
             f"{name}: {stem} is neither in {cache} nor in {SYSTEM_FOLDER / name}, and downloads are off: allow them or "
             "name the folder that holds the files (folder=...)"
         )
-    path = cache / f"{stem}.gz"
+    path = folder_for(name) / f"{stem}.gz"
+    if path.exists():
+        return path
     fetch_idx(known.roots, path.name, path, sha256=known.sha256[index], limit=64 << 20)
     return path

@@ -11,12 +11,14 @@ caller brings.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
 from gpubackprop.backend.base import Backend
-from gpubackprop.backend.cpu.blas_info import blas_threads
+from gpubackprop.backend.cpu.blas_info import blas_name, blas_threads
 from gpubackprop.backend.select import get_backend
 from gpubackprop.errors import (
     ArgumentError,
@@ -33,6 +35,7 @@ from gpubackprop.errors import (
     DataError,
     DeviceError,
     GpuBackpropError,
+    MissingExtraError,
 )
 from gpubackprop.files.atomic import replacing
 from gpubackprop.files.manifest import (
@@ -66,20 +69,61 @@ _DTYPES = {
 }
 _DTYPES |= {"I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
+_ENTRIES: dict[str, tuple[type, ...]] = {
+    "version": (int,),
+    "layers": (list,),
+    "loss": (str,),
+    "dtype": (str,),
+    "precision": (str,),
+    "seed": (int,),
+    "l1": (int, float),
+    "l2": (int, float),
+    "step": (int,),
+    "epochs": (int,),
+    "compile": (bool,),
+    "optimizer": (dict, NoneType),
+    "saved_on": (dict,),
+    "extra": (dict,),
+    "arrays": (dict,),
+}
+"""The entries of the manifest, and their types."""
+_SINCE_0_1 = {"epochs", "compile"}
+"""Entries that older files do not have."""
+FORGED = (
+    GpuBackpropError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What it can come to where a description is not what `snapshot` wrote, though its checksum is right."""
+
 
 @dataclass
 class Checkpoint:
     """What `load_checkpoint` gives back.
 
     net; optimizer, with its state, ready to go on with `net` (None if none was saved); extra, as it was handed to `save`;
-    saved_on: "device", "precision", "blas_threads" and "library" (the version) of the process that saved it. The same
-    bits come out of a resumed run only on the same kind of device and with the same number of BLAS threads.
+    saved_on: "device", "precision", "blas", "blas_threads", "numpy" and "library" (versions) of the process that saved it.
+    The same bits come out of a resumed run only on the same kind of device and with the same number of BLAS threads.
     """
 
     net: Network
     optimizer: Optimizer | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     saved_on: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A network at one moment, on the host, to be written with `write`. Nothing that is trained meanwhile changes it."""
+
+    manifest: dict[str, Any]
+    arrays: dict[str, np.ndarray]
 
 
 def save(
@@ -98,14 +142,22 @@ def save(
     optimizer of another network, ArgumentTypeError for extras that are neither arrays nor JSON, CheckpointError if the
     file cannot be written.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentTypeError(f"path must be a path; got {path!r}")
+    write(path, snapshot(net, optimizer=optimizer, extra=extra))
+
+
+def snapshot(net: Network, *, optimizer: Optimizer | None = None, extra: Mapping[str, Any] | None = None) -> Snapshot:
+    """What `save` would write now, in host arrays of its own; arrays in `extra` must not be written into afterwards.
+
+    Arguments and errors are those of `save`.
+    """
     if not isinstance(net, Network):
         raise ArgumentTypeError(f"net must be a Network; got {type(net).__name__}")
     if net.dtype.name not in DTYPES:
         raise ArgumentError(f"a network of dtype {net.dtype.name} cannot be saved; expected {' or '.join(DTYPES)}")
     if optimizer is not None and not isinstance(optimizer, Optimizer):
         raise ArgumentTypeError(f"optimizer must be an Optimizer; got {optimizer!r}")
-    if not isinstance(path, (str, os.PathLike)):
-        raise ArgumentTypeError(f"path must be a path; got {path!r}")
     arrays = net.get_weights()
     manifest: dict[str, Any] = {
         "version": VERSION,
@@ -118,18 +170,23 @@ def save(
         "l2": net.l2,
         "step": net.engine.count(),
         "epochs": net.epochs,
+        "compile": net.compile,
         "optimizer": None,
-        "saved_on": _this_process(net),
+        "saved_on": this_process(net),
     }
     if optimizer is not None:
         manifest["optimizer"] = describe_optimizer(optimizer)
         arrays |= {f"optimizer.{k}": v for k, v in optimizer_state(optimizer, net).items()}
     values, extra_arrays = _split_extra(extra or {})
     manifest["extra"] = values
-    arrays |= {f"extra.{k}": v for k, v in extra_arrays.items()}
+    return Snapshot(manifest, arrays | {f"extra.{k}": v for k, v in extra_arrays.items()})
+
+
+def write(path: str | os.PathLike[str], taken: Snapshot) -> None:
+    """Write a snapshot to a .safetensors file, as `save` does. Raises CheckpointError if it cannot be written."""
     # serialize() takes the memory as it lies: anything but little-endian C order would be written wrong.
-    arrays = {k: np.ascontiguousarray(v, v.dtype.newbyteorder("<")).reshape(v.shape) for k, v in arrays.items()}
-    manifest["arrays"] = {name: _fingerprint(array) for name, array in arrays.items()}
+    arrays = {k: np.ascontiguousarray(v, v.dtype.newbyteorder("<")).reshape(v.shape) for k, v in taken.arrays.items()}
+    manifest = taken.manifest | {"arrays": {name: _fingerprint(array) for name, array in arrays.items()}}
     text = json.dumps(manifest, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
     content = serialize(arrays, metadata={_KEY: f"{_digest(text.encode())} {text}"})
     with replacing(path, CheckpointError) as file:
@@ -172,12 +229,14 @@ def load_checkpoint(
         check_shapes(layers, arrays)
         net = _network(layers, manifest, backend, custom or {})
         net.engine.write(arrays)
-        net.engine.set_count(_step(manifest["step"]))
-        net.epochs = _step(manifest.get("epochs", 0))
+        net.engine.set_count(_count(manifest["step"]))
+        net.epochs = _count(manifest.get("epochs", 0))
         optimizer = build_optimizer(manifest["optimizer"], _under("optimizer.", arrays), net)
         extra = {**manifest["extra"], **_under("extra.", arrays)}
         return Checkpoint(net, optimizer, extra, dict(manifest["saved_on"]))
-    except (GpuBackpropError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except DeviceError:
+        raise
+    except FORGED as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{path}: holds no network that can be built: {reason}") from error
 
@@ -196,12 +255,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 raise CheckpointError(f"{path}: is a safetensors file, but not one that gpubackprop.save wrote")
             if _digest(text.encode()) != digest:
                 raise CheckpointError(f"{path}: damaged: its description does not have the SHA-256 that it should have")
-            manifest: dict[str, Any] = json.loads(text)
-            if manifest["version"] != VERSION:
-                raise CheckpointError(
-                    f"{path}: has format version {manifest['version']!r}, and this library reads version {VERSION}; "
-                    "install the version of gpubackprop that wrote it"
-                )
+            manifest = _checked(json.loads(text), path)
             declared = manifest["arrays"]
             held = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             if {n: [_DTYPES[s.get_dtype()], s.get_shape()] for n, s in held.items()} != {
@@ -211,14 +265,32 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             arrays = {name: file.get_tensor(name) for name in held}
     except DataError as error:
         raise CheckpointError(str(error)) from error
-    except (SafetensorError, OSError, UnicodeError, ValueError, KeyError, TypeError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except CheckpointError:
+        raise
+    except (SafetensorError, OSError, *FORGED) as error:
         raise CheckpointError(f"{path}: damaged, cut short, or no safetensors file ({error})") from error
     for name, array in arrays.items():
-        if _digest(array.tobytes()) != declared[name]["sha256"]:
+        if _fingerprint(array) != declared[name]:
             raise CheckpointError(f"{path}: damaged: array {name!r} does not have the SHA-256 that it should have")
     return manifest, arrays
+
+
+def _checked(manifest: Any, path: Path) -> dict[str, Any]:
+    """The manifest, once it has exactly the entries that `snapshot` gives it, each of its type."""
+    if not isinstance(manifest, dict):
+        raise CheckpointError(f"{path}: damaged: its description is no JSON object")
+    if manifest.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path}: has format version {manifest.get('version')!r}, and this library reads version {VERSION}; "
+            "install the version of gpubackprop that wrote it"
+        )
+    faults = [f"lacks {name!r}" for name in _ENTRIES if name not in {*manifest, *_SINCE_0_1}]
+    faults += [f"has an unknown entry {name!r}" for name in manifest if name not in _ENTRIES]
+    faults += [f"has {v!r:.40} as {k!r}" for k, v in manifest.items() if k in _ENTRIES and type(v) not in _ENTRIES[k]]
+    if faults:
+        raise CheckpointError(f"{path}: holds no network that can be built: its description {', '.join(faults)}")
+    resolve(manifest["dtype"], manifest["precision"])
+    return manifest
 
 
 def _fingerprint(array: np.ndarray) -> dict[str, Any]:
@@ -229,13 +301,16 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _this_process(net: Network) -> dict[str, Any]:
+def this_process(net: Network) -> dict[str, Any]:
+    """What the last digits of a training step depend on, beside the network."""
     from gpubackprop import __version__
 
     return {
         "library": __version__,
+        "numpy": np.__version__,
         "device": net.backend.name,
         "precision": net.precision,
+        "blas": blas_name(),
         "blas_threads": blas_threads(),
     }
 
@@ -277,16 +352,20 @@ def _backend(device: str | Backend, precision: str | None, manifest: dict[str, A
         return get_backend(device)
 
 
-def _step(value: Any) -> int:
+def _count(value: Any) -> int:
     # NumPy before 2 would wrap a negative number around.
     if type(value) is not int or not 0 <= value < 2**64:
-        raise CheckpointError(f"its number of steps is {value!r}")
+        raise CheckpointError(f"its number of steps or epochs is {value!r}")
     return value
 
 
 def _network(layers: list[Layer], manifest: dict[str, Any], backend: Backend, custom: Custom) -> Network:
     loss = manifest["loss"]
     options = {k: manifest[k] for k in ("dtype", "seed", "l1", "l2")}
+    with contextlib.suppress(MissingExtraError):
+        if manifest.get("compile"):
+            backend.check_compiler()
+            options["compile"] = True
     options["loss"] = custom[loss]() if loss in custom and loss not in LOSSES else loss
     return Network(layers, device=backend, precision=backend.precision, **options)
 

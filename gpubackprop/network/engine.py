@@ -149,10 +149,12 @@ class Engine:
         # A complex step carries its derivative in the imaginary part.
         return float(losses.real), float(norms.real)
 
-    def reset(self) -> None:
-        """Begin the sums of `read` anew."""
+    def reset(self, losses: float = 0.0, norms: float = 0.0) -> None:
+        """Begin the sums of `read` anew, or, in an epoch that goes on, from what `read` gave."""
         with self:
             self.backend.fill(self.steps.sums, 0.0)
+            if losses or norms:
+                self.backend.copy_in(np.array([losses, norms], self.steps.sums.dtype), self.steps.sums)
 
     def hand_out(self) -> Array:
         """The last step's loss in memory of its own, 0-d, on the device; nothing waits."""

@@ -149,8 +149,9 @@ class Optimizer:
 
     def next_scalars(self) -> tuple[float, ...]:
         """Count the step and return its scalars, for a device that is handed those of many steps at once."""
+        values = self._all_scalars(self.t + 1)
         self.t += 1
-        return self._all_scalars()
+        return values
 
     def go_back_to(self, t: int) -> None:
         """After t steps again: a step that was prepared has not taken place."""
@@ -159,31 +160,37 @@ class Optimizer:
         self._settled = None
 
     def prepare(self) -> None:
-        """Count the step and hand its scalars to the device. On the host, before the step is run."""
+        """Count the step and hand its scalars to the device. On the host, before the step is run.
+
+        Raises what `factor` raises, and has counted nothing then.
+        """
+        if not self._is_settled():
+            assert self.parameters is not None
+            be = self.parameters.backend
+            values = self._all_scalars(self.t + 1)
+            if values != self._written:
+                be.write_scalars(self.h, values)
+                self._written = values
+            self._settle(values)
         # Past __setattr__, which would cost a small step 2 of its 100 parts.
         self.__dict__["t"] += 1
-        if self._is_settled():
-            return
-        assert self.parameters is not None
-        be = self.parameters.backend
-        values = self._all_scalars()
-        if values != self._written:
-            be.write_scalars(self.h, values)
-            self._written = values
-        self._settle(values)
 
     def prepare_many(self, steps: int) -> np.ndarray:
-        """Count steps that are done without `prepare`, and return the scalars of each, (steps, count)."""
+        """Count steps that are done without `prepare`, and return the scalars of each, (steps, count); all of them or none."""
         assert self.parameters is not None
-        numbers = np.empty((steps, len(self.h)), self.parameters.dtype)
-        for i in range(steps):
-            if self._is_settled():
-                numbers[i:] = self.learning_rate
-                self.t += steps - i
-                break
-            self._written = self.next_scalars()
-            numbers[i] = self._written
-            self._settle(self._written)
+        numbers, done = np.empty((steps, len(self.h)), self.parameters.dtype), self.t
+        try:
+            for i in range(steps):
+                if self._is_settled():
+                    numbers[i:] = self.learning_rate
+                    self.t += steps - i
+                    break
+                self._written = self.next_scalars()
+                numbers[i] = self._written
+                self._settle(self._written)
+        except BaseException:
+            self.go_back_to(done)
+            raise
         return numbers
 
     def _is_settled(self) -> bool:
@@ -236,9 +243,9 @@ class Optimizer:
             be.xp.multiply(p, self.weight_decay, out=t)
             be.xp.add(g, t, out=g)
 
-    def _all_scalars(self) -> tuple[float, ...]:
-        lr = self.current_learning_rate()
-        own = self.scalars(lr, max(self.t, 1))
+    def _all_scalars(self, t: int) -> tuple[float, ...]:
+        lr = self.learning_rate * self.factor(t - 1)
+        own = self.scalars(lr, t)
         if self.weight_decay and self.decoupled_weight_decay:
             return (*own, 1 - lr * self.weight_decay)
         return own

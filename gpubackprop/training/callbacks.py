@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.checks import not_negative, positive, whole_number
-from gpubackprop.errors import ArgumentError, ArgumentTypeError, unknown_name
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError, unknown_name
 from gpubackprop.training.history import History
 
 
@@ -39,7 +39,10 @@ class Callback:
     """Listens to a fit. Every method does nothing unless it is defined.
 
     trainer: the `Trainer`, with its `net`, `optimizer` and `history`; `trainer.stop(reason)` ends the fit after the epoch.
+    every_steps: call `on_progress` after every so many steps of the fit too, those that end an epoch excepted.
     """
+
+    every_steps: int | None = None
 
     def on_fit_start(self, trainer: Any, plan: FitPlan) -> None:
         """Before the first step."""
@@ -52,6 +55,13 @@ class Callback:
 
     def on_fit_end(self, trainer: Any, history: History) -> None:
         """After the last epoch, however it ended, an error or an interrupt included."""
+
+    def state(self) -> dict[str, Any]:
+        """What it remembers from epoch to epoch, for a checkpoint: name -> host array, or a value that JSON can hold."""
+        return {}
+
+    def set_state(self, trainer: Any, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave; called after `on_fit_start` where a fit goes on from a checkpoint."""
 
 
 _SMALLER = ("loss", "error", "mae", "mse", "rmse", "norm")
@@ -108,6 +118,19 @@ class EarlyStopping(Callback):
             self.weights = trainer.net.get_weights()
         elif record["epoch"] - self.best_epoch >= self.patience:
             trainer.stop("patience")
+
+    def state(self) -> dict[str, Any]:
+        weights = {f"weights.{name}": array for name, array in (self.weights or {}).items()}
+        return {"best": self.best if np.isfinite(self.best) else None, "best_epoch": self.best_epoch, **weights}
+
+    def set_state(self, trainer: Any, state: dict[str, Any]) -> None:
+        weights = {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
+        shapes = {k: v.shape for k, v in trainer.net.get_weights().items()} if weights else {}
+        if {k: v.shape for k, v in weights.items()} != shapes:
+            raise CheckpointError("the best weights of EarlyStopping are not those of this network")
+        self.best = np.inf if state["best"] is None else float(state["best"])
+        self.best_epoch = whole_number("best_epoch", state["best_epoch"], least=0)
+        self.weights = weights or None
 
     def on_fit_end(self, trainer: Any, history: History) -> None:
         if self.weights is not None and all(np.isfinite(w).all() for w in self.weights.values()):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from gpubackprop.errors import ArgumentError, DataError, unknown_name
 from gpubackprop.files.atomic import replacing
+from gpubackprop.files.plain import as_json
 
 
 class History:
@@ -58,9 +58,15 @@ class History:
         Raises DataError where the file cannot be written.
         """
         with replacing(Path(path)) as file:
-            for record in self.records:
-                plain = {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in record.items()}
-                file.write((json.dumps(plain, allow_nan=False) + "\n").encode())
+            file.write("".join(as_json(record) + "\n" for record in self.records).encode())
+
+    @classmethod
+    def restored(cls, records: list[dict[str, Any]]) -> History:
+        """The history with these records, as JSON gave them back: null was NaN or infinity."""
+        history = cls()
+        for record in records:
+            history.append({k: float("nan") if v is None else v for k, v in record.items()})
+        return history
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> History:

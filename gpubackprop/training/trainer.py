@@ -3,26 +3,112 @@ with another batch size."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
+import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from math import isfinite
+from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
 
-from gpubackprop.backend.base import Array, RowSource
-from gpubackprop.checks import check_x, check_y, whole_number
-from gpubackprop.errors import ArgumentError, ArgumentTypeError
+from gpubackprop.backend.base import Array, Backend, RowSource
+from gpubackprop.checks import check_x, check_y, not_negative, positive, whole_number
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError
+from gpubackprop.files.checkpoint import FORGED, Checkpoint, load_checkpoint, this_process
+from gpubackprop.files.manifest import Custom
+from gpubackprop.files.plain import finite
 from gpubackprop.network.network import Network
 from gpubackprop.network.rows import Rows
 from gpubackprop.optimizers import Optimizer, get_optimizer
 from gpubackprop.random import host_generator
 from gpubackprop.training.callbacks import Callback, EarlyStopping, FitPlan, FitProgress, GradientTolerance
+from gpubackprop.training.checkpoints import Checkpoints, newest
 from gpubackprop.training.evaluation import evaluate
 from gpubackprop.training.history import History
 
 REPORTS_PER_SECOND = 4
 _ORDER = 1
+
+Pair = tuple[Array, Array]
+
+
+@dataclass
+class _Fit:
+    """What a fit was asked, and where it is: with the network and the optimizer, all that it takes to go on.
+
+    n: rows. size: rows a step. first: epochs that were done before it; epochs: when it ends, those included. epoch, step: epochs
+    that are done, and steps of the next one. sums: what `Engine.read` gave for these steps; seconds: what they took.
+    """
+
+    n: int
+    size: int
+    first: int
+    epochs: int
+    shuffle: bool
+    patience: int | None
+    monitor: str
+    gradient_tolerance: float | None
+    part: int | None
+    epoch: int
+    step: int = 0
+    sums: Sequence[float] = (0.0, 0.0)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, least in {"n": 1, "size": 1, "first": 0, "epochs": 0, "epoch": 0, "step": 0}.items():
+            whole_number(name, getattr(self, name), least)
+        for name in ("patience", "part"):
+            if getattr(self, name) is not None:
+                whole_number({"part": "micro_batch_size"}.get(name, name), getattr(self, name))
+        if self.gradient_tolerance is not None:
+            positive("gradient_tolerance", self.gradient_tolerance)
+        if not isinstance(self.shuffle, bool) or not isinstance(self.monitor, str):
+            raise ArgumentTypeError(
+                f"shuffle must be True or False, monitor a column; got {self.shuffle!r}, {self.monitor!r}"
+            )
+        self.sums = [not_negative("sums", value) if i else float(value) for i, value in enumerate(self.sums)]
+        if len(self.sums) != 2 or self.step >= self.steps or not self.first <= self.epoch <= self.epochs:
+            raise ArgumentError(
+                f"epoch {self.epoch} of {self.epochs}, step {self.step} of {self.steps}, sums {self.sums}"
+            )
+        self.seconds = not_negative("seconds", self.seconds)
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return -(-self.n // self.size)
+
+
+def remembered(callbacks: Sequence[Callback]) -> list[tuple[Callback, dict[str, Any]]]:
+    """The callbacks that have a state, each with it."""
+    return [(c, c.state()) for c in callbacks if type(c).state is not Callback.state]
+
+
+def _checked_order(order: np.ndarray, n: int) -> np.ndarray:
+    """The order as (n,) int64; ArgumentError unless it has every row once: nothing later looks at its indices."""
+    if order.shape != (n,) or not np.array_equal(np.sort(order), np.arange(n)):
+        raise ArgumentError("the order of the rows does not have each of them once")
+    return order.astype(np.int64)
+
+
+def _digests(be: Backend, x: Array, y: Array, validation: Pair | None) -> dict[str, str | None]:
+    """SHA-256 of the data of a fit: it goes on with the same only."""
+
+    def digest(*arrays: Array) -> str:
+        found = hashlib.sha256()
+        for array in arrays:
+            host = np.ascontiguousarray(array if isinstance(array, np.ndarray) else be.to_host(array))
+            found.update(f"{host.dtype.str} {host.shape} ".encode())
+            found.update(host.data)
+        return found.hexdigest()
+
+    return {"x": digest(x), "y": digest(y), "validation_data": digest(*validation) if validation else None}
 
 
 class Trainer:
@@ -43,6 +129,13 @@ class Trainer:
         self.callbacks = list(callbacks)
         self.history = History()
         self._reason: str | None = None
+        self._checkpoint: Checkpoint | None = None
+        """What `continue_fit` goes on from."""
+        self._fit: _Fit | None = None
+        self._data: tuple[Any, ...] = ()
+        self._digests: dict[str, str | None] | None = None
+        self._listening: list[Callback] = []
+        self._order: np.ndarray | None = None
 
     def stop(self, reason: str) -> None:
         """End the fit after this epoch; `history.stopped` becomes `reason`. For callbacks."""
@@ -79,63 +172,229 @@ class Trainer:
         Training ends early, with `history.stopped == "diverged"`, when an epoch's loss is no longer finite.
         Raises ArgumentError, ArgumentTypeError or DeviceError for data and settings that cannot be used, before the first step.
         """
-        net, optimizer = self.net, self.optimizer
-        be = net.backend
-        x = check_x(x, net.widths[0], net.dtype, be)
-        y = check_y(y, len(x), net.widths[-1], net.dtype, net.loss_function, be)
-        validation = self._checked_validation(validation_data)
+        if self._checkpoint is not None:
+            raise ArgumentError(
+                "this Trainer goes on from a checkpoint, whose settings are those of the fit: call continue_fit(x, y)"
+            )
         if not isinstance(shuffle, (bool, np.bool_)):
             raise ArgumentTypeError(f"shuffle must be True or False; got {shuffle!r}")
-        n = len(x)
-        epochs = whole_number("epochs", epochs, least=0)
+        x, y, validation = self._checked(x, y, validation_data)
         first = 0 if first_epoch is None else whole_number("first_epoch", first_epoch, least=0)
-        size = n if batch_size is None else min(whole_number("batch_size", batch_size), n)
-        part = None if micro_batch_size is None else whole_number("micro_batch_size", micro_batch_size)
-        self._check_rows(n, size, part)
+        if first_epoch is not None:
+            self.net.epochs = first
+        self._fit = _Fit(
+            n=len(x),
+            size=len(x) if batch_size is None else min(whole_number("batch_size", batch_size), len(x)),
+            first=first,
+            epochs=first + whole_number("epochs", epochs, least=0),
+            shuffle=bool(shuffle),
+            patience=patience,
+            monitor=monitor or ("val_loss" if validation else "loss"),
+            gradient_tolerance=gradient_tolerance,
+            part=micro_batch_size,
+            epoch=first,
+        )
+        self.history, self._reason = History(), None
+        return self._train(x, y, validation)
+
+    # -- going on -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def resume(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str | Backend = "auto",
+        callbacks: Sequence[Callback] = (),
+        custom: Custom | None = None,
+    ) -> Trainer:
+        """A trainer with the network and the optimizer of a checkpoint that `Checkpoints` wrote; `continue_fit` goes on.
+
+        path: one such file, or their folder, of which the newest that is whole is taken. callbacks: those of the fit; what they
+        remember (`Callback.state`) is put back. device and custom: as for `gb.load`. On the device, BLAS, number of threads and
+        versions that the checkpoint was written with, the run that goes on has the bits of one that was never interrupted;
+        elsewhere a warning says what differs.
+
+        Raises CheckpointError where there is no checkpoint of a fit, or only damaged ones, DeviceError for a device that is not
+        there.
+        """
+        path = Path(path)
+        found = newest(path, device, custom) if path.is_dir() else load_checkpoint(path, device, custom=custom)
+        if found.optimizer is None or "fit" not in found.extra:
+            raise CheckpointError(f"{path}: holds a network, but not the state of a fit: gb.load reads it")
+        now = this_process(found.net)
+        others = [f"{k} {found.saved_on.get(k)!r}, here {v!r}" for k, v in now.items() if found.saved_on.get(k) != v]
+        if others:
+            warnings.warn(
+                f"the checkpoint was written elsewhere ({'; '.join(others)}): the run that goes on agrees with the one that was "
+                "interrupted to rounding, not bit for bit",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        trainer = cls(found.net, found.optimizer, callbacks=callbacks)
+        trainer._checkpoint = found
+        return trainer
+
+    def continue_fit(
+        self, x: Any, y: Any, validation_data: tuple[Any, Any] | None = None, *, more_epochs: int = 0
+    ) -> History:
+        """Go on with the fit that `resume` read, on the same data, to its last epoch; returns the `History` from its first one.
+
+        more_epochs: on top of those that were asked for. Raises ArgumentError for other data than before, for a trainer that
+        does not come from `resume` and for callbacks that do not fit the checkpoint, CheckpointError for a checkpoint that is not
+        what `Checkpoints` wrote, and what `fit` raises.
+        """
+        if self._checkpoint is None:
+            raise ArgumentError("continue_fit goes on from a checkpoint: make this Trainer with Trainer.resume(path)")
+        extra = self._checkpoint.extra
+        more_epochs = whole_number("more_epochs", more_epochs, least=0)
+        x, y, validation = self._checked(x, y, validation_data)
+        try:
+            fit, history = _Fit(**extra["fit"]), History.restored(extra["history"])
+            reason, rows_at_once = extra["reason"], extra["rows_at_once"]
+            if rows_at_once is not None:
+                whole_number("rows_at_once", rows_at_once)
+            numbers = all(isinstance(v, (int, float)) for r in history for v in (r["loss"], r.get("val_loss", 0.0)))
+            if not numbers or [r["epoch"] for r in history] != [*range(fit.first + 1, fit.epoch + 1)]:
+                raise ArgumentError("the history does not have a record for each epoch")
+            order = _checked_order(extra["order"], fit.n) if fit.shuffle and fit.step else None
+            digests = _digests(self.net.backend, x, y, validation)
+            others = [name for name, digest in digests.items() if extra["digests"][name] != digest]
+            if not isinstance(reason, (str, NoneType)) or (fit.n != len(x) and not others):
+                raise ArgumentError(f"{fit.n} rows and {reason!r}")
+        except FORGED as error:
+            raise CheckpointError(f"the checkpoint does not hold the state of a fit: {error!r}") from error
+        if others:
+            raise ArgumentError(f"{' and '.join(others)} must be the data of the fit that goes on; they are others")
+        fit.epochs += more_epochs
+        self._fit, self.history, self._reason, self._digests = fit, history, None if more_epochs else reason, digests
+        self.net.engine.rows_at_once = rows_at_once
+        return self._train(x, y, validation, order)
+
+    def state(self) -> dict[str, Any]:
+        """The fit that is running, for a checkpoint beside network and optimizer: name -> host array or plain value.
+
+        Raises ArgumentError where none is running.
+        """
+        fit = self._running()
+        engine = self.net.engine
+        if self._digests is None:
+            self._digests = _digests(self.net.backend, *self._data)
+        state: dict[str, Any] = {
+            "fit": asdict(fit) | {"sums": list(engine.read() if fit.step else (0.0, 0.0))},
+            "history": finite(self.history.records),
+            "reason": self._reason,
+            "rows_at_once": engine.rows_at_once,
+            "digests": self._digests,
+            "callbacks": [],
+        }
+        if fit.step and self._order is not None:
+            state["order"] = self._order.astype(np.min_scalar_type(fit.n))
+        for i, (c, values) in enumerate(remembered(self._listening)):
+            plain = {k: v for k, v in values.items() if not isinstance(v, np.ndarray)}
+            state["callbacks"].append({"type": type(c).__name__, "values": plain})
+            state |= {f"callback.{i}.{k}": v for k, v in values.items() if k not in plain}
+        return state
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the fit goes on from a checkpoint."""
+        return self._checkpoint is not None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the fit ends after the epoch that is running."""
+        return self._reason is not None
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of the fit that are done, those of the epochs before `first_epoch` included."""
+        fit = self._running()
+        return fit.epoch * fit.steps + fit.step
+
+    def _running(self) -> _Fit:
+        if self._fit is None:
+            raise ArgumentError("no fit is running: a state is there between the steps of a fit")
+        return self._fit
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def _train(self, x: Array, y: Array, validation: Pair | None, order: np.ndarray | None = None) -> History:
+        """From where `_fit` is to its last epoch. order: of the rows, in an epoch that was begun."""
+        net, optimizer, fit = self.net, self.optimizer, self._running()
+        be = net.backend
+        self._check_rows(fit.n, fit.size, fit.part)
         callbacks = [*self.callbacks]
-        if gradient_tolerance is not None:
-            callbacks.append(GradientTolerance(gradient_tolerance))
-        if patience is not None:
-            callbacks.append(EarlyStopping(monitor or ("val_loss" if validation else "loss"), patience))
+        if fit.gradient_tolerance is not None:
+            callbacks.append(GradientTolerance(fit.gradient_tolerance))
+        if fit.patience is not None:
+            callbacks.append(EarlyStopping(fit.monitor, fit.patience))
+        # What saves the state comes after all that belongs to it.
+        callbacks.sort(key=lambda c: isinstance(c, Checkpoints))
         optimizer.track_norm = (
             any(isinstance(c, GradientTolerance) for c in callbacks) or optimizer.clip_norm is not None
         )
-        steps = -(-n // size)
-        if first_epoch is not None:
-            net.epochs = first
-        self.history, self._reason = History(), None
+        self._data, self._listening, self._order = (x, y, validation), callbacks, None
         with net.engine as engine:
             optimizer.bind(engine.parameters)
-            optimizer.span(optimizer.t - first * steps, (first + epochs) * steps)
+            optimizer.span(optimizer.t - self.steps_done, fit.epochs * fit.steps)
             if engine.shares_memory(x) or engine.shares_memory(y):
                 # A view of the weights, as data, would change while they are trained.
                 x, y = x.copy(), y.copy()
             source = be.stream(x, y) or Rows(be, x, y)
-        for c in callbacks:
-            c.on_fit_start(self, FitPlan(epochs, steps, n, size))
-        try:
-            for epoch in range(first, first + epochs):
-                if shuffle:
-                    source.order(host_generator(net.seed, _ORDER, net.epochs).permutation(n))
-                record = self._epoch(epoch, source, size, part, callbacks, epochs - (epoch - first) - 1)
-                net.epochs += 1
-                if validation is not None:
-                    record.update({f"val_{k}": v for k, v in evaluate(net, *validation).items()})
-                self.history.append(record)
-                for c in callbacks:
-                    c.on_epoch_end(self, record)
-                if not isfinite(record["loss"]):
-                    self.stop("diverged")
-                if self._reason:
-                    break
-            self.history.stopped = self._reason or "epochs"
-        except KeyboardInterrupt:
-            self.history.stopped = "interrupted"
-            raise
-        finally:
+        with ExitStack() as signals:
             for c in callbacks:
-                c.on_fit_end(self, self.history)
+                c.on_fit_start(self, FitPlan(fit.epochs, fit.steps, fit.n, fit.size))
+                if isinstance(c, Checkpoints):
+                    signals.enter_context(c.interrupts)
+            self._restore(callbacks)
+            try:
+                while fit.epoch < fit.epochs and not self._reason:
+                    if fit.shuffle:
+                        if order is None:
+                            order = host_generator(net.seed, _ORDER, net.epochs).permutation(fit.n)
+                        source.order(order)
+                        self._order, order = order, None
+                    record = self._epoch(source)
+                    if validation is not None:
+                        record.update({f"val_{k}": v for k, v in evaluate(net, *validation).items()})
+                    self.history.append(record)
+                    if not isfinite(record["loss"]):
+                        self.stop("diverged")
+                    for c in callbacks:
+                        c.on_epoch_end(self, record)
+                self.history.stopped = self._reason or "epochs"
+            except KeyboardInterrupt:
+                self.history.stopped = "interrupted"
+                raise
+            finally:
+                for c in callbacks:
+                    c.on_fit_end(self, self.history)
+                self._fit = self._checkpoint = self._digests = None
+                self._data, self._listening, self._order = (), [], None
         return self.history
+
+    def _restore(self, callbacks: list[Callback]) -> None:
+        """Put back what the callbacks of the checkpoint remembered."""
+        if self._checkpoint is None:
+            return
+        extra = self._checkpoint.extra
+        listening = [c for c, _ in remembered(callbacks)]
+        try:
+            kept = [(entry["type"], dict(entry["values"])) for entry in extra["callbacks"]]
+            if [kind for kind, _ in kept] != [type(c).__name__ for c in listening]:
+                raise ArgumentError(
+                    f"callbacks with a state must be those of the checkpoint, {', '.join(k for k, _ in kept) or 'none'}; got "
+                    f"{', '.join(type(c).__name__ for c in listening) or 'none'}"
+                )
+            for i, (c, (_, values)) in enumerate(zip(listening, kept, strict=True)):
+                prefix = f"callback.{i}."
+                arrays = {k.removeprefix(prefix): v for k, v in extra.items() if k.startswith(prefix)}
+                c.set_state(self, {**values, **arrays})
+        except ArgumentError:
+            raise
+        except FORGED as error:
+            raise CheckpointError(f"the checkpoint does not hold the state of its callbacks: {error!r}") from error
 
     def _check_rows(self, n: int, size: int, part: int | None) -> None:
         """ArgumentError where some batch, or some part of one, has too few rows for the network's layers."""
@@ -144,32 +403,36 @@ class Trainer:
         for rows in parts - {0}:
             self.net.engine.check_rows(rows)
 
-    def _epoch(
-        self, epoch: int, source: RowSource, size: int, part: int | None, callbacks: list[Callback], epochs_left: int
-    ) -> dict[str, Any]:
-        engine, optimizer = self.net.engine, self.optimizer
-        steps = -(-source.n // size)
-        engine.reset()
-        listeners = [c for c in callbacks if type(c).on_progress is not Callback.on_progress]
-        started = time.perf_counter()
-        done, stretch = 0, 1 if listeners else steps
-        while done < steps:
-            until = min(done + stretch, steps)
-            engine.train(source, done, until, optimizer, size, part)
-            done = until
-            if listeners and done < steps:
-                loss = engine.read()[0] / (done * size)
+    def _epoch(self, source: RowSource) -> dict[str, Any]:
+        """The rest of the epoch that `_fit` is in; its record."""
+        engine, optimizer, fit = self.net.engine, self.optimizer, self._running()
+        steps, begun = fit.steps, fit.step
+        engine.reset(*fit.sums)
+        listeners = [c for c in self._listening if type(c).on_progress is not Callback.on_progress]
+        pauses = [c.every_steps for c in listeners if c.every_steps]
+        before, started = fit.seconds, time.perf_counter()
+        stretch = 1 if listeners else steps
+        while fit.step < steps:
+            due = [every - self.steps_done % every for every in pauses]
+            until = min(fit.step + min([stretch, *due]), steps)
+            engine.train(source, fit.step, until, optimizer, fit.size, fit.part)
+            fit.step = until
+            if listeners and until < steps:
+                loss = engine.read()[0] / (until * fit.size)
                 passed = time.perf_counter() - started
-                rate = done / passed
-                left = (steps - done + epochs_left * steps) / rate
-                progress = FitProgress(epoch + 1, done, steps, loss, rate * size, left)
+                fit.seconds = before + passed
+                rate = (until - begun) / passed
+                left = ((fit.epochs - fit.epoch) * steps - until) / rate
+                progress = FitProgress(fit.epoch + 1, until, steps, loss, rate * fit.size, left)
                 for c in listeners:
                     c.on_progress(self, progress)
                 stretch = max(1, int(rate / REPORTS_PER_SECOND))
         total, norms = engine.read()
-        seconds = time.perf_counter() - started
+        seconds = before + time.perf_counter() - started
+        fit.epoch, fit.step, fit.sums, fit.seconds = fit.epoch + 1, 0, (0.0, 0.0), 0.0
+        self.net.epochs += 1
         record = {
-            "epoch": epoch + 1,
+            "epoch": fit.epoch,
             "loss": total / source.n,
             "learning_rate": optimizer.current_learning_rate(),
             "seconds": seconds,
@@ -179,7 +442,13 @@ class Trainer:
             record["gradient_norm"] = norms / steps
         return record
 
-    def _checked_validation(self, data: tuple[Any, Any] | None) -> tuple[Array, Array] | None:
+    def _checked(self, x: Any, y: Any, validation: Any) -> tuple[Array, Array, Pair | None]:
+        net, be = self.net, self.net.backend
+        x = check_x(x, net.widths[0], net.dtype, be)
+        y = check_y(y, len(x), net.widths[-1], net.dtype, net.loss_function, be)
+        return x, y, self._checked_validation(validation)
+
+    def _checked_validation(self, data: tuple[Any, Any] | None) -> Pair | None:
         if data is None:
             return None
         if not isinstance(data, (tuple, list)) or len(data) != 2:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import gpubackprop as gb
-from gpubackprop.cli import COMMANDS, app
+from gpubackprop.cli import COMMANDS, _imported, _with_options, app
 
 
 def test_help_names_every_command() -> None:
@@ -68,3 +69,30 @@ def test_the_installed_command() -> None:
         pytest.skip("gpubackprop is imported from a checkout, not installed")
     (found,) = entry_points(group="console_scripts", name="gpubackprop")
     assert found.value == "gpubackprop.cli:main"
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("learning_rate must be positive", "--learning-rate must be positive"),
+        ("test must be a share", "--test must be a share"),
+        ("out=a/b.c is not empty; say overwrite=True", "--out a/b.c is not empty; say --overwrite"),
+        ("say standardize=False, or folder=...", "say --no-standardize, or --folder ..."),
+        (
+            "Lower learning_rate (it was 3), or say clip_norm=1",
+            "Lower --learning-rate (it was 3), or say --clip-norm 1",
+        ),
+        ("the test rows of data", "the test rows of data"),
+        ("my/batch_size.csv: no column 'batch_size'", "my/batch_size.csv: no column 'batch_size'"),
+        ("data has 3 columns", "data has 3 columns"),
+    ],
+)
+def test_arguments_get_the_names_of_options(message: str, shown: str) -> None:
+    assert _with_options(message, _imported("train")) == shown
+    assert _with_options(message, None) == message
+
+
+def test_warnings_are_one_line(tmp_path: Path) -> None:
+    code = "import warnings; from gpubackprop import cli; cli.app = lambda: warnings.warn('a\\nb'); cli.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "warning: a b\n"

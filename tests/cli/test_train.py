@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 
 import gpubackprop as gb
 from gpubackprop.cli import app
-from gpubackprop.cli import train as train_module
-from gpubackprop.cli.model import Model
-from gpubackprop.cli.preparation import divide
-from gpubackprop.cli.run_folder import FILES
-from gpubackprop.cli.settings import Settings
-from gpubackprop.cli.train import fit, prepare
 from gpubackprop.data.images import SYSTEM_FOLDER
+from gpubackprop.pipeline import runs
+from gpubackprop.pipeline.model import Model
+from gpubackprop.pipeline.preparation import divide
+from gpubackprop.pipeline.run_folder import FILES
+from gpubackprop.pipeline.runs import fit, prepare
+from gpubackprop.pipeline.settings import Settings
 from tests.cli.commands import refused, run, started
 
 pytest.importorskip("sklearn", reason="the data extra is not installed")
@@ -62,7 +62,7 @@ def test_xor_with_defaults(seed: int) -> None:
     settings = Settings(seed=seed, device="cpu").completed(data)
     parts = divide(data, test=settings.test, validation=settings.validation or 0.0, seed=seed)
     model = prepare(data, parts.train, settings, {})
-    trainer = gb.Trainer(model.net, settings.make_optimizer(len(parts.train.x)))
+    trainer = gb.Trainer(model.network, settings.make_optimizer(len(parts.train.x)))
     fit(trainer, model, parts, settings, [])
     assert model.answers(data.x).argmax(axis=1).tolist() == [0, 1, 1, 0]
 
@@ -227,7 +227,7 @@ def test_ctrl_c_keeps_what_was_reached() -> None:
 
 
 def test_ctrl_c_before_training_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_module, "load", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(runs, "load", Mock(side_effect=KeyboardInterrupt))
     run("train", "iris", code=130)
     assert not list(Path().iterdir())
 
@@ -248,12 +248,12 @@ def test_ctrl_c_before_training_writes_nothing(monkeypatch: pytest.MonkeyPatch) 
         (("digits", "--task", "regress"), "unknown task"),
         (("digits", "--task", "regression"), "classification"),
         (("diabetes", "--loss", "cross_entropy"), "for classes"),
-        (("digits", "--learning-rate", "0"), "learning_rate"),
-        (("digits", "--learning-rate", "nan"), "learning_rate"),
+        (("digits", "--learning-rate", "0"), "--learning-rate must"),
+        (("digits", "--learning-rate", "nan"), "--learning-rate must"),
         (("digits", "--learning-rate", "fast"), "--learning-rate"),
         (("digits", "--momentum", "0.9"), "--momentum is for sgd"),
-        (("digits", "--weight-decay", "-1"), "weight_decay"),
-        (("digits", "--clip-norm", "0"), "clip_norm"),
+        (("digits", "--weight-decay", "-1"), "--weight-decay"),
+        (("digits", "--clip-norm", "0"), "--clip-norm must"),
         (("digits", "--dropout", "1"), "must be a number in [0, 1)"),
         (("digits", "--l2", "-1"), "l2"),
         (("digits", "--warmup", "-1"), "--warmup"),
@@ -283,6 +283,6 @@ def test_bad_requests_get_one_line_and_leave_nothing(arguments: tuple[str, ...],
 
 
 def test_what_nobody_expects_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_module, "load", Mock(side_effect=RuntimeError("a bug")))
+    monkeypatch.setattr(runs, "load", Mock(side_effect=RuntimeError("a bug")))
     result = CliRunner().invoke(app, ["train", "iris"])
     assert isinstance(result.exception, RuntimeError)

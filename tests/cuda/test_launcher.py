@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 
-from gpubackprop.backend.cuda import cache
 from gpubackprop.backend.cuda import kernel_table as table
 from gpubackprop.backend.cuda.launcher import Kernels, _best_architecture
 from gpubackprop.errors import ArgumentError, DeviceError
@@ -40,24 +37,3 @@ def test_architecture(gpu, monkeypatch):  # noqa: F811
     )
     with pytest.raises(DeviceError, match=r"compute capability 6\.1"):
         _best_architecture("61")
-
-
-def test_cache_survives_what_is_wrong_with_it(monkeypatch, tmp_path):
-    monkeypatch.setenv("GPUBACKPROP_CACHE", str(tmp_path / "cache"))
-    assert cache.load("x.json") is None
-    cache.store("x.json", {"a": 1})
-    assert cache.load("x.json") == {"a": 1}
-    (tmp_path / "cache" / "x.json").write_text("{broken")
-    assert cache.load("x.json") is None
-    path = cache.path_of("k.cubin", b"one")
-    assert cache.path_of("k.cubin", b"two").read_bytes() == b"two"
-    assert path.parent == tmp_path / "cache"
-    assert os.listdir(path.parent).count("k.cubin") == 1
-
-
-def test_cache_that_cannot_be_written(monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("GPUBACKPROP_CACHE", str(tmp_path / "file" / "cache"))
-    cache.store("x.json", {"a": 1})
-    assert cache.load("x.json") is None
-    assert cache.path_of("k.cubin", b"one").read_bytes() == b"one"

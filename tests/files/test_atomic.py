@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -41,3 +44,38 @@ def test_what_the_system_refuses_is_told(tmp_path: Path, error: type[DataError])
         pass
     with pytest.raises(error, match="null byte"), replacing(f"{tmp_path}/a\0b", error):
         pass
+
+
+def fails_for(kind: int, code: int) -> object:
+    """os.fsync that answers `code` for descriptors of this kind of file."""
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_IFMT(os.fstat(descriptor).st_mode) == kind:
+            raise OSError(code, os.strerror(code))
+        real(descriptor)
+
+    return fsync
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
+def test_a_folder_that_cannot_be_flushed_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(os, "fsync", fails_for(stat.S_IFDIR, code))
+    with replacing(tmp_path / "file") as file:
+        file.write(b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_a_file_that_cannot_be_flushed_is_one_unless_its_system_never_flushes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", fails_for(stat.S_IFREG, errno.EIO))
+    with pytest.raises(DataError, match="cannot be written"), replacing(tmp_path / "file") as file:
+        file.write(b"new")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(os, "fsync", fails_for(stat.S_IFREG, errno.EINVAL))
+    with replacing(tmp_path / "file") as file:
+        file.write(b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"

@@ -286,6 +286,10 @@ def forge(path: Path, change: Callable[[dict[str, Any], dict[str, np.ndarray]], 
         manifest = json.loads(file.metadata()["gpubackprop"].partition(" ")[2])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     change(manifest, arrays)
+    rewrite(path, manifest, arrays)
+
+
+def rewrite(path: Path, manifest: Any, arrays: dict[str, np.ndarray]) -> None:
     text = json.dumps(manifest)
     path.write_bytes(serialize(arrays, metadata={"gpubackprop": f"{_digest(text.encode())} {text}"}))
 
@@ -318,6 +322,43 @@ def test_forged_files_are_refused(what: str, saved: Path) -> None:
     forge(saved, change)
     with pytest.raises(CheckpointError, match=message):
         gb.load(saved, "cpu")
+
+
+SUBSTITUTES = (None, True, 0, -1, 2**70, 0.5, "", "relu", "float32", [], [1], {}, {"a": 1}, [[]], "x" * 50)
+
+
+def mutate(value: Any, rng: np.random.Generator) -> Any:
+    """The same description with something in it changed: another type, an absent or a strange key, another length."""
+    if isinstance(value, dict) and value and rng.random() < 0.85:
+        name = str(rng.choice(sorted(value)))
+        what = rng.random()
+        if what < 0.15:
+            return {k: v for k, v in value.items() if k != name}
+        if what < 0.25:
+            return {**value, "".join(rng.choice(list("abc._/"), 3)): value[name]}
+        return {**value, name: mutate(value[name], rng)}
+    if isinstance(value, list) and value and rng.random() < 0.8:
+        i = int(rng.integers(len(value)))
+        what = rng.random()
+        if what < 0.2:
+            return value[:i] + value[i + 1 :]
+        return value[:i] + [mutate(value[i], rng)] * (1 + (what < 0.4)) + value[i + 1 :]
+    return SUBSTITUTES[int(rng.integers(len(SUBSTITUTES)))]
+
+
+@pytest.mark.parametrize("seeds", [range(300), pytest.param(range(300, 5000), marks=pytest.mark.nightly)])
+def test_any_other_description_gives_the_one_error(seeds: range, saved: Path) -> None:
+    with safe_open(saved, framework="numpy") as file:
+        manifest = json.loads(file.metadata()["gpubackprop"].partition(" ")[2])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    refused = 0
+    for seed in seeds:
+        rewrite(saved, mutate(manifest, np.random.default_rng(seed)), arrays)
+        try:
+            gb.load_checkpoint(saved, "cpu")
+        except CheckpointError:
+            refused += 1
+    assert refused > len(seeds) / 2
 
 
 # -- writing ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ out = a b is computed as out^T = b^T a^T. Below, M, N, K are those of that trans
 
 from __future__ import annotations
 
+import json
 import logging
 import weakref
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.backend.base import Array
-from gpubackprop.backend.cuda import cache
+from gpubackprop.files import cache
 
 log = logging.getLogger("gpubackprop.cuda")
 
@@ -214,8 +215,8 @@ class CublasLt:
             self.handle = api.create()
             self.workspace: Array = cupy.empty((WORKSPACE,), np.uint8)
             name = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
-        self._file = f"{cache.digest('algorithms', name, api.get_version())}.json"
-        self._chosen: dict[str, list[int]] = cache.load(self._file) or {}
+        self._file = f"algorithms-{cache.digest(name, api.get_version())}.json"
+        self._chosen: dict[str, list[int]] = json.loads(cache.load(self._file) or b"{}")
         self._plans: dict[Problem, Plan | None] = {}
         self.refused: dict[str, str] = {}
         """Kinds of epilogue that are not used here, with the reason."""
@@ -255,7 +256,7 @@ class CublasLt:
         if len(found) > 1:
             plan.algorithm = self._fastest(plan, found, a, b)
         self._chosen[key] = [int(v) for v in plan.algorithm]
-        cache.store(self._file, self._chosen)
+        cache.store(self._file, json.dumps(self._chosen).encode())
         return plan
 
     def _fastest(self, plan: Plan, found: np.ndarray, a: int, b: int) -> np.ndarray:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from gpubackprop.backend.base import Array
-from gpubackprop.backend.cuda import cache, compile, kernel_table
+from gpubackprop.backend.cuda import compile, kernel_table
 from gpubackprop.backend.cuda.kernel_table import SCALAR, Launch
 from gpubackprop.errors import ArgumentError, DeviceError
+from gpubackprop.files import cache
 
 _NULL = np.uint64(0)
 
@@ -65,7 +65,7 @@ class Kernels:
         kernel = kernel_table.kernel(name)
         expression = kernel.expression(*template)
         cubin, lowered = self._compiled(expression)
-        file = cache.path_of(f"{cache.digest(expression, cubin.hex())}.cubin", cubin)
+        file = cache.file_with(f"kernel-{cache.digest(expression, cubin.hex())}.cubin", cubin)
         function = self.cupy.RawModule(path=str(file)).get_function(lowered)
         converters = tuple(
             _pointer if p.pointer else np.dtype(SCALAR[p.type]).type for p in kernel.parameters(*template)
@@ -76,14 +76,15 @@ class Kernels:
         text = compile.source()
         # The spill report is for the tests; it would only lengthen the log here.
         options = tuple(o for o in compile.OPTIONS if not o.startswith("--ptxas"))
-        key = f"{cache.digest(text, options, self.arch, expression, compile.version())}.json"
+        key = f"kernel-{cache.digest(text, options, self.arch, expression, compile.version())}"
         kept = cache.load(key)
-        if isinstance(kept, dict) and {"cubin", "name"} <= set(kept):
-            return base64.b64decode(kept["cubin"]), str(kept["name"])
+        if kept is not None:
+            name, _, cubin = kept.partition(b"\n")
+            return cubin, name.decode()
         made = compile.compile_cubin(text, self.arch, [expression], options)
-        name = made.names[expression]
-        cache.store(key, {"cubin": base64.b64encode(made.cubin).decode(), "name": name})
-        return made.cubin, name
+        lowered = made.names[expression]
+        cache.store(key, lowered.encode() + b"\n" + made.cubin)
+        return made.cubin, lowered
 
 
 def _pointer(array: Any) -> np.uint64:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.backend.cpu.compiled.cache import load
+from gpubackprop.backend.cpu.compiled.module import load
 from gpubackprop.backend.cpu.compiled.operations import (
     TRANSCENDENTAL,
     Elementwise,
@@ -36,7 +36,7 @@ LONGEST = 400
 minutes for 1,000), and replaying a step of so many calls costs little beside its products."""
 
 _HEADER = '''\
-"""A training step, generated for Numba by gpubackprop (format 1)."""
+"""A training step, generated for Numba by gpubackprop (format 2)."""
 
 from math import erfc, exp, expm1, log, log1p, sqrt, tanh
 
@@ -45,7 +45,7 @@ from numba import float32, float64, int64, njit, uint8, uint64
 from gpubackprop.backend.cpu.compiled.runtime import FASTMATH, dgemm, f4, f8, i8, sgemm, u1, u8
 
 
-@njit(cache=True, fastmath=FASTMATH, error_model="numpy", nogil=True)
+@njit(fastmath=FASTMATH, error_model="numpy", nogil=True)
 def run(T, x_address, y_address, order, first, numbers):
 '''
 

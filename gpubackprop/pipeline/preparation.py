@@ -46,7 +46,7 @@ def divide(data: Dataset, *, test: float, validation: float, seed: int) -> Parts
 
     Raises ArgumentError for shares outside [0, 1), or that leave a part without rows.
     """
-    for name, share in (("--test", test), ("--validation", validation)):
+    for name, share in (("test", test), ("validation", validation)):
         if not 0 <= share < 1:
             raise ArgumentError(f"{name} must be a share, 0 or more and below 1; got {share}")
     rows, whole = np.arange(len(data.x)), f"all {len(data.x):,} rows"
@@ -101,8 +101,8 @@ def outputs_for(task: Task, classes: int, targets: int, loss: Loss) -> int:
     if task == "regression":
         if loss.output != "identity":
             raise ArgumentError(
-                f"--loss {loss.name} is for classes, and the target is a number: take mean_squared_error or another "
-                "error, or say --task classification"
+                f"loss={loss.name} is for classes, and the target is a number: take mean_squared_error or another "
+                "error, or say task=classification"
             )
         return targets
     return 1 if loss.output == "sigmoid" and classes == 2 else classes

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpubackprop.cli.preparation import divide, encode, fingerprint, fit_inputs, outputs_for
 from gpubackprop.data import Dataset, Standardizer
 from gpubackprop.errors import ArgumentError
 from gpubackprop.losses import get_loss
+from gpubackprop.pipeline.preparation import divide, encode, fingerprint, fit_inputs, outputs_for
 
 
 def dataset(n: int, task: str = "classification", official: bool = False) -> Dataset:
@@ -57,7 +57,7 @@ def test_where_nothing_is_held_out_it_says_so(n: int, test: float) -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_shares_out_of_range(share: float) -> None:
-    with pytest.raises(ArgumentError, match="--validation"):
+    with pytest.raises(ArgumentError, match="validation"):
         divide(dataset(100), test=0.2, validation=share, seed=0)
 
 
@@ -105,5 +105,5 @@ def test_regression_targets_are_standardised() -> None:
     loss = get_loss("mean_squared_error")
     assert encode(y, 1, loss, Standardizer().fit(y), np.float32).tolist() == [[-1], [1]]
     assert encode(y, 1, loss, None, np.float64).tolist() == [[1], [3]]
-    with pytest.raises(ArgumentError, match="--task classification"):
+    with pytest.raises(ArgumentError, match="task=classification"):
         outputs_for("regression", 0, 1, get_loss("cross_entropy"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +23,7 @@ FEW = 5000
 class Settings:
     """Everything that decides a run; None stands for "what suits these data" until `completed`."""
 
-    layers: str | None = None
+    layers: str | Sequence[int] | None = None
     activation: str = "relu"
     loss: str | None = None
     optimizer: str = "adamw"
@@ -63,16 +64,19 @@ class Settings:
         return replace(self, **{k: v for k, v in chosen.items() if getattr(self, k) is None})
 
     def hidden(self) -> list[int]:
-        """The widths of the hidden layers in `layers`: "512,256"; "none" for no hidden layer."""
-        text = (self.layers or "none").strip().lower()
-        if text == "none":
-            return []
+        """The widths of the hidden layers: (512, 256), or in text "512,256", "none" for no hidden layer.
+
+        Raises ArgumentError for anything else.
+        """
+        given = "none" if self.layers is None else self.layers
+        if isinstance(given, str):
+            given = [] if given.strip().lower() == "none" else given.split(",")  # type: ignore[assignment]
         try:
-            widths = [int(part) for part in text.split(",")]
-        except ValueError:
+            widths = [int(part) for part in given]
+        except (TypeError, ValueError):
             widths = [0]
-        if min(widths) < 1:
-            raise ArgumentError(f'--layers must be widths such as 512,256, or "none"; got {self.layers!r}')
+        if any(width < 1 for width in widths):
+            raise ArgumentError(f'layers must be widths such as 512,256, or "none"; got {self.layers!r}')
         return widths
 
     def network(self, inputs: int, outputs: int) -> Network:
@@ -99,7 +103,7 @@ class Settings:
         if name not in OPTIMIZERS:
             raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
         if not 0 <= self.warmup < float("inf"):
-            raise ArgumentError(f"--warmup must be a number of epochs, 0 or more; got {self.warmup}")
+            raise ArgumentError(f"warmup must be a number of epochs, 0 or more; got {self.warmup}")
         steps = -(-rows // min(self.batch_size or rows, rows))
         options: dict[str, Any] = {
             "learning_rate": self.learning_rate,
@@ -110,7 +114,7 @@ class Settings:
         }
         if self.momentum is not None and "momentum" not in inspect.signature(OPTIMIZERS[name]).parameters:
             having = [k for k, o in OPTIMIZERS.items() if "momentum" in inspect.signature(o).parameters]
-            raise ArgumentError(f"--momentum is for {', '.join(having)}, not for {name}")
+            raise ArgumentError(f"momentum is for {', '.join(having)}, not for {name}")
         return get_optimizer(name, **{k: v for k, v in options.items() if v is not None})
 
 

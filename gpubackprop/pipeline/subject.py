@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gpubackprop.cli.model import Model
-from gpubackprop.cli.preparation import Part
-from gpubackprop.cli.settings import Settings
-from gpubackprop.cli.train import prepare
 from gpubackprop.data import Dataset, load
 from gpubackprop.network.network import Network
+from gpubackprop.pipeline.model import Model
+from gpubackprop.pipeline.preparation import Part
+from gpubackprop.pipeline.runs import prepare
+from gpubackprop.pipeline.settings import Settings
 from gpubackprop.random import host_generator
 
 
@@ -39,7 +39,7 @@ def subject(
             loaded, Part(x, y, "all rows"), settings.completed(loaded), _source(data, loaded, target, folder)
         )
     chosen = host_generator(settings.seed, 13).permutation(len(x))[:rows]
-    return model.net, model.prepare(x[chosen]), model.prepare_targets(y[chosen])
+    return model.network, model.prepare(x[chosen]), model.prepare_targets(y[chosen])
 
 
 def _source(data: str, loaded: Dataset, target: str | None, folder: str | None) -> dict[str, object]:

@@ -1,0 +1,21 @@
+"""Plain values as JSON."""
+
+from __future__ import annotations
+
+import json
+from math import isfinite
+from typing import Any
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """The JSON of a plain value, in one line unless `indent` says otherwise. JSON has no NaN: what is not finite becomes null."""
+    return json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """The same plain value with None for every NaN and infinity in it."""
+    if isinstance(value, float) and not isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,113 @@
+"""`gb.load_run`: a trained model that takes rows as they come and answers in the terms of its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpubackprop as gb
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError
+
+QUICK: dict[str, Any] = {"epochs": 30, "layers": [8], "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table with named classes, and beside it the run that was trained on it."""
+    folder = tmp_path_factory.mktemp("colours")
+    rows = [f"{i % 3 + 0.001 * i},{-(i % 3)},{['red', 'green', 'blue'][i % 3]}" for i in range(60)]
+    (folder / "rows.csv").write_text("\n".join(["a,b,colour", *rows]) + "\n")
+    gb.train_run(folder / "rows.csv", target="colour", out=folder / "run", learning_rate=0.05, **QUICK)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was trained on arrays: its target is a number."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 2)) * [1, 100]
+    y = 50 + 3 * x[:, :1] - 0.2 * x[:, 1:]
+    data = gb.data.Dataset("prices", x, y, "regression", targets=("price",))
+    folder = tmp_path_factory.mktemp("prices") / "run"
+    gb.train_run(
+        data, out=folder, **{**QUICK, "layers": "none", "epochs": 100, "learning_rate": 0.05, "weight_decay": 0.0}
+    )
+    return folder
+
+
+def test_classes_are_answered_by_name(colours: Path) -> None:
+    model = gb.load_run(colours / "run", "cpu")
+    assert (model.classes, model.features) == (["blue", "green", "red"], ["a", "b"])
+    assert isinstance(model.network, gb.Network)
+    rows = [[0.0, 0.0], [1.0, -1.0], [2.0, -2.0]]
+    assert model.predict(rows).tolist() == ["red", "green", "blue"]
+    probabilities = model.predict_proba(rows)
+    assert probabilities.shape == (3, 3)
+    assert probabilities.argmax(axis=1).tolist() == [2, 1, 0]
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    assert model.score(rows, ["red", "green", "blue"])["accuracy"] == 1
+    assert model.score(rows, np.array(["red", "red", "red"]))["accuracy"] == pytest.approx(1 / 3)
+
+
+def test_files_and_data_sets_are_rows_too(colours: Path) -> None:
+    model = gb.load_run(colours / "run", "cpu")
+    data = gb.data.load(colours / "rows.csv", target="colour")
+    answers = model.predict(data.x)
+    np.testing.assert_array_equal(model.predict(colours / "rows.csv"), answers)
+    np.testing.assert_array_equal(model.predict(data), answers)
+    (colours / "other.csv").write_text("extra,b,a\n7,0,0\n7,-2,2\n")
+    assert model.predict(colours / "other.csv").tolist() == ["red", "blue"]
+    assert (
+        model.score(data) == model.score(colours / "rows.csv") == model.score(data.x, [data.classes[k] for k in data.y])
+    )
+
+
+def test_values_come_in_the_unit_of_the_target(prices: Path) -> None:
+    model = gb.load_run(prices, "cpu")
+    values = model.predict([[0, 0], [1, 0]])
+    assert values.shape == (2, 1)
+    np.testing.assert_allclose(values[:, 0], [50, 53], rtol=0.1)
+    assert model.classes == []
+    for y in ([50, 53], [[50], [53]]):
+        assert model.score([[0, 0], [1, 0]], y)["r2"] > 0
+    with pytest.raises(ArgumentError, match="call predict"):
+        model.predict_proba([[0, 0]])
+
+
+def test_a_loaded_run_answers_as_before_saving(prices: Path, tmp_path: Path) -> None:
+    rows = np.random.default_rng(1).normal(size=(50, 4))
+    data = gb.data.Dataset("rows", rows, np.arange(50) % 2, "classification", ("no", "yes"))
+    run = gb.train_run(data, out=tmp_path / "run", **QUICK)
+    loaded = gb.load_run(tmp_path / "run", "cpu")
+    np.testing.assert_array_equal(loaded.predict_proba(rows), run.model.predict_proba(rows))
+    np.testing.assert_array_equal(loaded.predict(rows), run.model.predict(rows))
+    assert loaded.scores(rows, data.y) == run.model.scores(rows, data.y)
+
+
+def test_what_does_not_fit_is_refused(colours: Path, prices: Path, tmp_path: Path) -> None:
+    model = gb.load_run(colours / "run", "cpu")
+    with pytest.raises(DataError, match="3 columns, and the network was trained on 2"):
+        model.predict(np.zeros((1, 3)))
+    for rows in ([1.0, 2.0], [["a", "b"]], None):
+        with pytest.raises(ArgumentTypeError, match="rows must be numbers"):
+            model.predict(rows)
+    with pytest.raises(ArgumentTypeError, match="y is missing"):
+        model.score([[0, 0]])
+    with pytest.raises(DataError, match="no class 'pink'"):
+        model.score([[0, 0]], ["pink"])
+    with pytest.raises(DataError, match="no class '0'"):
+        model.score([[0, 0]], [0])
+    with pytest.raises(DataError, match="target is a number"):
+        model.score(gb.data.Dataset("n", np.zeros((2, 2)), np.zeros((2, 1)), "regression"))
+    with pytest.raises(ArgumentTypeError, match="y must be numbers"):
+        gb.load_run(prices, "cpu").score([[0, 0]], ["fifty"])
+    with pytest.raises(DataError, match="trained on arrays"):
+        gb.load_run(prices, "cpu").rows_to_judge()
+    with pytest.raises(CheckpointError, match="holds no model"):
+        gb.load_run(tmp_path)
+    gb.save(tmp_path / "bare.safetensors", model.network)
+    with pytest.raises(CheckpointError, match="says nothing of its data"):
+        gb.load_run(tmp_path / "bare.safetensors")

@@ -1,0 +1,92 @@
+"""`gb.train_run`: what the command `train` does, from Python."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpubackprop as gb
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, DataError
+from gpubackprop.pipeline.run_folder import FILES
+from gpubackprop.pipeline.runs import RunInterruptedError
+
+pytest.importorskip("sklearn", reason="the data extra is not installed")
+pytest.importorskip("matplotlib", reason="the plot extra is not installed")
+
+QUICK: dict[str, Any] = {"epochs": 3, "layers": [8], "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_run_from_python_is_that_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.cli.commands import run
+
+    run("train", "wine", "--epochs", "3", "--layers", "8", "--device", "cpu", "--out", "command")
+    capsys.readouterr()
+    done = gb.train_run("wine", out="python", **QUICK)
+    assert capsys.readouterr() == ("", "")
+    assert (done.path, len(done.history)) == (Path("python"), 3)
+    assert sorted(p.name for p in done.path.iterdir()) == sorted(FILES)
+    command, python = (Path(p, "model.safetensors").read_bytes() for p in ("command", "python"))
+    assert command == python
+    assert json.loads(Path("command/settings.json").read_text())["result"]["test"] == done.scores
+
+
+def test_from_arrays() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    data = gb.data.Dataset("mine", x, (x[:, 0] > 0).astype(np.int64), "classification", ("below", "above"))
+    lines: list[str] = []
+    done = gb.train_run(data, say=lines.append, **QUICK)
+    assert done.path == Path("runs/mine-1")
+    assert done.judged_on == "12 of 60 rows, held out at random"
+    assert "training on 48 rows" in lines[-1]
+    assert gb.load_run(done.path, "cpu").predict(x[:2]).dtype.kind == "U"
+
+
+class Interrupt(gb.Callback):
+    def on_epoch_end(self, trainer: gb.Trainer, record: dict[str, Any]) -> None:
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_keeps_what_was_reached_and_goes_on() -> None:
+    with pytest.raises(KeyboardInterrupt) as caught:
+        gb.train_run("iris", out="run", callbacks=[Interrupt()], **QUICK)
+    assert isinstance(caught.value, RunInterruptedError)
+    assert len(caught.value.run.history) == 2
+    assert gb.load_run("run", "cpu").score("iris")["accuracy"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epoch": 3}, "unknown setting 'epoch': did you mean 'epochs'"),
+        ({"layers": [8, 0]}, "layers must be widths"),
+        ({"layers": 8}, "layers must be widths"),
+        ({"test": 2}, "^test must be a share"),
+        ({"momentum": 0.5}, "^momentum is for sgd"),
+        ({"learning_rate": -1.0}, "^learning_rate must be"),
+        ({"loss": "cross_entropy", "task": "regression"}, "^task is 'regression'"),
+    ],
+)
+def test_errors_name_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message) as caught:
+        gb.train_run("iris", **arguments)
+    assert "--" not in str(caught.value)
+    assert not list(Path().iterdir())
+
+
+def test_a_folder_that_is_taken() -> None:
+    gb.train_run("iris", out="run", **QUICK)
+    with pytest.raises(DataError, match=r"^out=run is not empty; .* say overwrite=True"):
+        gb.train_run("iris", out="run", **QUICK)
+    gb.train_run("iris", out="run", overwrite=True, **QUICK)
+    with pytest.raises(ArgumentTypeError, match="data must be"):
+        gb.train_run(3)  # type: ignore[arg-type]
