@@ -1,4 +1,4 @@
-"""Seconds a call, from groups of calls that are long enough for the clock."""
+"""Seconds a call, from groups of calls that are long enough for the clock, and what a device does at best."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
 from time import perf_counter
+
+import numpy as np
+
+from gpubackprop.backend.base import Backend
 
 GROUP = 2e-3
 """Seconds that a group of calls lasts at least: 10^4 times the cost of reading the clock."""
@@ -65,3 +69,54 @@ def _group(run: Callable[[], object], wait: Callable[[], None], count: int) -> f
         run()
     wait()
     return perf_counter() - before
+
+
+# -- what a device does at best -----------------------------------------------------------------------------------------
+
+PRODUCTS = {False: (1024, 2048), True: (2048, 4096, 8192)}
+"""Rows and columns of the square products that are tried on the CPU, and on a GPU."""
+COPY = {False: 128 << 20, True: 1 << 30}
+"""Bytes of the array that is copied: more than any cache holds."""
+BUDGET = 0.15
+"""Seconds that each is tried for; the fastest counts, as everything else on a machine only takes away from it."""
+
+
+def ceilings(backend: Backend, dtype: str) -> dict[str, float]:
+    """ "flops" a second of the fastest square product, and "bytes" read and written a second by the largest copy.
+
+    Both through the same operations as the steps. dtype: of the parameters.
+    """
+    gpu = backend.is_gpu
+    with undisturbed():
+        return {
+            "flops": max(2 * k**3 / product_seconds(backend, k, dtype) for k in PRODUCTS[gpu]),
+            "bytes": 2 * COPY[gpu] / copy_seconds(backend, COPY[gpu]),
+        }
+
+
+def product_seconds(backend: Backend, k: int, dtype: str) -> float:
+    """Seconds that a (k, k) by (k, k) product takes at least, in the type in which activations are stored."""
+    rng = np.random.default_rng(0)
+    a, b = (backend.asarray(rng.random((k, k), np.float32).astype(backend.storage(dtype))) for _ in range(2))
+    out = backend.empty((k, k), a.dtype)
+    return _fastest(backend, lambda: backend.dot(a, b, out))
+
+
+def copy_seconds(backend: Backend, size: int) -> float:
+    """Seconds that a copy of so many bytes takes at least."""
+    source = backend.zeros((size,), np.uint8)
+    backend.fill(source, 1)
+    target = backend.zeros((size,), np.uint8)
+    return _fastest(backend, lambda: backend.copy_in(source, target))
+
+
+def _fastest(backend: Backend, run: Callable[[], object]) -> float:
+    run()
+    backend.synchronize()
+    best, started = float("inf"), perf_counter()
+    while perf_counter() - started < BUDGET or best == float("inf"):
+        before = perf_counter()
+        run()
+        backend.synchronize()
+        best = min(best, perf_counter() - before)
+    return best

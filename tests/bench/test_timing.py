@@ -1,4 +1,4 @@
-"""Seconds a call, with a clock that is known."""
+"""Seconds a call, with a clock that is known, and the best of a device."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from gpubackprop.backend.base import Backend
+from gpubackprop.backend.select import get_backend
 from gpubackprop.bench import timing
 
 
@@ -61,3 +63,20 @@ def test_the_garbage_collector_rests_meanwhile() -> None:
     with timing.undisturbed():
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+def test_ceilings_are_a_second_of_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "PRODUCTS", {False: (8, 64)})
+    monkeypatch.setattr(timing, "COPY", {False: 1 << 16})
+    monkeypatch.setattr(timing, "BUDGET", 0.005)
+    monkeypatch.setattr(timing, "product_seconds", lambda be, k, dtype: {8: 1e-6, 64: 1e-5}[k])
+    found = timing.ceilings(get_backend("cpu"), "float32")
+    assert found["flops"] == pytest.approx(2 * 64**3 / 1e-5)
+    assert found["bytes"] > 0
+
+
+def test_ceilings_run_on_each_device(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "PRODUCTS", {False: (16,), True: (16,)})
+    monkeypatch.setattr(timing, "COPY", {False: 1 << 12, True: 1 << 12})
+    monkeypatch.setattr(timing, "BUDGET", 0.001)
+    assert all(rate > 0 for rate in timing.ceilings(backend, "float64").values())
