@@ -21,20 +21,43 @@ def seconds_a_call(run: Callable[[], object], wait: Callable[[], None], budget: 
 
     wait: for the device, once a group. What the first calls take is left out, unless one alone lasts for the budget.
     """
-    count, first = 1, _group(run, wait, 1)
+
+    def group(count: int) -> None:
+        for _ in range(count):
+            run()
+        wait()
+
+    count, first = 1, _seconds(group, 1)
     warm = first
     while warm < budget / 4:
-        again = _group(run, wait, count)
+        again = _seconds(group, count)
         warm += again
         first = again / count
         count = max(1, min(2 * count, int(GROUP / first) + 1))
-    groups: list[float] = []
+    return seconds_each(group, count, budget)
+
+
+def seconds_each(group: Callable[[int], object], count: int, budget: float) -> float:
+    """The median of the seconds that each of `count` things takes, over groups that are done for `budget` seconds at least.
+
+    group: does that many things, and is done with them on return.
+    """
+    found: list[float] = []
     spent = 0.0
-    while spent < budget or not groups:
-        seconds = _group(run, wait, count)
+    while spent < budget or not found:
+        seconds = _seconds(group, count)
         spent += seconds
-        groups.append(seconds / count)
-    return median(groups)
+        found.append(seconds / count)
+    return median(found)
+
+
+def calls_for(group: Callable[[int], object], seconds: float) -> int:
+    """How many things last for about so many seconds, a power of 2; warms up on the way."""
+    count = 1
+    # Twice each, as the first time may compile something for a loop of this length.
+    while _seconds(group, count) < seconds or _seconds(group, count) < seconds:
+        count *= 2
+    return count
 
 
 def seconds_to_launch(run: Callable[[], object], wait: Callable[[], None], budget: float) -> float:
@@ -63,11 +86,9 @@ def undisturbed() -> Iterator[None]:
             gc.enable()
 
 
-def _group(run: Callable[[], object], wait: Callable[[], None], count: int) -> float:
+def _seconds(group: Callable[[int], object], count: int) -> float:
     before = perf_counter()
-    for _ in range(count):
-        run()
-    wait()
+    group(count)
     return perf_counter() - before
 
 

@@ -54,6 +54,18 @@ def test_waiting_for_the_device_is_part_of_it_once_a_group(clock: Clock) -> None
     assert 1e-5 < found < 1e-5 + 2 * 1e-3 / (timing.GROUP / 2e-5)
 
 
+def test_a_loop_is_known_by_the_number_that_lasts_long_enough(clock: Clock) -> None:
+    """A thing takes 1 ms, and each new number of things 20 ms more: the first time of a number does not count."""
+    known: set[int] = set()
+
+    def group(count: int) -> None:
+        clock.now += 1e-3 * count + (0 if count in known else 2e-2)
+        known.add(count)
+
+    assert timing.calls_for(group, 1e-2) == 16
+    assert timing.seconds_each(group, 16, 0.1) == pytest.approx(1e-3)
+
+
 def test_launching_is_timed_without_what_runs_on(clock: Clock) -> None:
     assert timing.seconds_to_launch(clock.worker(2e-5), clock.worker(1e-2), 0.05) == pytest.approx(2e-5)
 
