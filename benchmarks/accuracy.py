@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 import gpubackprop as gb
-from benchmarks.machine import machine
 from gpubackprop.activations import ACTIVATIONS
+from gpubackprop.bench.machine import machine
 from gpubackprop.layers import Tensors
 from gpubackprop.losses import LOSSES
 from tests.oracles.random_networks import LOGIT_LOSSES, random_case, relative, targets
@@ -233,7 +233,7 @@ CHAPTERS: tuple[Callable[[], Iterator[Row]], ...] = (
 def main() -> None:
     """Measure every row, print the table as Markdown, and write the results."""
     torch.set_num_threads(1)
-    about, started = machine(), time.perf_counter()
+    about, started = machine(("numpy", "torch")), time.perf_counter()
     rows = [row for chapter in CHAPTERS for row in chapter()]
     print("| what | against | cases | worst error | demanded |\n|---|---|---|---|---|")
     for row in rows:

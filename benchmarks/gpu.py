@@ -16,41 +16,49 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu_peers.case import PARITY_STEPS, TOLERANCE, Case, Peer, cases
-from benchmarks.gpu_peers.ours import Ours, kernel_times
-from benchmarks.machine import machine
+from benchmarks.peers.base import Config, Peer
+from benchmarks.peers.ours import Step, kernel_times
+from benchmarks.peers.turns import make
+from gpubackprop.bench import timing
+from gpubackprop.bench.cases import Timing
+from gpubackprop.bench.machine import machine
 
 PEERS = ("ours", "ours without graph", "torch eager", "torch graph", "jax jit", "torch compile")
 BLOCKS, BLOCK_SECONDS = 5, 0.04
+PARITY_STEPS = 3
+TOLERANCE = {"fp32": 1e-4, "tf32": 5e-3, "bf16": 3e-2}
+"""Largest relative difference of the loss to float64 on the CPU, over the first steps."""
 REFERENCE_LIMIT = 3e11
 """Products up to this many operations are checked against float64 on the CPU; larger ones against each other."""
 
 
-def make(name: str, case: Case, device: str) -> Peer:
-    """A library, ready for a case. Raises ImportError where it is not installed."""
-    if name.startswith("ours"):
-        return Ours(case, device, capture="without" not in name)
-    if name.startswith("torch"):
-        from benchmarks.gpu_peers.torch_ import Torch
+def cases(dry: bool = False) -> list[Config]:
+    """Every cell of the comparison, the most telling ones first; `dry`: the same networks, small enough for a CPU."""
+    shapes = [((784, 512, 256, 10), b) for b in (1024, 65536, 128, 8192)]
+    shapes += [((w, w, w, w, w, 10), b) for b in (65536, 1048576) for w in (64, 128)]
+    shapes.append(((4096,) * 9, 16384))
+    found = [
+        Config(w, b, optimizer=o, precision=p)
+        for o, p, (w, b) in product(("adam", "sgd"), ("fp32", "tf32", "bf16"), shapes)
+    ]
+    if dry:
+        small = [replace(c, widths=tuple(min(w, 32) for w in c.widths), batch=min(c.batch, 64)) for c in found]
+        found = [c for c in dict.fromkeys(small) if c.precision == "fp32"]
+    return found
 
-        return Torch(case, name.split()[1], device)
-    from benchmarks.gpu_peers.jax_ import Jax
 
-    return Jax(case, device)
-
-
-def reference(case: Case) -> list[float] | None:
+def reference(case: Config) -> list[float] | None:
     """The losses of the first steps in float64 on the CPU."""
     if case.flops() * PARITY_STEPS > REFERENCE_LIMIT:
         return None
-    return losses(Ours(case, "cpu", dtype="float64"))
+    return losses(Step(case, dtype="float64"))
 
 
 def losses(peer: Peer) -> list[float]:
@@ -63,29 +71,13 @@ def losses(peer: Peer) -> list[float]:
 
 
 def timed(peer: Peer, blocks: int = BLOCKS, seconds: float = BLOCK_SECONDS) -> dict[str, float]:
-    """Seconds a step, with the wait at the end of a block shared out, and seconds the host needs to launch one."""
-    for _ in range(3):
-        peer.step()
-    peer.wait()
-    start = time.perf_counter()
-    peer.step()
-    peer.wait()
-    once = max(time.perf_counter() - start, 1e-6)
-    # Few enough that the device's queue of launches is never full, where the host would wait.
-    steps = int(min(max(seconds / once, 1), 200))
-    whole, host = [], []
-    for _ in range(blocks):
-        peer.wait()
-        start = time.perf_counter()
-        for _ in range(steps):
-            peer.step()
-        host.append((time.perf_counter() - start) / steps)
-        peer.wait()
-        whole.append((time.perf_counter() - start) / steps)
-    return {"seconds": median(whole), "host_seconds": median(host), "spread": (max(whole) - min(whole)) / median(whole)}
+    """Seconds a step, with the wait at the end of a group of steps shared out, and seconds the host needs to launch one."""
+    whole = Timing.of([timing.seconds_a_call(peer.step, peer.wait, seconds) for _ in range(blocks)])
+    host = timing.seconds_to_launch(peer.step, peer.wait, seconds)
+    return {"seconds": whole.median, "host_seconds": host, "spread": whole.spread}
 
 
-def measure(name: str, case: Case, device: str, want: list[float] | None, dry: bool) -> dict[str, Any]:
+def measure(name: str, case: Config, device: str, want: list[float] | None, dry: bool) -> dict[str, Any]:
     """Parity, then time, of one library in one cell; on failure the reason."""
     started = time.perf_counter()
     peer: Any = None
@@ -94,11 +86,10 @@ def measure(name: str, case: Case, device: str, want: list[float] | None, dry: b
         got = losses(peer)
         error = None if want is None else max(abs(a / b - 1) for a, b in zip(got, want, strict=True))
         result: dict[str, Any] = {"losses": got, "error": error}
-        if not np.isfinite(got).all() or (error is not None and error > TOLERANCE[case.precision]):
-            return {
-                **result,
-                "failed": f"the loss is off by {error}" if error is not None else "the loss is not finite",
-            }
+        if not np.isfinite(got).all():
+            return {**result, "failed": "the loss is not finite"}
+        if error is not None and error > TOLERANCE[case.precision]:
+            return {**result, "failed": f"the loss is off by {error}"}
         result |= timed(peer, 2, 0.01) if dry else timed(peer)
         if hasattr(peer, "describe"):
             result["how"] = peer.describe()
@@ -125,36 +116,14 @@ def ceilings(dry: bool) -> dict[str, float]:
     """Operations a second of a large product in each precision, and bytes a second of a copy, as they are reached here."""
     if dry:
         return {"fp32": 1e11, "tf32": 1e11, "bf16": 1e11, "bandwidth": 1e10}
-    import cupy
-
     from gpubackprop.backend.cuda.cuda_backend import CudaBackend
 
     found = {}
     for precision in ("fp32", "tf32", "bf16"):
-        be = CudaBackend(0, "native" if precision == "fp32" else precision)
-        n = 4096 if precision == "fp32" else 8192
-        host = np.random.default_rng(0).standard_normal((n, n), np.float32)
-        a = be.asarray(host.astype(be.storage(np.float32)))
-        out = be.empty((n, n), a.dtype)
-        found[precision] = 2.0 * n**3 / _device_seconds(cupy, lambda a=a, out=out, be=be: be.dot(a, a, out))
-        del a, out, be
+        best = timing.ceilings(CudaBackend(0, "native" if precision == "fp32" else precision), "float32")
+        found[precision], found["bandwidth"] = best["flops"], best["bytes"]
         _release()
-    source = cupy.ones((2**28,), np.float32)
-    target = cupy.empty_like(source)
-    found["bandwidth"] = 2.0 * source.nbytes / _device_seconds(cupy, lambda: cupy.copyto(target, source))
     return found
-
-
-def _device_seconds(cupy: Any, work: Callable[[], Any]) -> float:
-    times = []
-    for _ in range(8):
-        start, end = cupy.cuda.Event(), cupy.cuda.Event()
-        start.record()
-        work()
-        end.record()
-        end.synchronize()
-        times.append(cupy.cuda.get_elapsed_time(start, end) / 1e3)
-    return median(times[2:])
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -180,17 +149,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="small networks on the CPU: does everything run?")
     parser.add_argument("--budget", type=float, default=450.0, help="seconds for everything (default 450)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.json"))
-    parser.add_argument("--only", default="", help="cells whose name has this in it")
+    parser.add_argument("--only", default="", help="cells whose description has this in it")
     parser.add_argument("--peers", default=",".join(PEERS), help="libraries, in this order, by comma")
     options = parser.parse_args(arguments)
     started, dry, device = time.perf_counter(), options.dry_run, "cpu" if options.dry_run else "cuda"
     report: dict[str, Any] = {"machine": machine(), "dry_run": dry, "ceilings": ceilings(dry), "cells": []}
-    chosen = [c for c in cases(dry) if options.only in c.name]
+    chosen = [c for c in cases(dry) if options.only in c.describe()]
     wanted = [p.strip() for p in options.peers.split(",")]
     limit = report["ceilings"]
     for c in chosen:
         floor = c.floor(limit[c.precision], limit["bandwidth"])
-        report["cells"].append({"case": c.name, "flops": c.flops(), "floor": floor, "peers": {}})
+        report["cells"].append({"case": c.describe(), "flops": c.flops(), "floor": floor, "peers": {}})
     # Everything that is quick for every cell first, then the compiler as far as the time goes.
     slow = [p for p in wanted if p == "torch compile"]
     references = {}
@@ -212,9 +181,9 @@ def main(arguments: list[str] | None = None) -> int:
         for c in chosen[:2] + [x for x in chosen if x.precision == "bf16"][:2]:
             if time.perf_counter() - started < options.budget + 20:
                 try:
-                    report["kernels"][c.name] = kernel_times(c)
+                    report["kernels"][c.describe()] = kernel_times(c)
                 except Exception as error:  # a table that is missing must not cost the others
-                    report["kernels"][c.name] = [(f"{type(error).__name__}: {error}", 0.0)]
+                    report["kernels"][c.describe()] = [(f"{type(error).__name__}: {error}", 0.0)]
     report["seconds"] = time.perf_counter() - started
     _write(options.out, report)
     print(table(report["cells"]))

@@ -29,9 +29,9 @@ LIMITS = {"environment": 60, "doctor": 180, "tests": 420, "parity": 180, "traini
 
 def environment(dry: bool) -> dict[str, Any]:
     """The machine, its GPU as the driver names it, and the packages."""
-    from benchmarks.machine import machine
+    from gpubackprop.bench.machine import machine
 
-    found: dict[str, Any] = machine()
+    found = machine()
     try:
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader"]
         found["gpu"] = subprocess.run(query, capture_output=True, text=True, timeout=30).stdout.strip()

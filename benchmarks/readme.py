@@ -4,41 +4,123 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
-from benchmarks import cpu_table  # noqa: E402
+PEERS = {
+    "limit": "products alone",
+    "ours": "gpubackprop",
+    "ours numba": "with `numba`",
+    "torch eager": "PyTorch",
+    "torch compile": "compiled",
+    "jax jit": "JAX jit",
+    "jax scan": "`lax.scan`",
+    "scikit-learn": "scikit-learn",
+    "thinc": "Thinc",
+}
+"""The columns of the table of steps on the CPU."""
+
+
+def cpu(results: dict[str, Any]) -> str:
+    """Markdown: milliseconds a step of every peer that was timed, and what it was measured on."""
+    configs = results["configs"].values()
+    peers = [p for p in PEERS if any(p in c["peers"] for c in configs)]
+    rows = [[c["what"], *(_milliseconds(c["peers"].get(p)) for p in peers)] for c in configs]
+    return "\n".join(
+        [
+            *_table(["network", *(PEERS[p] for p in peers)], rows),
+            "",
+            f"Milliseconds a training step, medians (float32, SGD with momentum unless it says otherwise) "
+            f"on {_where(results['machine'])}; lower is better. "
+            "From `benchmarks/cpu.py`, which first checks that all have the same gradients.",
+        ]
+    )
+
+
+def layers(results: dict[str, Any]) -> str:
+    """Markdown: the time of our step over PyTorch's, a line for each layer or activation, a column for each network."""
+    found = results["layers"]
+    networks = list(dict.fromkeys((tuple(r["widths"]), r["batch"]) for rows in found.values() for r in rows))
+    lines = []
+    for name, rows in found.items():
+        ratios = {(tuple(r["widths"]), r["batch"]): f"{r['ratio']['ratio']:.2f}" for r in rows}
+        lines.append([name.replace("_", " "), *(ratios.get(network, "") for network in networks)])
+    heads = [f"{'-'.join(map(str, widths))}, {batch}" for widths, batch in networks]
+    return "\n".join(
+        [
+            *_table(["layer \\ network, batch", *heads], lines),
+            "",
+            f"Time of `train_step` over PyTorch's eager step (float32, SGD with momentum) on {_where(results['machine'])}; "
+            "below 1 it is faster. From `benchmarks/layers.py`.",
+        ]
+    )
+
+
+def fit(results: dict[str, Any]) -> str:
+    """Markdown: seconds of whole jobs, from the start of the process, and of the processor."""
+    jobs = [(t["what"], job, found) for t in results["tasks"].values() for job, found in t["jobs"].items()]
+    libraries = list(dict.fromkeys(library for _, _, found in jobs for library in found))
+    rows = [[f"{what}: {job}", *(_job(found.get(library)) for library in libraries)] for what, job, found in jobs]
+    return "\n".join(
+        [
+            *_table(["job", *libraries], rows),
+            "",
+            "Seconds from the start of the process until the job is done, in brackets those of the processor, medians (Adam, "
+            f"same network and data; the better of one and all threads) on {_where(results['machine'])}; lower is better. "
+            "From `benchmarks/fit.py`.",
+        ]
+    )
 
 
 def accuracy(results: dict[str, Any]) -> str:
     """Markdown: what is held to what, and the worst error that was measured."""
-    lines = ["| what | held to | cases | worst error | demanded |", "|---|---|---|---|---|"]
-    for row in results["rows"]:
-        lines.append(f"| {row['what']} | {row['against']} | {row['cases']} | {row['worst']:.1e} | {row['allowed']} |")
-    bugs = results["planted_bugs"]
-    lines += [f"| {bugs} planted bugs | all of the above | each in a copy of the library | all caught | all |"]
-    return "\n".join(lines)
+    rows = [[r["what"], r["against"], r["cases"], f"{r['worst']:.1e}", r["allowed"]] for r in results["rows"]]
+    bugs = [
+        f"{results['planted_bugs']} planted bugs",
+        "all of the above",
+        "each in a copy of the library",
+        "all caught",
+    ]
+    return "\n".join(_table(["what", "held to", "cases", "worst error", "demanded"], [*rows, [*bugs, "all"]]))
 
 
-TABLES = {"cpu": ("cpu.json", cpu_table.table), "accuracy": ("accuracy.json", accuracy)}
+TABLES = {"cpu": cpu, "layers": layers, "fit": fit, "accuracy": accuracy}
+"""Name of a comment in the README, and of the results -> what makes the table."""
 
 
 def filled(text: str) -> str:
-    """The README with every table made anew whose results are there."""
-    for name, (file, table) in TABLES.items():
-        path = ROOT / "benchmarks" / "results" / file
-        if not path.exists():
+    """The README with every table made anew whose place and results are there."""
+    for name, table in TABLES.items():
+        path = ROOT / "benchmarks" / "results" / f"{name}.json"
+        if not path.exists() or f"<!-- {name} -->" not in text:
             continue
-        results = json.loads(path.read_text())
-        block = f"<!-- {name} -->\n{table(results)}\n<!-- /{name} -->"
+        block = f"<!-- {name} -->\n{table(json.loads(path.read_text()))}\n<!-- /{name} -->"
         text, found = re.subn(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, b=block: b, text, flags=re.S)
         if found != 1:
             raise SystemExit(f"README.md must hold <!-- {name} --> ... <!-- /{name} --> once; found it {found} times")
     return text
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
+    head, *lines = [f"| {' | '.join(cells)} |" for cells in (columns, *rows)]
+    return [head, "|---" * len(columns) + "|", *lines]
+
+
+def _where(machine: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    return f"{machine['devices']['cpu']}, {machine['when'][:10]}; {versions}"
+
+
+def _milliseconds(timed: dict[str, Any] | None) -> str:
+    return "" if timed is None else f"{timed['seconds'] * 1e3:.3g}"
+
+
+def _job(found: dict[str, Any] | None) -> str:
+    if found is None or "failed" in found:
+        return "" if found is None else "failed"
+    return f"{found['wall']:.3g} ({found['cpu']:.3g})"
 
 
 if __name__ == "__main__":

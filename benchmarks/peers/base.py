@@ -1,28 +1,35 @@
-"""What is compared: eight networks with their data, and the face that every library shows the benchmark."""
+"""What is compared: networks with their data, and the face that every library shows the benchmarks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 MOMENTUM = 0.9
 LEARNING_RATE = 1e-3
+DROPOUT = 0.2
 BATCHES = 8
 """Batches of data, for the peers that run a whole loop."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """One network, its batch and how it is trained; all in float32."""
+    """One network, its batch and how it is trained, with parameters in float32.
 
-    name: str
+    between: "dropout", "batch_norm" or "layer_norm", in each hidden layer: a normalisation before the activation, dropout
+    behind it. precision: of the products: "fp32", or on a GPU "tf32" or "bf16".
+    """
+
     widths: tuple[int, ...]
     batch: int
     activation: str = "relu"
     loss: str = "cross_entropy"
     optimizer: str = "sgd"
+    between: str = ""
+    precision: str = "fp32"
     all_active: bool = False
     """Start where no unit is dead: in the smallest network some would be, and their velocity decay to denormal numbers."""
 
@@ -38,63 +45,104 @@ class Config:
             for d, m in pairwise(self.widths)
         ]
 
-    def data(self) -> tuple[np.ndarray, np.ndarray]:
-        """x (BATCHES * batch, d) and y: int64 labels for cross_entropy, else (rows, m) numbers.
+    def data(self, batches: int = BATCHES) -> tuple[np.ndarray, np.ndarray]:
+        """x (batches * batch, d) and y: int64 labels for cross_entropy, else (rows, m) numbers.
 
         Every row of x stands in its batch twice, with two targets: the loss cannot be driven to zero, where a step would
         compute with denormal numbers and be timed for that.
         """
         rng = np.random.default_rng(2)
-        half = rng.standard_normal((BATCHES, self.batch // 2, self.widths[0])).astype(np.float32)
-        x = np.concatenate([half, half], axis=1).reshape(BATCHES * self.batch, -1)
+        half = rng.standard_normal((batches, self.batch // 2, self.widths[0]), np.float32)
+        x = np.concatenate([half, half], axis=1).reshape(batches * self.batch, -1)
         if self.loss == "cross_entropy":
             return x, rng.integers(0, self.widths[-1], len(x))
-        return x, rng.random((len(x), self.widths[-1])).astype(np.float32)
+        return x, rng.random((len(x), self.widths[-1]), np.float32)
 
     def first_batch(self) -> tuple[np.ndarray, np.ndarray]:
         """The batch that single steps are timed on, and gradients compared."""
-        x, y = self.data()
-        return x[: self.batch].copy(), y[: self.batch].copy()
+        return self.data(1)
 
     def describe(self) -> str:
         """The row's heading: 784-512-256-10, batch 128."""
-        extra = [w for w in (self.activation, self.loss, self.optimizer) if w not in ("relu", "cross_entropy", "sgd")]
-        return ", ".join(
-            ["-".join(map(str, self.widths)), f"batch {self.batch}", *(w.replace("_", " ") for w in extra)]
-        )
+        plain = ("", "relu", "cross_entropy", "sgd", "fp32")
+        settings = (self.activation, self.between, self.loss, self.optimizer, self.precision)
+        extra = [word.replace("_", " ") for word in settings if word not in plain]
+        return ", ".join(["-".join(map(str, self.widths)), f"batch {self.batch}", *extra])
+
+    @property
+    def kinks(self) -> bool:
+        """Whether the activation's derivative jumps at 0."""
+        return self.activation == "relu"
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are trained, but for those of normalisations."""
+        return sum(d * m + m for d, m in pairwise(self.widths))
+
+    def flops(self) -> float:
+        """Floating-point operations of the products: three for each layer, but two for the first."""
+        products = [2.0 * self.batch * d * m for d, m in pairwise(self.widths)]
+        return 3 * sum(products) - products[0]
+
+    def floor(self, rate: float, bandwidth: float) -> float:
+        """Seconds that a step takes at least: each product at the matrix units' rate or at the memory's, whichever is slower,
+        and one pass of the update over what it must read and write."""
+        size = 2 if self.precision == "bf16" else 4
+        seconds = 0.0
+        for i, (d, m) in enumerate(pairwise(self.widths)):
+            moved = size * (self.batch * (d + m) + d * m)
+            one = max(2.0 * self.batch * d * m / rate, moved / bandwidth)
+            seconds += one * (2 if i == 0 else 3)
+        arrays = {"adam": 7, "sgd": 5}[self.optimizer]
+        return seconds + 4.0 * arrays * self.parameters / bandwidth
 
 
 CONFIGS = {
-    c.name: c
-    for c in (
-        Config("a", (2, 16, 16, 1), 4, loss="half_squared_error", all_active=True),
-        Config("b", (64, 128, 10), 32),
-        Config("c", (784, 512, 256, 10), 128),
-        Config("d", (784, 512, 256, 10), 1024),
-        Config("e", (1024, 2048, 2048, 1000), 4096),
-        Config("f", (784, 1024, 1024, 1024, 1024, 10), 8192),
-        Config("g", (784, 512, 256, 10), 1024, activation="sigmoid", loss="half_squared_error"),
-        Config("h", (784, 512, 256, 10), 1024, optimizer="adam"),
-    )
+    "a": Config((2, 16, 16, 1), 4, loss="half_squared_error", all_active=True),
+    "b": Config((64, 128, 10), 32),
+    "c": Config((784, 512, 256, 10), 128),
+    "d": Config((784, 512, 256, 10), 1024),
+    "e": Config((1024, 2048, 2048, 1000), 4096),
+    "f": Config((784, 1024, 1024, 1024, 1024, 10), 8192),
+    "g": Config((784, 512, 256, 10), 1024, activation="sigmoid", loss="half_squared_error"),
+    "h": Config((784, 512, 256, 10), 1024, optimizer="adam"),
 }
+"""The networks of the comparison on the CPU."""
 
 
 class Peer:
-    """A library's training step on one config, from the config's weights and data."""
+    """A library's training step on one config, from the config's weights and data.
+
+    device: "cpu" or "cuda".
+    """
 
     measurement = 2e-2
     """Seconds that one measurement lasts at least, so that neither the clock matters nor the start of a compiled loop."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, device: str = "cpu") -> None:
         raise NotImplementedError
 
     def gradients(self) -> list[np.ndarray]:
-        """dC/dW, dC/db of each layer in turn, (d, m) and (m,), on the first batch and the initial weights."""
+        """dC/dW, dC/db of each fully connected layer in turn, (d, m) and (m,), on the first batch and the initial weights."""
+        raise NotImplementedError
+
+    def step(self) -> Any:
+        """Put one training step on the device, without waiting for it."""
+        raise NotImplementedError
+
+    def wait(self) -> None:
+        """Wait for the device."""
+
+    def loss(self) -> float:
+        """The loss of the last step, before its update, read from the device."""
         raise NotImplementedError
 
     def run(self, steps: int) -> None:
         """Do that many training steps, and be done with them on return."""
-        raise NotImplementedError
+        step = self.step
+        for _ in range(steps):
+            step()
+        self.wait()
 
     def versions(self) -> dict[str, str]:
         """Name -> version of what it ran on."""

@@ -1,4 +1,4 @@
-"""JAX on the CPU: one jitted step a call, and the whole loop inside one `lax.scan`."""
+"""JAX: one jitted step a call, and the whole loop inside one `lax.scan`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ import numpy as np
 
 from benchmarks.peers.base import BATCHES, LEARNING_RATE, MOMENTUM, Config, Peer
 
+_ACTIVATIONS = {"relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid}
+_PRECISION = {"fp32": "highest", "tf32": "tensorfloat32", "bf16": "default"}
 
-def cost(p: Any, x: Any, y: Any, activation: str, loss: str) -> Any:
+
+def cost(p: Any, x: Any, y: Any, config: Config) -> Any:
     """The loss of the network with parameters p = [(W, b), ...]."""
-    f = {"relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid}[activation]
-    for W, b in p[:-1]:
-        x = f(x @ W + b)
-    z = x @ p[-1][0] + p[-1][1]
-    if loss == "cross_entropy":
+    f, precision = _ACTIVATIONS[config.activation], _PRECISION[config.precision]
+    for i, (W, b) in enumerate(p):
+        if config.precision == "bf16":
+            x, W, b = (v.astype(jnp.bfloat16) for v in (x, W, b))
+        x = jnp.matmul(x, W, precision=precision) + b
+        if i < len(p) - 1:
+            x = f(x)
+    z = x.astype(jnp.float32)
+    if config.loss == "cross_entropy":
         return -jnp.take_along_axis(jax.nn.log_softmax(z), y[:, None], axis=1).mean()
     return 0.5 * ((z - y) ** 2).sum() / len(z)
 
@@ -43,19 +50,20 @@ def adam(p: Any, state: Any, g: Any) -> Any:
 class Jit(Peer):
     """One jitted function a step, with its arguments donated."""
 
-    def __init__(self, config: Config) -> None:
-        self.p = [(jnp.asarray(W), jnp.asarray(b)) for W, b in config.weights()]
+    def __init__(self, config: Config, device: str = "cpu") -> None:
+        place = jax.devices("gpu" if device == "cuda" else "cpu")[0]
+        self.p = [tuple(jax.device_put(array, place) for array in pair) for pair in config.weights()]
         zeros = jax.tree.map(jnp.zeros_like, self.p)
         self.state: Any = zeros
-        self.cost = partial(cost, activation=config.activation, loss=config.loss)
+        self.cost = partial(cost, config=config)
         self.rule = sgd
         if config.optimizer == "adam":
             self.rule, self.state = adam, (zeros, jax.tree.map(jnp.zeros_like, self.p), jnp.zeros(()))
-        x, y = config.first_batch()
-        self.x, self.y = jnp.asarray(x), jnp.asarray(y)
-        self.jitted = jax.jit(self.step, donate_argnums=(0, 1))
+        self.x, self.y = (jax.device_put(array, place) for array in config.first_batch())
+        self.value: Any = jnp.zeros(())
+        self.jitted = jax.jit(self.whole_step, donate_argnums=(0, 1))
 
-    def step(self, p: Any, state: Any, x: Any, y: Any) -> Any:
+    def whole_step(self, p: Any, state: Any, x: Any, y: Any) -> Any:
         """(p, state, loss) after one step."""
         value, g = jax.value_and_grad(self.cost)(p, x, y)
         return *self.rule(p, state, g), value
@@ -64,12 +72,21 @@ class Jit(Peer):
         g = jax.jit(jax.grad(self.cost))(self.p, self.x, self.y)
         return [np.asarray(array) for pair in g for array in pair]
 
+    def step(self) -> None:
+        self.p, self.state, self.value = self.jitted(self.p, self.state, self.x, self.y)
+
     def run(self, steps: int) -> None:
         p, state, jitted, x, y = self.p, self.state, self.jitted, self.x, self.y
         for _ in range(steps):
             p, state, value = jitted(p, state, x, y)
         value.block_until_ready()
         self.p, self.state = p, state
+
+    def wait(self) -> None:
+        jax.block_until_ready(self.state)
+
+    def loss(self) -> float:
+        return float(self.value)
 
     def versions(self) -> dict[str, str]:
         return {"jax": jax.__version__}
@@ -78,14 +95,14 @@ class Jit(Peer):
 class Scan(Jit):
     """The whole loop compiled: each step takes its batch out of the data on the device."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
+    def __init__(self, config: Config, device: str = "cpu") -> None:
+        super().__init__(config, device)
         x, y = config.data()
         n = config.batch
         batches = jnp.asarray(x.reshape(BATCHES, n, *x.shape[1:])), jnp.asarray(y.reshape(BATCHES, n, *y.shape[1:]))
 
         def body(carry: Any, i: Any) -> Any:
-            *carry, value = self.step(*carry, *(array[i] for array in batches))
+            *carry, value = self.whole_step(*carry, *(array[i] for array in batches))
             return tuple(carry), value
 
         self.loop = jax.jit(lambda p, state, order: jax.lax.scan(body, (p, state), order), donate_argnums=(0, 1))

@@ -10,7 +10,7 @@ from benchmarks.peers.base import Config, Peer
 class Limit(Peer):
     """Forward, delta-propagation and gradient products of every layer; nothing is computed with them."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, device: str = "cpu") -> None:
         x, _ = config.first_batch()
         a = [x, *(np.zeros((config.batch, m), np.float32) for m in config.widths[1:])]
         W = [w for w, _ in config.weights()]

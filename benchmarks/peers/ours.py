@@ -2,43 +2,97 @@
 
 from __future__ import annotations
 
+from statistics import median
+from typing import Any
+
 import numpy as np
 
 import gpubackprop as gb
-from benchmarks.peers.base import BATCHES, LEARNING_RATE, MOMENTUM, Config, Peer
+from benchmarks.peers.base import BATCHES, DROPOUT, LEARNING_RATE, MOMENTUM, Config, Peer
 from gpubackprop.backend.base import Program
 from gpubackprop.backend.cpu.compiled import MachineCode
 from gpubackprop.network.rows import Rows
 
+_NORMS = {"batch_norm": gb.BatchNorm, "layer_norm": gb.LayerNorm}
+
+
+def network(config: Config, device: Any = "cpu", dtype: str = "float32", capture: bool = True) -> gb.Network:
+    """The config's network with its weights."""
+    layers: list[gb.Layer] = []
+    weights = {}
+    for i, (W, b) in enumerate(config.weights()):
+        weights |= {f"{len(layers)}.weight": W, f"{len(layers)}.bias": b}
+        if i == len(config.widths) - 2:
+            layers.append(gb.Dense(*W.shape))
+        elif config.between in _NORMS:
+            layers += [gb.Dense(*W.shape), _NORMS[config.between](W.shape[1]), gb.Activation(config.activation)]
+        else:
+            layers.append(gb.Dense(*W.shape, config.activation))
+            layers += [gb.Dropout(DROPOUT)] if config.between == "dropout" else []
+    precision = None if config.precision == "fp32" or device == "cpu" else config.precision
+    net = gb.Network(layers, loss=config.loss, device=device, dtype=dtype, precision=precision, capture=capture)
+    net.set_weights({**net.get_weights(), **weights})
+    return net
+
 
 class Step(Peer):
-    """The recorded step on data that is already in its buffers: what a training loop repeats."""
+    """The recorded step on data that is already in its buffers: what a training loop repeats.
 
-    def __init__(self, config: Config) -> None:
+    dtype: float64 is what others are held to. capture: False does without the record, or the CUDA graph.
+    """
+
+    def __init__(self, config: Config, device: Any = "cpu", dtype: str = "float32", capture: bool = True) -> None:
         self.config = config
-        self.net = gb.mlp(list(config.widths), activation=config.activation, loss=config.loss, device="cpu")
-        flat = [array for pair in config.weights() for array in pair]
-        self.net.set_weights(dict(zip(self.net.parameters, flat, strict=True)))
+        self.net = network(config, device, dtype, capture)
         self.x, self.y = config.first_batch()
         adam = config.optimizer == "adam"
         self.optimizer = gb.Adam(LEARNING_RATE) if adam else gb.SGD(LEARNING_RATE, momentum=MOMENTUM)
-        self.program: Program | None = None
+        self._program: Program | None = None
 
     def gradients(self) -> list[np.ndarray]:
-        return list(self.net.loss_and_gradients(self.x, self.y)[1].values())
+        found = self.net.loss_and_gradients(self.x, self.y, training=True)[1]
+        dense = [i for i, layer in enumerate(self.net.layers) if isinstance(layer, gb.Dense)]
+        return [found[f"{i}.{name}"] for i in dense for name in ("weight", "bias")]
+
+    @property
+    def program(self) -> Program:
+        """The recorded step, its batch loaded."""
+        if self._program is None:
+            batch = self.net.engine.load(self.x, self.y)
+            self._program = self.net.engine.training_program(batch, self.optimizer, accumulate=False)
+        return self._program
+
+    def step(self) -> None:
+        program = self.program
+        self.optimizer.prepare()
+        program()
 
     def run(self, steps: int) -> None:
-        if self.program is None:
-            self.net.train_step(self.x, self.y, self.optimizer)
-            batch = self.net.engine.load(self.x, self.y)
-            self.program = self.net.engine.training_program(batch, self.optimizer, accumulate=False)
         program, prepare = self.program, self.optimizer.prepare
         for _ in range(steps):
             prepare()
             program()
+        self.wait()
+
+    def wait(self) -> None:
+        self.net.backend.synchronize()
+
+    def loss(self) -> float:
+        return float(self.net.backend.to_host(self.net.engine.value))
+
+    def describe(self) -> str:
+        """How steps run here."""
+        return self.net.backend.describe()
 
     def versions(self) -> dict[str, str]:
-        return {"gpubackprop": gb.__version__, "numpy": np.__version__, "backend": self.net.backend.describe()}
+        return {"gpubackprop": gb.__version__, "numpy": np.__version__, "backend": self.describe()}
+
+
+class Eager(Step):
+    """The same without a record, or a CUDA graph."""
+
+    def __init__(self, config: Config, device: Any = "cpu") -> None:
+        super().__init__(config, device, capture=False)
 
 
 class TrainStep(Step):
@@ -51,15 +105,14 @@ class TrainStep(Step):
 
 
 class Fit(Step):
-    """`Trainer.fit` with its progress display's callbacks, over all batches: what a user waits for, without the `numba` extra."""
+    """`Trainer.fit` with its progress display's callbacks, over all batches: what a user waits for."""
 
     measurement = 0.5
     """A fit begins with a look at all of its data, which is no part of its steps. One measurement is a block, so that no
     median keeps out what disturbs it, as it does for bare steps."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.net.backend.loops = False
+    def __init__(self, config: Config, device: Any = "cpu") -> None:
+        super().__init__(config, device)
         self.data = config.data()
         self.trainer = gb.Trainer(self.net, self.optimizer, callbacks=[Listener()])
 
@@ -73,10 +126,9 @@ class Fit(Step):
 class Numba(Step):
     """The step in machine code, with the gathering of its rows, as the `numba` extra runs an epoch."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        x, y = config.data()
-        self.rows = Rows(self.net.backend, x, y)
+    def __init__(self, config: Config, device: Any = "cpu") -> None:
+        super().__init__(config, device)
+        self.rows = Rows(self.net.backend, *config.data())
 
     def run(self, steps: int) -> None:
         if not self.optimizer.t:
@@ -86,7 +138,7 @@ class Numba(Step):
             code = MachineCode(program.calls, batch.x, batch.targets, self.optimizer.h)
             self.code = code.program()
             if self.code is None:
-                raise SystemExit(f"there is no machine code for config {self.config.name}")
+                raise SystemExit(f"there is no machine code for {self.config.describe()}")
         order = np.arange(steps * self.config.batch) % self.rows.n
         self.code(self.rows.x, self.rows.y, order, 0, self.optimizer.prepare_many(steps))
 
@@ -96,3 +148,52 @@ class Listener(gb.Callback):
 
     def on_progress(self, trainer: gb.Trainer, progress: object) -> None:
         self.last = progress
+
+
+def held(net: gb.Network) -> tuple[int, int]:
+    """Bytes of the parameters' flat buffer, and of what a training step works on."""
+    return net.engine.parameters.P.nbytes, net.engine.training.nbytes
+
+
+def kernel_times(config: Config, repeats: int = 10) -> list[tuple[str, float]]:
+    """(what, milliseconds) of everything that one step launches, in order: the median over steps run without a graph, by
+    CUDA events around each launch. Launches through CuPy's own functions are not seen."""
+    import cupy
+
+    from gpubackprop.backend.cuda import cublaslt
+    from gpubackprop.backend.cuda.cuda_backend import CudaBackend
+
+    precision = "native" if config.precision == "fp32" else config.precision
+    peer = Step(config, CudaBackend(0, precision), capture=False)
+    events: list[tuple[str, Any, Any]] = []
+
+    def timed(name: Any, function: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            start, end = cupy.cuda.Event(), cupy.cuda.Event()
+            start.record()
+            result = function(*arguments, **options)
+            end.record()
+            events.append((name(*arguments), start, end))
+            return result
+
+        return call
+
+    for _ in range(3):
+        peer.step()
+    kernels, plan_call = peer.net.backend.kernels, cublaslt.Plan.__call__
+    kernels.launch = timed(lambda name, template, *_: f"{name}<{', '.join(map(str, template))}>", kernels.launch)
+    cublaslt.Plan.__call__ = timed(lambda plan, *_: _product_name(plan.problem), plan_call)  # type: ignore[method-assign]
+    try:
+        runs = []
+        for _ in range(repeats):
+            events.clear()
+            peer.step()
+            peer.wait()
+            runs.append([(name, cupy.cuda.get_elapsed_time(start, end)) for name, start, end in events])
+    finally:
+        cublaslt.Plan.__call__ = plan_call  # type: ignore[method-assign]
+    return [(calls[0][0], median(ms for _, ms in calls)) for calls in zip(*runs, strict=True)]
+
+
+def _product_name(p: Any) -> str:
+    return f"product {p.M}x{p.N}x{p.K} {p.epilogue}"

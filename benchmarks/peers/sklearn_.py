@@ -12,7 +12,7 @@ from benchmarks.peers.base import LEARNING_RATE, MOMENTUM, Config, Peer
 class Sklearn(Peer):
     """`_backprop` and `_optimizer.update_params` of `MLPClassifier` or `MLPRegressor`, which are no public names."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, device: str = "cpu") -> None:
         x, y = config.first_batch()
         kind = MLPClassifier if config.loss == "cross_entropy" else MLPRegressor
         self.model = kind(

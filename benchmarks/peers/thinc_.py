@@ -20,7 +20,7 @@ class Thinc(Peer):
     in one block as a Thinc optimizer would.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, device: str = "cpu") -> None:
         self.config = config
         self.x, y = config.first_batch()
         self.y = np.eye(config.widths[-1], dtype=np.float32)[y] if y.ndim == 1 else y

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from gpubackprop.bench import units
+from gpubackprop.bench import text
+from gpubackprop.bench.cases import Timing
 from gpubackprop.bench.machine import was_busy
-from gpubackprop.bench.results import Result, Timing
-from gpubackprop.bench.table import plain_table
+from gpubackprop.bench.result import Result
 from gpubackprop.errors import ArgumentError
 
 TIE = 0.03
@@ -21,7 +20,7 @@ TIE = 0.03
 
 @dataclass(frozen=True)
 class Difference:
-    """One contender at one batch size in both results. ratio: b's time over a's."""
+    """One contender at one batch size in both results."""
 
     network: str
     batch_size: int
@@ -59,12 +58,22 @@ def differences(a: Result, b: Result, part: str = "step") -> list[Difference]:
     return found
 
 
+def circumstances(a: Result, b: Result) -> list[tuple[str, str, str]]:
+    """(what, in a, in b) of machine and settings, where they are not the same."""
+    found = []
+    for was, now in ((a.machine, b.machine), (a.settings, b.settings)):
+        for key in dict.fromkeys([*was, *now]):
+            if key != "load" and was.get(key) != now.get(key):
+                found.append((key, str(was.get(key, "-")), str(now.get(key, "-"))))
+    return found
+
+
 def render_comparison(a: Result, b: Result, names: tuple[str, str] = ("A", "B")) -> RenderableType:
     """A table for each network, with what else is different between the two runs. Raises what `differences` raises."""
     found = differences(a, b)
     pieces: list[RenderableType] = []
     for network in dict.fromkeys(d.network for d in found):
-        pieces += [_table([d for d in found if d.network == network], network), Text()]
+        pieces += [_table([d for d in found if d.network == network]).on_terminal(f"{network}: "), Text()]
     pieces.append(Text(f"A: {names[0]}    B: {names[1]}"))
     pieces += [Text(f"{key}: {was} | {now}", style="dim") for key, was, now in circumstances(a, b)]
     pieces += [
@@ -80,35 +89,15 @@ def render_comparison(a: Result, b: Result, names: tuple[str, str] = ("A", "B"))
     return Group(*pieces)
 
 
-def circumstances(a: Result, b: Result) -> list[tuple[str, str, str]]:
-    """(what, in a, in b) of machine and settings, where they are not the same."""
-    found = []
-    for was, now in ((a.machine, b.machine), (a.settings, b.settings)):
-        for key in dict.fromkeys([*was, *now]):
-            if key != "load" and was.get(key) != now.get(key):
-                found.append((key, str(was.get(key, "-")), str(now.get(key, "-"))))
-    return found
-
-
-def _table(found: Sequence[Difference], network: str) -> Table:
-    names = ["batch", "contender", "A", "±", "B", "± ", "B / A", ""]
-    table = plain_table(f"{network}: a training step", names, left=2)
-    before = None
+def _table(found: Sequence[Difference]) -> text.Table:
+    groups: dict[int | None, list[text.Line]] = {}
     for d in found:
-        arrow = {"faster": "<< faster", "slower": ">> slower", "": ""}[d.verdict]
-        table.add_row(
-            "" if d.batch_size == before else str(d.batch_size),
-            d.label,
-            units.seconds(d.a.median),
-            units.percent(d.a.spread),
-            units.seconds(d.b.median),
-            units.percent(d.b.spread),
-            f"{d.ratio:.2f}",
-            arrow,
-            style="bold" if d.verdict else "",
-        )
-        before = d.batch_size
-    return table
+        texts = [d.label]
+        for timing in (d.a, d.b):
+            texts += [text.seconds(timing.median), text.percent(timing.spread)]
+        texts += [f"{d.ratio:.2f}", {"faster": "<< faster", "slower": ">> slower", "": ""}[d.verdict]]
+        groups.setdefault(d.batch_size, []).append(text.Line(texts, bool(d.verdict)))
+    return text.Table("a training step", ["contender", "A", "±", "B", "± ", "B / A", ""], list(groups.items()))
 
 
 def _content(result: Result) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpubackprop.backend.base import DeviceInfo
 from gpubackprop.backend.select import devices
+from gpubackprop.bench.machine import available_cores
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
 
 _FORM = re.compile(
@@ -94,10 +94,3 @@ def _all(there: list[DeviceInfo]) -> list[Contender]:
         return [Contender("cpu"), *gpus]
     count = available_cores()
     return [Contender("cpu", threads=1), *([Contender("cpu", threads=count)] if count > 1 else [])]
-
-
-def available_cores() -> int:
-    """The number of processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -2,25 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from gpubackprop.activations import ACTIVATIONS
 from gpubackprop.backend.base import Backend
-from gpubackprop.bench.memory import MemoryGauge
+from gpubackprop.backend.cpu.blas_info import blas_threads
+from gpubackprop.backend.select import get_backend
+from gpubackprop.bench import timing
+from gpubackprop.bench.contenders import Contender
+from gpubackprop.bench.machine import available_cores
 from gpubackprop.bench.subject import Description, build, flops, initial_weights, least_bytes, random_batch
-from gpubackprop.bench.timing import seconds_a_call, seconds_to_launch, undisturbed
 from gpubackprop.network.rows import Rows
 from gpubackprop.optimizers import get_optimizer
+from gpubackprop.proofs.parity import TOLERANCES
 
-PHASES = ("forward", "loss", "backward", "update")
 SAMPLE_ROWS = 256
 """Rows of the outputs that are compared; the gradients are of all rows."""
 STRETCH, STRETCH_ROWS = 64, 8192
 """Steps that are trained at a time, at most, and for about how many rows, which lie on the device."""
 RATE = 1e-3
 """The learning rate: large enough for a wrong update to show in the losses of a stretch."""
+FLOOR = 0.1
+"""Gradients smaller than this share of the whole gradient's norm are held to that: such as of a bias in front of a
+`BatchNorm`, which is nothing but rounding."""
+DRIFT = 10
+"""Times the tolerance that the losses may have drifted apart over a stretch of training."""
+
+
+class Bench:
+    """A contender's device, with the network that is measured on it. Each method is a request to a `Worker`."""
+
+    def __init__(self, contender: Contender) -> None:
+        self.contender = contender
+        self.measurement: Measurement | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """What the contender runs on. Raises DeviceError where its device does not work."""
+        backend = self._new_backend()
+        threads = None if backend.is_gpu else blas_threads() or self.contender.threads or available_cores()
+        return {"device": backend.name, "threads": threads}
+
+    def ceilings(self) -> dict[str, float]:
+        """See `timing.ceilings`."""
+        return timing.ceilings(self._new_backend(), self.contender.dtype)
+
+    def prepare(self, described: Description, n: int, optimizer: str, seed: int, plain: bool = False) -> dict[str, Any]:
+        """Build a network and batches of n rows; what they compute, and what work a step is."""
+        self.measurement = None
+        c = self.contender
+        # A backend of its own for each, so that scratch memory of the network before is not there already.
+        self.measurement = Measurement(described, self._new_backend(), c.dtype, c.precision, n, optimizer, seed, plain)
+        m = self.measurement
+        return {"tensors": m.tensors(), "work": m.work(), "how": m.be.describe()}
+
+    def block(self, seconds: float, phases: bool) -> dict[str, float]:
+        """See `Measurement.block`."""
+        assert self.measurement is not None, "prepare comes first"
+        return self.measurement.block(seconds, phases)
+
+    def release(self) -> None:
+        """Let go of the network."""
+        self.measurement = None
+
+    def _new_backend(self) -> Backend:
+        return get_backend(self.contender.device, precision=self.contender.precision)
 
 
 class Measurement:
@@ -83,10 +132,6 @@ class Measurement:
             "memory": self.memory,
         }
 
-    def describe(self) -> str:
-        """How steps run here."""
-        return self.be.describe()
-
     # -- how long it takes ----------------------------------------------------------------------------------------
 
     def block(self, seconds: float, phases: bool) -> dict[str, float]:
@@ -99,7 +144,7 @@ class Measurement:
         a step that merges phases can be faster than their sum.
         """
         found: dict[str, float] = {}
-        with undisturbed():
+        with timing.undisturbed():
             self._restart()
             found["step"] = self._seconds(self._train, seconds) / self.stretch
             self._restart()
@@ -108,21 +153,20 @@ class Measurement:
             found |= self._split(seconds / 4)
             if phases:
                 self._restart()
-                for name, run in self._phases().items():
-                    found[name] = self._seconds(run, seconds / 2)
+                found |= {name: self._seconds(run, seconds / 2) for name, run in self._phases().items()}
         return found
 
     def _split(self, seconds: float) -> dict[str, float]:
-        if self.be.name.startswith("cuda"):
+        if self.be.is_gpu:
             from gpubackprop.backend.cuda.timing import device_seconds
 
-            host = seconds_to_launch(self._step, self.be.synchronize, seconds)
+            host = timing.seconds_to_launch(self._step, self.be.synchronize, seconds)
             return {"host": host, "device": device_seconds(self.be, self._step, seconds)}
         host = self._seconds(self.optimizer.prepare, seconds / 4)
         return {"host": host, "device": self._seconds(self._program, seconds)}
 
     def _seconds(self, run: Callable[[], Any], budget: float) -> float:
-        return seconds_a_call(run, self.be.synchronize, budget)
+        return timing.seconds_a_call(run, self.be.synchronize, budget)
 
     def _step(self) -> None:
         self.optimizer.prepare()
@@ -150,3 +194,69 @@ class Measurement:
         self.engine.reset()
         self._transfer()
         self.be.synchronize()
+
+
+class MemoryGauge:
+    """What is allocated from its making on: NumPy's arrays on the CPU (BLAS keeps its own, uncounted), all on a GPU."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._before = self._gpu() if backend.is_gpu else 0
+        if not backend.is_gpu:
+            tracemalloc.start()
+
+    def peak(self, step: Callable[[], None]) -> int:
+        """Bytes in use at most while `step`, which was run before, is run once more. Ends the gauge."""
+        if self._backend.is_gpu:
+            step()
+            return max(self._gpu() - self._before, 0)
+        try:
+            tracemalloc.reset_peak()
+            step()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    def _gpu(self) -> int:
+        from gpubackprop.backend.cuda.timing import memory_in_use
+
+        self._backend.synchronize()
+        return memory_in_use(self._backend)
+
+
+# -- whether contenders compute the same, before anybody looks at how fast they do ----------------------------------------
+
+
+def disagreement(
+    found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], dtype: str, precision: str, kinks: bool
+) -> str | None:
+    """The first tensor that is not the reference's, in words, or None.
+
+    found, reference: outputs, loss and gradients by name, of the same network, weights and batch; the reference in float64.
+    kinks: whether a derivative jumps at z = 0. Rounding then turns the derivative of the share of units that lie that near
+    to 0, about the tolerance itself, and a norm sees the root of a share: gradients are held to the root of the tolerance.
+    """
+    tolerance = TOLERANCES[dtype if precision == "native" else precision]
+    whole = float(np.sqrt(sum(np.vdot(g, g) for name, g in reference.items() if name.startswith("gradient"))))
+    for name, expected in reference.items():
+        got = found[name]
+        if got.shape != expected.shape:
+            return f"{name} has shape {got.shape} instead of {expected.shape}"
+        if not np.isfinite(got).all():
+            return f"{name} is not finite"
+        gradient = name.startswith("gradient")
+        allowed = tolerance**0.5 if kinks and gradient else tolerance
+        if name == "losses of training":
+            allowed = DRIFT * tolerance
+        difference = float(np.linalg.norm(got.astype(np.float64) - expected))
+        scale = max(float(np.linalg.norm(expected)), FLOOR * whole if gradient else 0.0)
+        if difference > allowed * scale:
+            share = f"{difference / scale:.1e} of its norm" if scale else f"{difference:.1e}, where 0 is right"
+            return f"{name} is off by {share}; {allowed:.0e} is allowed"
+    return None
+
+
+def has_kinks(described: Description) -> bool:
+    """Whether an activation of the network has no derivative at 0."""
+    names = [entry["settings"].get("activation") or "identity" for entry in described["layers"]]
+    return any(not ACTIVATIONS[name].smooth for name in names)

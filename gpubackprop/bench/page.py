@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from math import inf
 from typing import Any
 
-from gpubackprop.bench import columns, units
-from gpubackprop.bench.chart import Point, Series, line_chart, sample
-from gpubackprop.bench.crossover import advice, rounded, winners
-from gpubackprop.bench.results import Result, Timing
-from gpubackprop.bench.style import STYLE
-from gpubackprop.bench.table import warnings
+from gpubackprop.bench import text
+from gpubackprop.bench.charts import charts, sample, svg
+from gpubackprop.bench.result import NOTES, Result
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """What the page may load: nothing but its own style."""
@@ -34,8 +29,8 @@ def to_html(result: Result) -> str:
 
 
 def _lead(result: Result) -> str:
-    text = "".join(f'<p class="advice">{escape(line)}</p>' for line in advice(result))
-    return text + "".join(f'<p class="warning">{escape(line)}</p>' for line in warnings(result))
+    said = "".join(f'<p class="advice">{escape(line)}</p>' for line in result.advice())
+    return said + "".join(f'<p class="warning">{escape(line)}</p>' for line in result.warnings())
 
 
 def _legend(result: Result) -> str:
@@ -44,105 +39,48 @@ def _legend(result: Result) -> str:
 
 
 def _network(result: Result, network: str) -> str:
-    charts = "".join(f"<figure>{svg}</figure>" for svg in _charts(result, network) if svg)
-    tables = "".join(by_batch(shown) for shown in columns.tables(result, network))
-    names, lines = columns.crossing(result, network)
-    if lines:
-        tables = table("Crossovers, and the measured sizes around them", names, lines) + tables
-    return f"<section>\n<h2>{escape(network)}</h2>\n<div class=charts>{charts}</div>\n{tables}</section>"
+    figures = "".join(f"<figure>{svg(chart)}</figure>" for chart in charts(result, network))
+    tables = "".join(_table(shown) for shown in result.tables(network))
+    return f"<section>\n<h2>{escape(network)}</h2>\n<div class=charts>{figures}</div>\n{tables}</section>"
 
 
-# -- charts -------------------------------------------------------------------------------------------------------
+def _table(shown: text.Table, caption: bool = True) -> str:
+    """A <table> with the first column as the lines' names, and a line of its own above those of each batch size."""
+    title = f"<caption>{escape(shown.title)}</caption>\n" if caption else ""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in shown.columns)
+    body = ""
+    for batch, lines in shown.groups:
+        body += "<tbody>\n"
+        if batch is not None:
+            span = f'scope="rowgroup" colspan="{len(shown.columns)}"'
+            body += f'<tr class="batch"><th {span}>batch {batch:,}</th></tr>\n'
+        body += "".join(_line(line) for line in lines) + "</tbody>\n"
+    return f"<div class=wide><table>\n{title}<thead><tr>{head}</tr></thead>\n{body}</table></div>\n"
 
 
-def _charts(result: Result, network: str) -> list[str]:
-    cases = result.of(network)
-    marks = [(n, f"{label} from {rounded(n)}") for n, label in winners(cases, result.labels)[1:]]
-
-    def series(value: Callable[[int, Timing, Timing | None], Point]) -> list[Series]:
-        lines = []
-        for i, label in enumerate(result.labels):
-            timed = [(c.batch_size, c.timing(label), c.timing(result.labels[0])) for c in cases]
-            lines.append(Series(label, [value(n, t, first) for n, t, first in timed if t and t.low > 0], i))
-        return lines
-
-    def ratio(n: int, t: Timing, first: Timing | None) -> Point:
-        base = first.median if first else inf
-        return Point(n, base / t.median, base / t.high, base / t.low)
-
-    charts = [
-        line_chart(
-            f"{network}: seconds a step",
-            series(lambda n, t, _: Point(n, t.median, t.low, t.high)),
-            y_label="time a step",
-            y_text=lambda v: units.seconds(v, 1),
-            marks=marks,
-        ),
-        line_chart(
-            f"{network}: samples a second",
-            series(lambda n, t, _: Point(n, n / t.median, n / t.high, n / t.low)),
-            y_label="samples a second",
-            y_text=lambda v: units.quantity(v, digits=1),
-        ),
-    ]
-    if len(result.labels) > 1 and all(c.timing(result.labels[0]) for c in cases):
-        charts.append(
-            line_chart(
-                f"{network}: times as fast as {result.labels[0]}",
-                series(ratio),
-                y_label=f"times as fast as {result.labels[0]}",
-                y_text=lambda v: f"{v:.3g}",
-            )
-        )
-    return charts
-
-
-# -- tables -------------------------------------------------------------------------------------------------------
-
-
-def by_batch(shown: columns.Table) -> str:
-    """A <table> with a row of its own above the lines of each batch size."""
-    groups = [
-        f'<tr class="batch"><th scope="rowgroup" colspan="{len(shown.columns)}">batch {batch:,}</th></tr>\n'
-        + "".join(_line(line, "fastest" if line[0].endswith("*") else "") for line in lines)
-        for batch, lines in shown.groups
-    ]
-    return _table(shown.title, shown.columns, [f"<tbody>\n{group}</tbody>\n" for group in groups])
-
-
-def table(title: str, names: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A <table> with the first column as the rows' names."""
-    return _table(title, names, ["<tbody>\n", *(_line(line) for line in lines), "</tbody>\n"])
-
-
-def _table(title: str, names: Sequence[str], body: Iterable[str]) -> str:
-    caption = f"<caption>{escape(title)}</caption>\n" if title else ""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
-    return f"<div class=wide><table>\n{caption}<thead><tr>{head}</tr></thead>\n{''.join(body)}</table></div>\n"
-
-
-def _line(texts: Sequence[str], kind: str = "") -> str:
-    cells = "".join(f"<td>{escape(text)}</td>" for text in texts[1:])
-    name = escape(texts[0]).replace(":", ":<wbr>")
-    return f'<tr class="{kind}"><th scope="row">{name}</th>{cells}</tr>\n'
+def _line(line: text.Line) -> str:
+    cells = "".join(f"<td>{escape(said)}</td>" for said in line.texts[1:])
+    name = escape(line.texts[0]).replace(":", ":<wbr>")
+    kind = ' class="fastest"' if line.marked else ""
+    return f'<tr{kind}><th scope="row">{name}</th>{cells}</tr>\n'
 
 
 def _failed(result: Result) -> str:
-    lines = "".join(f"<li><b>{escape(who)}</b>: {escape(why)}</li>" for who, why in columns.failures(result))
+    lines = "".join(f"<li><b>{escape(who)}</b>: {escape(why)}</li>" for who, why in result.failures())
     return f"<section><h2>Without figures</h2><ul>{lines}</ul></section>" if lines else ""
 
 
 def _reading() -> str:
-    lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(note)}.</dd>" for name, note in columns.NOTES.items())
+    lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(note)}.</dd>" for name, note in NOTES.items())
     return f'<section><h2>How to read it</h2><dl class="notes">{lines}</dl></section>'
 
 
 def _facts(result: Result) -> str:
     machine = dict(result.machine)
     described = machine.pop("devices", {})
-    machine["memory"] = units.size(machine.get("memory"))
+    machine["memory"] = text.size(machine.get("memory"))
     return (
-        f"<section><h2>What the devices can do at best</h2>{table('', *columns.ceilings(result))}</section>"
+        f"<section><h2>What the devices can do at best</h2>{_table(result.ceilings(), caption=False)}</section>"
         f"<section><h2>Machine</h2>{_definitions({**described, **machine})}</section>"
         f"<section><h2>Settings</h2>{_definitions(result.settings)}</section>"
     )
@@ -154,3 +92,67 @@ def _definitions(facts: dict[str, Any]) -> str:
 
     lines = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(shown(v))}</dd>" for k, v in facts.items())
     return f'<dl class="facts">{lines}</dl>'
+
+
+# Okabe and Ito's colours, which people with colour vision deficiencies can tell apart; yellow is left out, for its contrast.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#444444", "#7f3fbf")
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1b1b; --soft: #5a5a5a; --rule: #d4d4d4; --ground: #ffffff; --tint: #eef4f8 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #ececec; --soft: #a8a8a8; --rule: #444444; --ground: #161616; --tint: #1d2a33 }
+  .s6 { --c: #bbbbbb !important }
+}
+* { box-sizing: border-box }
+body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.45 system-ui, sans-serif }
+main { max-width: 68rem; margin: 0 auto; padding: 1rem }
+h1 { font-size: 1.5rem; line-height: 1.2; margin: .5rem 0 1rem; overflow-wrap: anywhere }
+h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; overflow-wrap: anywhere }
+.advice { font-size: 1.1rem; border-left: .25rem solid #0072b2; padding: .4rem .8rem; margin: .5rem 0; background: var(--tint) }
+.warning { border-left: .25rem solid #d55e00; padding: .4rem .8rem; margin: .5rem 0 }
+.legend { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: .4rem 0; margin: 1rem 0 0; list-style: none;
+  position: sticky; top: 0; background: var(--ground); border-bottom: 1px solid var(--rule) }
+.sample { width: 2.4rem; height: .8rem; vertical-align: middle }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20.5rem), 1fr)); gap: 1rem }
+figure { margin: 0 }
+.chart { width: 100%; height: auto; display: block; font: 12px system-ui, sans-serif }
+.chart text { fill: var(--ink) }
+.chart .note { paint-order: stroke; stroke: var(--ground); stroke-width: 3px }
+.grid { stroke: var(--rule); stroke-width: .6 }
+.crossing { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 3 3 }
+.line { fill: none; stroke: var(--c); stroke-width: 1.8 }
+.spread { stroke: var(--c); stroke-width: 1.2 }
+.mark { fill: var(--c); stroke: var(--ground); stroke-width: .7 }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; width: 100%; margin: 1rem 0; font-variant-numeric: tabular-nums; font-size: .95rem }
+caption { text-align: left; font-weight: 600; padding: .3rem 0 }
+caption::first-letter { text-transform: uppercase }
+th, td { text-align: right; padding: .25rem .5rem; border-bottom: 1px solid var(--rule); font-weight: 400; white-space: nowrap }
+thead th { color: var(--soft); white-space: normal; vertical-align: bottom }
+th:first-child { text-align: left }
+tr.batch th { color: var(--soft); padding-top: .7rem }
+tr.fastest > * { font-weight: 600; background: var(--tint) }
+dl.facts { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem }
+dl.notes dt, dl.facts dt { color: var(--soft) }
+dl.facts dd { margin: 0; overflow-wrap: anywhere }
+dl.notes dd { margin: 0 0 .6rem }
+ul { padding-left: 1.2rem }
+@media screen and (max-width: 40rem) {
+  table { font-size: .82rem }
+  th, td { padding: .3rem .2rem }
+  th[scope=row] { white-space: normal; overflow-wrap: break-word }
+  dl.facts { display: block }
+  dl.facts dd { margin: 0 0 .5rem }
+}
+@media print {
+  :root { --ink: #000000; --soft: #333333; --rule: #999999; --ground: #ffffff; --tint: #ffffff; color-scheme: light }
+  body { font-size: 10pt }
+  main { max-width: none; padding: 0 }
+  .legend { position: static }
+  .charts { grid-template-columns: 1fr 1fr }
+  figure, tr, .advice, tbody { break-inside: avoid }
+  .wide { overflow: visible }
+  h2, caption { break-after: avoid }
+  thead { display: table-header-group }
+}
+""" + "\n".join(f".s{i} {{ --c: {colour} }}" for i, colour in enumerate(_COLOURS))

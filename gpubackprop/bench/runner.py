@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from gpubackprop.bench.agreement import disagreement, has_kinks
-from gpubackprop.bench.client import Client, ContenderError
+from gpubackprop.bench.cases import Case, Cell
 from gpubackprop.bench.contenders import Contender, contenders
 from gpubackprop.bench.machine import machine
-from gpubackprop.bench.results import Case, Cell, Column, Result, Timing
+from gpubackprop.bench.measure import disagreement, has_kinks
+from gpubackprop.bench.process import Worker, WorkerError
+from gpubackprop.bench.result import Column, Result
 from gpubackprop.bench.subject import Description, descriptions
 from gpubackprop.checks import positive, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError
@@ -89,32 +90,39 @@ def benchmark(
     return run(subjects, wanted, plan, on_progress)
 
 
+def in_process(contender: Contender) -> Worker:
+    """A process for the measurements of a contender."""
+    return Worker("gpubackprop.bench.measure:Bench", contender, environment=contender.environment())
+
+
 def run(
     subjects: Sequence[Description],
     wanted: Sequence[Contender],
     plan: dict[str, Any],
     on_progress: Callable[[Progress], None] | None = None,
-    connect: Callable[[Contender], Client] = Client,
+    connect: Callable[[Contender], Worker] = in_process,
 ) -> Result:
-    """`benchmark` after its arguments were looked at. connect: makes a contender's client."""
+    """`benchmark` after its arguments were looked at. connect: gives a contender's process."""
     columns = [Column(c.label, c.device, c.dtype, c.precision, c.threads) for c in wanted]
     result = Result(machine(), plan, columns)
-    turns = 2 * len(wanted) + len(subjects) * len(plan["batch_sizes"]) * plan["repeats"] * len(wanted)
     with ExitStack() as stack:
-        clients = {c.label: stack.enter_context(closing(connect(c))) for c in wanted}
-        reference = stack.enter_context(closing(Client(_REFERENCE)))
-        comparison = _Comparison(result, clients, reference, turns, on_progress)
+        workers = {c.label: stack.enter_context(closing(connect(c))) for c in wanted}
+        reference = stack.enter_context(closing(in_process(_REFERENCE)))
+        comparison = _Comparison(result, workers, reference, len(subjects), on_progress)
         try:
             comparison.begin()
             for rounds in _shares(plan["repeats"]):
-                comparison.start_anew()
+                for worker in workers.values():
+                    worker.close()
                 for described in subjects:
                     for n in plan["batch_sizes"]:
                         comparison.measure(described, n, rounds)
-            comparison.end()
+            comparison.measure_ceilings()
         except KeyboardInterrupt:
             result.interrupted = True
-            comparison.keep_what_there_is()
+    for case in result.cases:
+        case.cells = {label: cell for label, cell in case.cells.items() if cell.timings or cell.failed}
+    result.cases = [case for case in result.cases if case.cells]
     return result
 
 
@@ -122,149 +130,107 @@ class _Comparison:
     def __init__(
         self,
         result: Result,
-        clients: dict[str, Client],
-        reference: Client,
-        turns: int,
+        workers: dict[str, Worker],
+        reference: Worker,
+        networks: int,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.result = result
-        self.clients = clients
+        self.plan = plan = result.settings
+        self.workers = workers
         self.reference = reference
-        self._turns = turns
+        self._turns = len(workers) * (2 + networks * len(plan["batch_sizes"]) * plan["repeats"])
         self._done = 0
         self._listener = on_progress
-        self._order = random.Random(result.settings["seed"])
-        self._case: Case | None = None
-        self._blocks: dict[str, list[dict[str, float]]] = {}
-        self._known: dict[tuple[str, int], tuple[Case, dict[str, list[dict[str, float]]]]] = {}
+        self._order = random.Random(plan["seed"])
+        self._cases: dict[tuple[str, int], Case] = {}
 
     def begin(self) -> None:
-        """Start every contender and measure what its device can do at best."""
+        """Start every contender and measure what its device can do at best. Raises DeviceError for one that is not there."""
         for column in self.result.contenders:
             try:
-                column.threads = self.clients[column.label].start()["threads"]
-            except ContenderError as error:
+                column.threads = self.workers[column.label].ask("describe")["threads"]
+            except WorkerError as error:
                 column.failed = str(error)
-        self._measure_ceilings()
+        self.measure_ceilings()
 
-    def start_anew(self) -> None:
-        """Let every contender go on in a new process, which starts when it is next asked."""
-        for client in self.clients.values():
-            client.close()
-
-    def end(self) -> None:
-        """Measure once more what the devices can do at best: the better of two is nearer to it."""
-        self._measure_ceilings()
-
-    def _measure_ceilings(self) -> None:
+    def measure_ceilings(self) -> None:
+        """Measure what the devices can do at best; of two measurements the better one is nearer to it."""
         for column in self.result.contenders:
             self._report(f"{column.label}: the fastest product, the largest copy")
             time.sleep(PAUSE)
             try:
-                for what, rate in self.clients[column.label].ask("ceilings").items():
+                for what, rate in self.workers[column.label].ask("ceilings").items():
                     column.ceilings[what] = max(rate, column.ceilings.get(what, 0.0))
-            except ContenderError as error:
+            except WorkerError as error:
                 column.failed = str(error)
             self._done += 1
 
     def measure(self, described: Description, n: int, rounds: range) -> None:
         """All contenders' turns on one network with n rows, in these rounds."""
-        plan, key = self.result.settings, (described["name"], n)
-        first = key not in self._known
-        if first:
-            self._known[key] = Case(described["name"], described["widths"], n), {}
-        self._case, self._blocks = self._known[key]
-        ready = self._prepare(described, n) if first else self._prepare_again(described, n)
+        where = f"{described['name']}, batch {n}"
+        case = self._prepared(described, n, where)
+        ready = [label for label, cell in case.cells.items() if not cell.failed]
         for repeat in rounds:
-            for label in self._order.sample(list(ready), len(ready)):
-                self._report(f"{described['name']}, batch {n}, round {repeat + 1} of {plan['repeats']}: {label}")
+            for label in self._order.sample(ready, len(ready)):
+                self._report(f"{where}, round {repeat + 1} of {self.plan['repeats']}: {label}")
                 time.sleep(PAUSE)
-                self._turn(label)
+                self._done += 1
+                cell = case.cells[label]
+                if not cell.failed:
+                    with self._failing(label, cell):
+                        cell.add(self.workers[label].ask("block", self.plan["seconds"], self.plan["phases"]))
         for label in ready:
-            self._finish(label)
-        self._done += len(rounds) * (len(self.clients) - len(ready))
-        self.keep_what_there_is()
+            if not case.cells[label].failed:
+                self.workers[label].ask("release")
+        self._done += len(rounds) * (len(self.workers) - len(ready))
 
-    def keep_what_there_is(self) -> None:
-        """Put the blocks that were measured so far into the result."""
-        case, self._case = self._case, None
+    def _prepared(self, described: Description, n: int, where: str) -> Case:
+        """The case, with the network built by every contender that computes the right thing; the others have failed."""
+        ask = (described, n, self.plan["optimizer"], self.plan["seed"])
+        case = self._cases.get((described["name"], n))
+        first = case is None
+        self._report(f"{where}: the same results everywhere?" if first else where)
+        expected, why = self._reference_tensors(ask) if first else ({}, "")
         if case is None:
-            return
-        for label, blocks in self._blocks.items():
-            cell = case.cells[label]
-            cell.timings = {}
-            if blocks and cell.failed is None:
-                cell.timings = {part: Timing.of([b[part] for b in blocks]) for part in blocks[0]}
-        case.cells = {label: cell for label, cell in case.cells.items() if cell.timings or cell.failed}
-        if case.cells and all(case is not c for c in self.result.cases):
+            case = self._cases[described["name"], n] = Case(described["name"], described["widths"], n)
             self.result.cases.append(case)
+        for column in self.result.contenders:
+            cell = case.cells.setdefault(column.label, Cell(failed=why or None))
+            if cell.failed:
+                continue
+            with self._failing(column.label, cell):
+                found = self.workers[column.label].ask("prepare", *ask)
+                if first:
+                    kinks = has_kinks(described)
+                    wrong = disagreement(found["tensors"], expected, column.dtype, column.precision, kinks)
+                    if wrong:
+                        raise WorkerError(f"wrong result: {wrong}")
+                    column.how, cell.work = found["how"], found["work"]
+                    cell.memory = cell.work.pop("memory")
+        return case
 
-    def _prepare(self, described: Description, n: int) -> list[str]:
-        """Build the network everywhere; the contenders that compute the right thing."""
-        assert self._case is not None
-        plan, ready = self.result.settings, []
-        ask = (described, n, plan["optimizer"], plan["seed"])
-        self._report(f"{described['name']}, batch {n}: the same results everywhere?")
-        expected, why = None, ""
+    def _reference_tensors(self, ask: tuple[Any, ...]) -> tuple[dict[str, Any], str]:
+        """What the network computes in float64, or why that is not known."""
         try:
             expected = self.reference.ask("prepare", *ask, True)["tensors"]
             self.reference.ask("release")
-        except ContenderError as error:
-            why = f"there is nothing to hold its results to: {error}"
-        for column in self.result.contenders:
-            cell = self._case.cells[column.label] = Cell()
-            try:
-                if expected is None:
-                    raise ContenderError(why)
-                found = self.clients[column.label].ask("prepare", *ask)
-            except (ContenderError, DeviceError) as error:
-                cell.failed = str(error)
-                continue
-            wrong = disagreement(found["tensors"], expected, column.dtype, column.precision, kinks=has_kinks(described))
-            if wrong:
-                cell.failed = f"wrong result: {wrong}"
-                self.clients[column.label].ask("release")
-                continue
-            cell.work, column.how = found["work"], found["how"]
-            cell.memory = cell.work.pop("memory")
-            self._blocks[column.label] = []
-            ready.append(column.label)
-        return ready
+        except WorkerError as error:
+            return {}, f"there is nothing to hold its results to: {error}"
+        return expected, ""
 
-    def _prepare_again(self, described: Description, n: int) -> list[str]:
-        """Build the network once more wherever it computed the right thing; the contenders that could."""
-        assert self._case is not None
-        plan, ready = self.result.settings, []
-        self._report(f"{described['name']}, batch {n}")
-        for label, cell in self._case.cells.items():
-            if cell.failed is None:
-                try:
-                    self.clients[label].ask("prepare", described, n, plan["optimizer"], plan["seed"])
-                    ready.append(label)
-                except (ContenderError, DeviceError) as error:
-                    cell.failed = str(error)
-        return ready
-
-    def _turn(self, label: str) -> None:
-        assert self._case is not None
-        self._done += 1
-        if self._case.cells[label].failed:
-            return
-        plan = self.result.settings
+    @contextmanager
+    def _failing(self, label: str, cell: Cell) -> Iterator[None]:
+        """What goes wrong is this cell's result; the contender goes on in a new process, with all its memory free again."""
         try:
-            self._blocks[label].append(self.clients[label].ask("block", plan["seconds"], plan["phases"]))
-        except (ContenderError, DeviceError) as error:
-            self._case.cells[label].failed = str(error)
+            yield
+        except (WorkerError, DeviceError) as error:
+            cell.fail(str(error))
+            self.workers[label].close()
 
-    def _finish(self, label: str) -> None:
-        assert self._case is not None
-        cell = self._case.cells[label]
-        if cell.failed is None:
-            self.clients[label].ask("release")
-
-    def _report(self, text: str) -> None:
+    def _report(self, said: str) -> None:
         if self._listener is not None:
-            self._listener(Progress(self._done, self._turns, text))
+            self._listener(Progress(self._done, self._turns, said))
 
 
 def _shares(repeats: int) -> list[range]:

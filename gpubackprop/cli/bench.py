@@ -13,13 +13,12 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from typer import Argument, Option
 
+from gpubackprop.bench.charts import check_available, save_plot
 from gpubackprop.bench.compare import render_comparison
 from gpubackprop.bench.page import to_html
-from gpubackprop.bench.plot import check_available, save_plot
-from gpubackprop.bench.results import Result
-from gpubackprop.bench.rows import to_csv
+from gpubackprop.bench.result import Result
 from gpubackprop.bench.runner import BATCH_SIZES, Progress, benchmark
-from gpubackprop.bench.table import render, show
+from gpubackprop.bench.text import show
 from gpubackprop.errors import ArgumentError, DataError
 from gpubackprop.files.atomic import replacing
 
@@ -86,7 +85,7 @@ def bench(
             seed=seed,
             on_progress=display,
         )
-    show(render(result))
+    show(result.render())
     _write(result, json, csv, plot, html)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -102,7 +101,7 @@ def _compare(paths: list[str]) -> None:
 def _write(result: Result, json: str | None, csv: str | None, plot: str | None, html: str | None) -> None:
     writers: list[tuple[str | None, Callable[[str], None]]] = [
         (json, result.save),
-        (csv, lambda path: _write_text(path, to_csv(result))),
+        (csv, lambda path: _write_text(path, result.to_csv())),
         (html, lambda path: _write_text(path, to_html(result))),
     ]
     if result.cases:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gpubackprop.bench.results import Case, Cell, Column, Result, Timing
+from gpubackprop.bench.cases import Case, Cell, Timing
+from gpubackprop.bench.result import Column, Result
 
 MACHINE = {
     "when": "2026-01-01T00:00:00+00:00",

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from gpubackprop.bench.compare import circumstances, differences, render_comparison
-from gpubackprop.bench.results import Result
+from gpubackprop.bench.result import Result
 from gpubackprop.errors import ArgumentError
 from tests.bench.samples import result
 

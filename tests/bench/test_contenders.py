@@ -6,7 +6,8 @@ import pytest
 
 from gpubackprop.backend.base import DeviceInfo
 from gpubackprop.bench import contenders as module
-from gpubackprop.bench.contenders import Contender, available_cores, contenders
+from gpubackprop.bench.contenders import Contender, contenders
+from gpubackprop.bench.machine import available_cores
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
 
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-import pytest
-
-from gpubackprop.bench.chart import Point, Series, line_chart, sample
 from gpubackprop.bench.page import POLICY, to_html
-from gpubackprop.bench.results import Result
+from gpubackprop.bench.result import Result
 from tests.bench.samples import result
 
 SIZES = [1, 16, 256, 4096]
@@ -100,29 +97,3 @@ def test_a_page_without_figures() -> None:
     page = to_html(empty)
     assert "nothing had been measured yet" in page
     assert Elements(page).open == []
-
-
-def test_points_lie_where_their_logarithms_are() -> None:
-    points = [Point(x, x, x, x) for x in (1.0, 10.0, 100.0)]
-    svg = line_chart("t", [Series("s", points, 0)], y_label="y", y_text=str)
-    path = re.search(r'class="line" d="M([^"]*)"', svg)
-    assert path is not None
-    (x0, y0), (x1, y1), (x2, y2) = (map(float, p.split()) for p in path[1].split("L"))
-    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.11)
-    assert y1 - y0 == pytest.approx(y2 - y1, abs=0.11)
-    assert y2 < y1 < y0
-
-
-@pytest.mark.parametrize("values", [[1.0], [1.0, 1.02], [0.5, 3.0], [1e-7, 1e3]])
-def test_every_axis_has_labels_inside(values: list[float]) -> None:
-    points = [Point(i + 1, v, v, v) for i, v in enumerate(values)]
-    svg = line_chart("t", [Series("s", points, 0)], y_label="y", y_text=lambda v: f"tick {v:g}")
-    places = [float(y) for y in re.findall(r'y="([\d.]+)" text-anchor="end">tick', svg)]
-    assert 2 <= len(places) <= 9
-    assert all(0 < y < 250 for y in places)
-
-
-def test_lines_differ_by_more_than_their_colour() -> None:
-    svgs = [re.sub(r"s\d", "", sample(i)) for i in range(4)]
-    assert len(set(svgs)) == 4
-    assert line_chart("t", [], y_label="y", y_text=str) == ""

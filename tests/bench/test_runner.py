@@ -14,9 +14,9 @@ import pytest
 import gpubackprop as gb
 from gpubackprop.backend.select import fallback_reason
 from gpubackprop.bench import runner
-from gpubackprop.bench.client import Client
 from gpubackprop.bench.contenders import Contender, contenders
-from gpubackprop.bench.results import Result
+from gpubackprop.bench.process import Worker
+from gpubackprop.bench.result import Result
 from gpubackprop.bench.runner import Progress, benchmark, run
 from gpubackprop.bench.subject import descriptions
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError, DeviceError, GpuBackpropError
@@ -26,7 +26,7 @@ PLAN: dict[str, Any] = {"optimizer": "sgd", "repeats": 2, "seconds": 0.001, "pha
 
 WRONG = """
 from gpubackprop.backend.strict import StrictBackend
-from gpubackprop.bench.worker import main
+from gpubackprop.bench.process import main
 right = StrictBackend.affine_gradients
 def wrong(self, x, delta, dW, db, beta):
     right(self, x, delta, dW, db, beta)
@@ -36,14 +36,16 @@ main()
 """
 
 
-QUICK = (sys.executable, "-c", f"{UNCOMPILED}; from gpubackprop.bench.worker import main; main()")
+QUICK = (sys.executable, "-c", f"{UNCOMPILED}; from gpubackprop.bench.process import main; main()")
 
 
-class QuickClient(Client):
+class QuickWorker(Worker):
     """With ceilings that take no time to measure, and steps that take none to compile."""
 
     def __init__(self, contender: Contender, command: tuple[str, ...] = QUICK) -> None:
-        super().__init__(contender, command)
+        self.contender = contender
+        place = "gpubackprop.bench.measure:Bench"
+        super().__init__(place, contender, environment=contender.environment(), command=command)
 
     def ask(self, name: str, *arguments: Any) -> Any:
         if name == "ceilings":
@@ -54,7 +56,7 @@ class QuickClient(Client):
 def compare(
     devices: str,
     sizes: list[int],
-    connect: Callable[[Contender], Client] = QuickClient,
+    connect: Callable[[Contender], Worker] = QuickWorker,
     on_progress: Callable[[Progress], None] | None = None,
     layers: tuple[int, ...] = (6, 5, 3),
     repeats: int = 2,
@@ -86,7 +88,7 @@ def test_turns_are_taken_in_rounds() -> None:
     """Each contender has its n-th turn before any has the next one: what slows the machine down slows all of them."""
     turns: list[str] = []
 
-    class Listening(QuickClient):
+    class Listening(QuickWorker):
         def ask(self, name: str, *arguments: Any) -> Any:
             if name == "block":
                 turns.append(self.contender.label)
@@ -111,10 +113,10 @@ def test_batch_sizes_are_gone_through_several_times() -> None:
 def test_each_pass_has_new_processes() -> None:
     started: list[str] = []
 
-    class Counting(QuickClient):
-        def start(self) -> dict[str, Any]:
+    class Counting(QuickWorker):
+        def _start(self) -> None:
             started.append(self.contender.label)
-            return super().start()
+            super()._start()
 
     compare("strict", [2, 8], Counting, repeats=3)
     # One to begin with, one for each pass.
@@ -122,7 +124,7 @@ def test_each_pass_has_new_processes() -> None:
 
 
 def test_one_that_fails_later_on_keeps_no_figures() -> None:
-    class Failing(QuickClient):
+    class Failing(QuickWorker):
         prepared = 0
 
         def ask(self, name: str, *arguments: Any) -> Any:
@@ -140,9 +142,9 @@ def test_one_that_fails_later_on_keeps_no_figures() -> None:
 
 
 def test_who_computes_something_else_gets_no_figures() -> None:
-    def connect(contender: Contender) -> Client:
+    def connect(contender: Contender) -> Worker:
         wrong = (sys.executable, "-c", WRONG)
-        return QuickClient(contender, wrong if contender.device == "strict" else QUICK)
+        return QuickWorker(contender, wrong if contender.device == "strict" else QUICK)
 
     found = compare("cpu@1,strict", [4], connect)
     (case,) = found.cases
@@ -157,18 +159,19 @@ def test_who_computes_something_else_gets_no_figures() -> None:
 def test_a_wrong_update_is_found_by_the_losses_of_training() -> None:
     wrong = "from gpubackprop.backend.strict import StrictBackend as S; right = S.update\n"
     wrong += "S.update = lambda self, o, P, *a: (right(self, o, P, *a), self.xp.multiply(P, 0.9999, out=P))\n"
-    wrong += "from gpubackprop.bench.worker import main; main()"
-    found = compare("strict", [4], lambda c: QuickClient(c, (sys.executable, "-c", wrong)))
+    wrong += "from gpubackprop.bench.process import main; main()"
+    found = compare("strict", [4], lambda c: QuickWorker(c, (sys.executable, "-c", wrong)))
     said = found.cases[0].cells["strict"].failed
     assert said is not None
     assert said.startswith("wrong result: losses of training")
 
 
 def test_one_that_dies_does_not_stop_the_others() -> None:
-    dying = "from gpubackprop.bench import worker; worker.Server.block = lambda *a: __import__('os')._exit(3); worker.main()"
+    dying = "from gpubackprop.bench import measure, process\n"
+    dying += "measure.Bench.block = lambda *a: __import__('os')._exit(3); process.main()"
 
-    def connect(contender: Contender) -> Client:
-        return QuickClient(contender, (sys.executable, "-c", dying) if contender.device == "strict" else QUICK)
+    def connect(contender: Contender) -> Worker:
+        return QuickWorker(contender, (sys.executable, "-c", dying) if contender.device == "strict" else QUICK)
 
     found = compare("strict,cpu@1", [2, 4], connect)
     for case in found.cases:
@@ -198,20 +201,19 @@ def test_interrupted_at_once_it_has_nothing() -> None:
 
 def test_no_process_is_left() -> None:
     before = threading.active_count()
-    clients: list[Client] = []
+    workers: list[Worker] = []
 
-    def connect(contender: Contender) -> Client:
-        clients.append(QuickClient(contender))
-        return clients[-1]
+    def connect(contender: Contender) -> Worker:
+        workers.append(QuickWorker(contender))
+        return workers[-1]
 
     compare("cpu@1", [2], connect)
-    assert [c._process for c in clients] == [None]
+    assert [c._process for c in workers] == [None]
     assert threading.active_count() == before
 
 
 def test_the_public_function(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(runner, "Client", QuickClient)
-    monkeypatch.setattr(runner.run, "__defaults__", (None, QuickClient))
+    monkeypatch.setattr(runner.run, "__defaults__", (None, QuickWorker))
     net = gb.mlp([4, 3, 1], loss="half_squared_error", activation="tanh", device="cpu")
     found = benchmark(
         net, devices=["cpu@1"], batch_sizes=[3, 3], repeats=1, seconds=0.001, phases=True, optimizer="adam"
@@ -246,7 +248,7 @@ def test_settings_are_looked_at_first(
     def never(*arguments: Any) -> None:
         raise AssertionError("nothing may be started")
 
-    monkeypatch.setattr(Client, "start", never)
+    monkeypatch.setattr(Worker, "ask", never)
     with pytest.raises(error, match=said):
         benchmark(**{"network": [4, 3, 2], "devices": "cpu@1", **options})
 

@@ -1,4 +1,4 @@
-"""Seconds a call, with a clock that is known."""
+"""Seconds a call, with a clock that is known, and the best of a device."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from gpubackprop.backend.base import Backend
+from gpubackprop.backend.select import get_backend
 from gpubackprop.bench import timing
 
 
@@ -52,6 +54,18 @@ def test_waiting_for_the_device_is_part_of_it_once_a_group(clock: Clock) -> None
     assert 1e-5 < found < 1e-5 + 2 * 1e-3 / (timing.GROUP / 2e-5)
 
 
+def test_a_loop_is_known_by_the_number_that_lasts_long_enough(clock: Clock) -> None:
+    """A thing takes 1 ms, and each new number of things 20 ms more: the first time of a number does not count."""
+    known: set[int] = set()
+
+    def group(count: int) -> None:
+        clock.now += 1e-3 * count + (0 if count in known else 2e-2)
+        known.add(count)
+
+    assert timing.calls_for(group, 1e-2) == 16
+    assert timing.seconds_each(group, 16, 0.1) == pytest.approx(1e-3)
+
+
 def test_launching_is_timed_without_what_runs_on(clock: Clock) -> None:
     assert timing.seconds_to_launch(clock.worker(2e-5), clock.worker(1e-2), 0.05) == pytest.approx(2e-5)
 
@@ -61,3 +75,20 @@ def test_the_garbage_collector_rests_meanwhile() -> None:
     with timing.undisturbed():
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+def test_ceilings_are_a_second_of_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "PRODUCTS", {False: (8, 64)})
+    monkeypatch.setattr(timing, "COPY", {False: 1 << 16})
+    monkeypatch.setattr(timing, "BUDGET", 0.005)
+    monkeypatch.setattr(timing, "product_seconds", lambda be, k, dtype: {8: 1e-6, 64: 1e-5}[k])
+    found = timing.ceilings(get_backend("cpu"), "float32")
+    assert found["flops"] == pytest.approx(2 * 64**3 / 1e-5)
+    assert found["bytes"] > 0
+
+
+def test_ceilings_run_on_each_device(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "PRODUCTS", {False: (16,), True: (16,)})
+    monkeypatch.setattr(timing, "COPY", {False: 1 << 12, True: 1 << 12})
+    monkeypatch.setattr(timing, "BUDGET", 0.001)
+    assert all(rate > 0 for rate in timing.ceilings(backend, "float64").values())

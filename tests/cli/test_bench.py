@@ -13,7 +13,7 @@ import pytest
 
 import gpubackprop as gb
 from gpubackprop.backend.select import fallback_reason
-from gpubackprop.bench.results import Result
+from gpubackprop.bench.result import Result
 from tests.bench.samples import result
 from tests.cli.commands import started
 

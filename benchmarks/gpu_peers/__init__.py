@@ -1,1 +1,0 @@
-"""The libraries that `benchmarks.gpu` compares on one GPU, behind one face."""
