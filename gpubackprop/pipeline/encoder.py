@@ -1,0 +1,502 @@
+"""From the columns of a table to a network's inputs: fitted to the training rows, kept as plain data beside the weights."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from gpubackprop.data import cells
+from gpubackprop.data.standardize import is_constant
+from gpubackprop.data.tables import Table
+from gpubackprop.errors import ArgumentError, CheckpointError, DataError
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+Codes = NDArray[np.int64]
+
+ONE_HOT = 64
+"""Up to so many levels, each gets an input of its own; a column of more is known by its levels' mean targets."""
+RARE = 3
+"""Levels of fewer training rows are one level together."""
+FOLDS = 5
+SMOOTHING = 10.0
+"""Rows of the mean over all that a level's mean target is blended with: Micci-Barreca, "A preprocessing scheme for
+high-cardinality categorical attributes in classification and prediction problems" (2001)."""
+MOST_MEANS = 20
+"""With more classes than that, a mean for each would be too many inputs: the most frequent levels get inputs instead."""
+NEARLY_ALL = 0.9
+"""The share of rows with a level of their own from which on text is names, not categories."""
+FEWEST = 10
+"""Below this many rows, that all values differ says nothing."""
+LONG = 60
+"""Characters that cells have on average from which on a column with many levels is prose."""
+
+_ROWS = 1 << 16
+_ID = re.compile(r"(^|[\W_])(id|idx|index|key|nr|no|num|number|row|uid|uuid|guid|unnamed: \d+)[\W_]*$|^column 1$|^row$", re.I)
+
+
+@dataclass
+class Column:
+    """What becomes of a column of the table.
+
+    kind: "number", "boolean", "category", "date", "time" or "left out". becomes: in words, with the reason where it is
+    left out. missing: training rows without a value. levels: different values in them. settings: all that `Encoder.transform`
+    needs, as plain values. inputs: the names of the inputs that it makes.
+    """
+
+    name: str
+    kind: str
+    becomes: str
+    missing: int = 0
+    levels: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    inputs: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user decides of columns, by their names. drop: to leave out. only: to use, and no others (None: all). keep: to
+    use although they seem to carry nothing. categorical, numeric: to take for such. log: numbers to take the logarithm of.
+    scale: numbers to mean 0 and variance 1."""
+
+    drop: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
+    keep: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    numeric: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
+    scale: bool = True
+
+    def found_in(self, table: Table) -> Choices:
+        """The same with the table's own names; ArgumentError for one that it does not have."""
+        try:
+            found = {
+                option: names and tuple(table.find(name, f"--{option}") for name in names)
+                for option, names in vars(self).items()
+                if option != "scale"
+            }
+        except DataError as error:
+            raise ArgumentError(str(error)) from None
+        return replace(self, **found)
+
+
+class Encoder:
+    """Table -> inputs (n, d).
+
+    Numbers: scaled, a missing one by the median, with an input that says so. Yes and no: 1 and 0. Categories: an input for
+    each level, the rare ones together, or the mean target of the level. Dates: time passed and year, and month, weekday and
+    hour as points on a circle. columns: what became of each column of the training table.
+    """
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self.columns = list(columns)
+
+    @property
+    def inputs(self) -> list[str]:
+        """The names of the d inputs."""
+        return [name for column in self.columns for name in column.inputs]
+
+    @property
+    def names(self) -> list[str]:
+        """The columns that a table must have."""
+        return [column.name for column in self.columns if column.inputs]
+
+    @property
+    def text(self) -> list[str]:
+        """The columns that should be read as text, so that their levels are those of training."""
+        return [column.name for column in self.columns if column.kind in ("boolean", "category")]
+
+    @classmethod
+    def fit(cls, table: Table, y: Array, classes: int = 0, choices: Choices | None = None) -> Encoder:
+        """The encoder for training rows and their targets: labels (n,) of `classes` classes, or values (n, m).
+
+        Raises DataError where no column is left to predict from, ArgumentError for choices that the table does not have.
+        """
+        choices, target = (choices or Choices()).found_in(table), _Target(y, classes)
+        seen = {target.key: "the target"}
+        columns = [_fit(table, name, target, choices, seen) for name in table.names]
+        if not any(column.inputs for column in columns):
+            why = "; ".join(f"{column.name}: {column.becomes}" for column in columns[:8])
+            raise DataError(f"no column is left to predict from ({why}); --keep decides otherwise")
+        return cls(columns)
+
+    def transform(self, table: Table, dtype: DTypeLike = np.float32, told: list[str] | None = None) -> Array:
+        """The inputs (n, d), C-contiguous, for rows of a table with the columns of the training table, in any order.
+
+        told: receives what should be known of these rows: levels that training had not, values missing for the first time.
+        Raises DataError for a column that is not there.
+        """
+        missing = [name for name in self.names if name not in table.names]
+        if missing:
+            raise DataError(
+                f"the table lacks {', '.join(map(repr, missing[:8]))}, which the network was trained on; it has "
+                f"{', '.join(map(repr, table.names[:8]))}"
+            )
+        result = np.empty((len(table), len(self.inputs)), dtype)
+        for column, place in self._places():
+            values = table.column(column.name)
+            if told is not None:
+                told += _remarks(column, values)
+            for row in range(0, len(table), _ROWS):
+                raw = _RAW[column.kind](values.slice(row, _ROWS), column.settings)
+                result[row : row + _ROWS, place] = _scaled(raw, column.settings)
+        return result
+
+    def transform_training(self, table: Table, y: Array, classes: int = 0, dtype: DTypeLike = np.float32) -> Array:
+        """The inputs for the training rows themselves: as `transform`, but a row's mean targets come from the four fifths of
+        the rows that it is not among, since otherwise it would be told its own target."""
+        result, target = self.transform(table, dtype), _Target(y, classes)
+        for column, place in self._places():
+            if "means" in column.settings:
+                codes = _codes(table.column(column.name), column.settings["levels"])
+                result[:, place] = _scaled(target.means_of_others(codes, column.settings), column.settings)
+        return result
+
+    def _places(self) -> list[tuple[Column, slice]]:
+        stops = np.cumsum([len(column.inputs) for column in self.columns])
+        return [
+            (column, slice(int(stop) - len(column.inputs), int(stop)))
+            for column, stop in zip(self.columns, stops, strict=True)
+            if column.inputs
+        ]
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as values that JSON can hold."""
+        return {"columns": [asdict(column) for column in self.columns]}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Encoder:
+        """The encoder whose `state()` this is; raises CheckpointError for anything that cannot be one."""
+        import pyarrow as pa
+
+        try:
+            columns = [Column(**column) for column in state["columns"]]
+            for column in columns:
+                if column.inputs:
+                    raw = _scaled(_RAW[column.kind](pa.array([None], pa.string()), column.settings), column.settings)
+                    if raw.shape != (1, len(column.inputs)) or not np.isfinite(raw).all():
+                        raise ValueError(f"column {column.name} does not make {len(column.inputs)} inputs")
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise CheckpointError(f"the description of the table's columns is damaged: {error!r}") from error
+        return cls(columns)
+
+
+# -- the kinds: the cells of a column, and what was learnt of it -> raw inputs (n, width) ------------------------------------
+
+
+def _number(column: Any, s: Mapping[str, Any]) -> Floats:
+    values = cells.numbers(column, s["decimal"])
+    absent = np.isnan(values)
+    values = np.where(absent, s["median"], values)
+    if s["unit"]:
+        values = np.sign(values - s["median"]) * np.log1p(np.abs(values - s["median"]) / s["unit"])
+    return np.stack([values, absent][: 1 + s["gaps"]], axis=1)
+
+
+def _boolean(column: Any, s: Mapping[str, Any]) -> Floats:
+    codes, found = cells.levels(column)
+    values = np.array([s["meaning"].get(level.lower(), np.nan) for level in found] + [np.nan])[codes]
+    absent = np.isnan(values)
+    return np.stack([np.where(absent, s["median"], values), absent][: 1 + s["gaps"]], axis=1)
+
+
+def _category(column: Any, s: Mapping[str, Any]) -> Floats:
+    codes = _codes(column, s["levels"])
+    if "means" in s:
+        return np.asarray(s["means"], np.float64)[codes]
+    return np.eye(len(s["levels"]) + 2)[:, s["used"]][codes]
+
+
+def _date(column: Any, s: Mapping[str, Any]) -> Floats:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    moments = cells.times(column, s["format"])
+    absent = moments.is_null().to_numpy(zero_copy_only=False)
+    moments = moments.cast(pa.timestamp("s"), safe=False).fill_null(pa.scalar(round(s["median"]), pa.timestamp("s")))
+    parts = [cells.numbers(moments)]
+    for name in s["parts"]:
+        period = _CALENDAR[name]
+        turn = getattr(pc, name)(moments).cast(pa.float64()).to_numpy(zero_copy_only=False)
+        parts += [f(2 * np.pi * turn / period) for f in (np.sin, np.cos)] if period else [turn]
+    return np.stack([*parts, absent][: len(parts) + s["gaps"]], axis=1)
+
+
+def _time(column: Any, s: Mapping[str, Any]) -> Floats:
+    seconds = cells.numbers(column)
+    absent = np.isnan(seconds)
+    turn = 2 * np.pi * np.where(absent, s["median"], seconds) / 86400
+    return np.stack([np.sin(turn), np.cos(turn), absent][: 2 + s["gaps"]], axis=1)
+
+
+_RAW: dict[str, Callable[[Any, Mapping[str, Any]], Floats]] = {
+    "number": _number,
+    "boolean": _boolean,
+    "category": _category,
+    "date": _date,
+    "time": _time,
+}
+_CALENDAR = {"year": 0, "month": 12, "day_of_week": 7, "hour": 24}
+"""pyarrow's names for the parts of a point in time, with the period after which they come again (0: never)."""
+
+
+def _codes(column: Any, known: Sequence[str]) -> Codes:
+    """Places (n,) of the cells in the known levels; len(known) for other levels, len(known) + 1 for missing cells."""
+    codes, found = cells.levels(column)
+    place = {level: i for i, level in enumerate(known)}
+    return np.array([place.get(level, len(known)) for level in found] + [len(known) + 1])[codes]
+
+
+def _scaled(raw: Floats, s: Mapping[str, Any]) -> Floats:
+    return (raw - s["mean"]) / s["scale"] if "mean" in s else raw
+
+
+# -- what is learnt of a column ----------------------------------------------------------------------------------------------
+
+
+class _Target:
+    """The targets as numbers (n, k) to take means of: values, standardised, or for each class (of two: the second) 0 or 1."""
+
+    def __init__(self, y: Array, classes: int) -> None:
+        self.classes = classes
+        if classes:
+            self.values = np.eye(classes)[:, classes == 2 :][y]
+            self.key = _key(_by_appearance(y))
+        else:
+            spread = y.std(axis=0)
+            self.values = (y - y.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+            self.key = _key(y[:, 0].astype(np.float64))
+
+    def means(self, codes: Codes, count: int, rows: Array) -> Floats:
+        """For each of `count` codes its mean target (count, k) over some rows, blended with the mean over all of them."""
+        prior = self.values[rows].mean(axis=0)
+        sums = np.stack([np.bincount(codes[rows], column, count) for column in self.values[rows].T], axis=1)
+        sizes = np.bincount(codes[rows], minlength=count)[:, None]
+        result: Floats = (sums + SMOOTHING * prior) / (sizes + SMOOTHING)
+        return result
+
+    def means_of_others(self, codes: Codes, s: Mapping[str, Any]) -> Floats:
+        """For each row the mean target of its level over the rows of the other folds."""
+        # Philox words, as in `split`: NumPy keeps them bit for bit across versions.
+        fold = np.random.Philox(key=0).random_raw(len(codes)) % FOLDS
+        result = np.empty((len(codes), self.values.shape[1]))
+        for k in range(FOLDS):
+            result[fold == k] = self.means(codes, len(s["levels"]) + 2, fold != k)[codes[fold == k]]
+        return result
+
+
+def _by_appearance(labels: Array) -> Codes:
+    """Codes (n,) that number the different labels in the order of their coming."""
+    _, first, codes = np.unique(labels, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[codes]
+
+
+def _key(values: Array) -> bytes:
+    """Equal for columns that say the same: equal numbers, or the same rows in levels, whatever these are called."""
+    return hashlib.blake2b(np.ascontiguousarray(values).data, digest_size=16).digest() + values.dtype.kind.encode()
+
+
+def _fit(table: Table, name: str, target: _Target, choices: Choices, seen: dict[bytes, str]) -> Column:
+    """What becomes of a column; seen: the columns before it, by their keys."""
+    if name in choices.drop:
+        return Column(name, "left out", "dropped, as asked")
+    if choices.only is not None and name not in choices.only:
+        return Column(name, "left out", "not among the columns to use")
+    values = table.column(name)
+    if values.null_count == len(values):
+        return Column(name, "left out", "it has no values", len(values))
+    column, key = _understood(name, values, target, choices, table.format.decimal)
+    asked = (choices.keep, choices.categorical, choices.numeric, choices.only or ())
+    reason = "" if any(name in names for names in asked) else _carries_nothing(column, values, target)
+    copied = [seen[k] for k in key if k in seen]
+    if copied and name not in choices.keep:
+        reason = f"a copy of {copied[0]}"
+    if column.kind == "left out" or reason:
+        return Column(name, "left out", reason or column.becomes, column.missing, column.levels)
+    seen |= dict.fromkeys(key[:1], name)
+    s = column.settings
+    if choices.scale and (column.kind in ("number", "date", "time") or "means" in s):
+        raw = _RAW[column.kind](values, s)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, variance = raw.mean(axis=0), raw.var(axis=0)
+            scale = np.where(is_constant(variance, mean, len(raw)), 1.0, np.sqrt(variance))
+        if not np.isfinite(scale).all():
+            raise DataError(f"column {name}: holds values too large to square; rescale or --drop it")
+        if s.get("gaps"):
+            mean[-1], scale[-1] = 0.0, 1.0
+        s |= {"mean": mean.tolist(), "scale": scale.tolist()}
+    return column
+
+
+def _understood(
+    name: str, values: Any, target: _Target, choices: Choices, decimal: str | None
+) -> tuple[Column, list[bytes]]:
+    """The column as what its cells are, not scaled yet, and its keys."""
+    kind = values.type
+    numeric = name in choices.numeric
+    if name not in choices.categorical:
+        if cells.is_time(kind):
+            return _date_column(name, values, "")
+        if "time" in str(kind):
+            return _time_column(name, values)
+        if numeric or (cells.is_number(kind) and "dictionary" not in str(kind)):
+            return _number_column(name, values, None, decimal or ".", choices, target)
+        if cells.is_text(kind):
+            text = values.cast("string")
+            if writing := cells.find_writing(text, decimal):
+                return _number_column(name, values, writing, writing.decimal, choices, target)
+            if found := cells.time_format(text):
+                return _date_column(name, values, *found)
+    if not (cells.is_text(kind) or str(kind) == "bool" or cells.is_number(kind)):
+        return Column(name, "left out", f"it holds values of type {kind}", values.null_count), []
+    codes, found_levels = cells.levels(values)
+    meaning = cells.flags(found_levels) if name not in choices.categorical else None
+    if meaning:
+        return _boolean_column(name, codes, found_levels, meaning)
+    return _category_column(name, codes, found_levels, target)
+
+
+def _gaps(column: Column) -> Column:
+    """The column with an input that says where values are missing, if some are."""
+    column.settings["gaps"] = column.missing > 0
+    if column.missing:
+        column.inputs.append(f"{column.name} missing")
+        column.becomes += "; where missing the median, and an input that says so"
+    return column
+
+
+def _number_column(
+    name: str, values: Any, writing: cells.Writing | None, decimal: str, choices: Choices, target: _Target
+) -> tuple[Column, list[bytes]]:
+    x = cells.numbers(values, decimal)
+    absent = np.isnan(x)
+    missing, present = int(absent.sum()), x[~absent]
+    if not present.size:
+        return Column(name, "left out", "none of its values is a number", missing), []
+    distinct = np.unique(present)
+    median = float(np.median(present))
+    unit = float(np.median(np.abs(present - median)) or present.std() or 1.0) if name in choices.log else 0.0
+    becomes = "logarithm, scaled" if unit else "scaled"
+    if writing is not None:
+        becomes = f"text read as numbers with decimal {decimal!r}, {becomes}"
+        if writing.unsure:
+            becomes += f"; {values.drop_null()[0].as_py()!r} could be read otherwise: --decimal"
+    unread = missing - values.null_count
+    if unread:
+        becomes += f"; {unread:,} cells that are no finite numbers taken as missing"
+    settings = {"decimal": decimal, "median": median, "unit": unit}
+    column = _gaps(Column(name, "number", becomes, missing, len(distinct), settings, [name]))
+    keys = [_key(x)]
+    if len(distinct) == target.classes and not missing:
+        keys.append(_key(_by_appearance(x)))
+    return column, keys
+
+
+def _boolean_column(
+    name: str, codes: Codes, found: list[str], meaning: dict[str, float]
+) -> tuple[Column, list[bytes]]:
+    missing = int((codes < 0).sum())
+    present = np.array([meaning[level] for level in found])[codes[codes >= 0]]
+    settings = {"meaning": {k.lower(): v for k, v in meaning.items()}, "median": float(np.round(present.mean()))}
+    becomes = "1 and 0"
+    return _gaps(Column(name, "boolean", becomes, missing, len(found), settings, [name])), [_key(codes)]
+
+
+def _category_column(name: str, codes: Codes, found: list[str], target: _Target) -> tuple[Column, list[bytes]]:
+    missing = int((codes < 0).sum())
+    sizes = np.bincount(codes[codes >= 0], minlength=len(found))
+    order = sorted(range(len(found)), key=lambda i: (-sizes[i], found[i]))
+    column = Column(name, "category", "", missing, len(found))
+    k = target.values.shape[1]
+    if len(found) > ONE_HOT and k <= MOST_MEANS:
+        kept = [found[i] for i in order if sizes[i] > 1]
+        place = {level: i for i, level in enumerate(kept)}
+        own = np.array([place.get(level, len(kept)) for level in found] + [len(kept) + 1])[codes]
+        means = target.means(own, len(kept) + 2, np.ones(len(own), bool))
+        column.settings = {"levels": kept, "means": means.tolist()}
+        column.inputs = [f"{name} mean {i}" if k > 1 else f"{name} mean" for i in range(k)]
+        column.becomes = "mean target of the level, out of fold"
+        return column, [_key(codes)]
+    kept = [found[i] for i in order if sizes[i] >= min(RARE, sizes.max())][:ONE_HOT]
+    used = list(range(len(kept))) + [len(kept)] * (len(kept) < len(found)) + [len(kept) + 1] * (missing > 0)
+    column.settings = {"levels": kept, "used": used}
+    column.inputs = [f"{name}={level}" for level in [*kept, "other", "missing"]]
+    column.inputs = [column.inputs[i] for i in used]
+    column.becomes = f"{len(used)} inputs, one for each level"
+    if len(kept) < len(found):
+        column.becomes += f", the {len(found) - len(kept)} rare ones together"
+    return column, [_key(codes)]
+
+
+def _date_column(name: str, values: Any, format: str, unsure: bool = False) -> tuple[Column, list[bytes]]:
+    seconds = cells.numbers(cells.times(values, format))
+    absent = np.isnan(seconds)
+    if absent.all():
+        return Column(name, "left out", "none of its values is a date", len(values)), []
+    median = float(np.median(seconds[~absent]))
+    column = Column(name, "date", "", int(absent.sum()), len(np.unique(seconds[~absent])))
+    column.settings = {"format": format, "median": median, "parts": list(_CALENDAR), "gaps": False}
+    raw, parts, inputs, start = _date(values, column.settings), [], [f"{name} elapsed"], 1
+    for part, period in _CALENDAR.items():
+        width = 2 if period else 1
+        if np.ptp(raw[:, start], axis=0) > 1e-6 or np.ptp(raw[:, start + width - 1], axis=0) > 1e-6:
+            parts.append(part)
+            inputs += [f"{name} {part} {f}".strip() for f in (("sin", "cos") if period else ("",))]
+        start += width
+    column.settings["parts"], column.inputs = parts, inputs
+    column.becomes = ", ".join(["time passed", *(part.replace("_", " ") for part in parts)])
+    if format:
+        column.becomes += f" of text read as {format}"
+    if unsure:
+        column.becomes += "; day and month could be the other way round"
+    return _gaps(column), [_key(seconds)]
+
+
+def _time_column(name: str, values: Any) -> tuple[Column, list[bytes]]:
+    seconds = cells.numbers(values)
+    absent = np.isnan(seconds)
+    settings = {"median": float(np.median(seconds[~absent]))}
+    column = Column(name, "time", "a point on the circle of the day", int(absent.sum()), len(np.unique(seconds)), settings)
+    column.inputs = [f"{name} sin", f"{name} cos"]
+    return _gaps(column), [_key(seconds)]
+
+
+def _carries_nothing(column: Column, values: Any, target: _Target) -> str:
+    """Why the column cannot help; "" where it may."""
+    present = len(values) - column.missing
+    if column.levels == 1 and not column.missing:
+        return f"constant: {str(values[0].as_py())[:40]!r} in every row"
+    if present < FEWEST:
+        return ""
+    if column.kind == "number":
+        whole = "int" in str(values.type)
+        return "numbers the rows: all different" if whole and column.levels == present and _ID.search(column.name) else ""
+    if column.kind != "category":
+        return ""
+    if column.levels >= NEARLY_ALL * present:
+        return "names or prose: nearly every row has its own"
+    length = sum(map(len, column.settings["levels"])) / max(1, len(column.settings["levels"]))
+    if length > LONG and column.levels > present / 4:
+        return "prose"
+    return ""
+
+
+def _remarks(column: Column, values: Any) -> list[str]:
+    """What is new in the cells of a column, against the training rows."""
+    remarks = []
+    if column.kind in ("number", "boolean", "date", "time"):
+        fill = {**column.settings, "gaps": True}
+        absent = int(_RAW[column.kind](values, fill)[:, -1].sum())
+        if absent and not column.settings["gaps"]:
+            remarks.append(f"column {column.name}: {absent:,} rows without a value, which in training all had: the median")
+        if unread := absent - values.null_count:
+            remarks.append(f"column {column.name}: {unread:,} cells that are no {column.kind} taken as missing")
+    elif (new := _codes(values, column.settings["levels"]) == len(column.settings["levels"])).any():
+        remarks.append(f"column {column.name}: {int(new.sum()):,} rows with levels that are rare or new")
+    return remarks
