@@ -82,7 +82,15 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, RuntimeError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        struct.error,
+        NotImplementedError,
+        RuntimeError,
+        OSError,
+    ) as error:
         raise DataError(
             f"{path}: not a whole .npz archive ({error}); write it again with numpy.savez(path, x=x, y=y)"
         ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,20 @@ Floats = NDArray[np.float64]
 # $ before or after, per cent after, and between thousands a comma, a point, an apostrophe or a blank.
 _BEFORE, _AFTER = r"^[-+−]?\s?[$€£¥₹]?\s?[-+−]?", r"\s?[%‰$€£¥₹]?$"
 _NUMBER = {
-    mark: _BEFORE + rf"([1-9]\d{{0,2}}([{other}'’\x{{00A0}}\x{{202F}} ]\d{{3}})+(\{mark}\d*)?|\d+(\{mark}\d*)?|\{mark}\d+)"
+    mark: _BEFORE
+    + rf"([1-9]\d{{0,2}}([{other}'’\x{{00A0}}\x{{202F}} ]\d{{3}})+(\{mark}\d*)?|\d+(\{mark}\d*)?|\{mark}\d+)"
     r"([eE][-+]?\d+)?" + _AFTER
     for mark, other in ((".", ","), (",", "."))
 }
-_TIMES = ("%Y-%m-%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y%m%d", "%m/%d/%y", "%d/%m/%y")
-_TIMES += ("%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y")
+_TIMES = (
+    *("%Y-%m-%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y%m%d", "%m/%d/%y", "%d/%m/%y"),
+    *("%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y"),
+)
 _HOURS = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
-YES, NO = {"yes", "y", "true", "t", "on", "1"}, {"no", "n", "false", "f", "off", "0"}
+_MEANING = {
+    word: float(i) for i, words in enumerate(("no n false f off 0", "yes y true t on 1")) for word in words.split()
+}
+OF_DAY = "%H:%M:%S"
 MOSTLY = 0.9
 """The share of a text column's cells that must be numbers for the column to be one of numbers."""
 
@@ -43,10 +49,10 @@ def is_number(kind: Any) -> bool:
 
 
 def is_time(kind: Any) -> bool:
-    """Whether an Arrow type holds dates, or points in time."""
+    """Whether an Arrow type holds dates, points in time or times of day."""
     import pyarrow as pa
 
-    return pa.types.is_date(kind) or pa.types.is_timestamp(kind)
+    return bool(pa.types.is_date(kind) or pa.types.is_timestamp(kind) or pa.types.is_time(kind))
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------------
@@ -98,14 +104,11 @@ def numbers(column: Any, decimal: str = ".") -> Floats:
         column = pc.if_else(fit, pc.replace_substring(column, "−", "-"), pa.scalar(None, pa.string()))
         column = pc.replace_substring_regex(column, rf"[^-+0-9eE\{decimal}]", "")
         column = pc.replace_substring(column, ",", ".").cast(pa.float64())
-    elif pa.types.is_date(kind) or (pa.types.is_timestamp(kind) and kind.unit != "ns"):
-        column = column.cast(pa.timestamp("ms")).cast(pa.int64()).cast(pa.float64())
-        column = pc.divide(column, 1e3)
-    elif pa.types.is_timestamp(kind):
-        column = pc.divide(column.cast(pa.int64()).cast(pa.float64(), safe=False), 1e9)
-    elif pa.types.is_time(kind) or pa.types.is_duration(kind):
-        unit = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}[kind.unit]
-        column = pc.divide(column.cast(pa.int32() if kind.bit_width == 32 else pa.int64()).cast(pa.float64()), unit)
+    elif is_time(kind):
+        column = times(column, OF_DAY if pa.types.is_time(kind) else "")
+        column = column.cast(pa.int64() if column.type.bit_width == 64 else pa.int32())
+    elif pa.types.is_duration(kind):
+        column = column.cast(pa.duration("s"), safe=False).cast(pa.int64())
     elif pa.types.is_boolean(kind):
         column = column.cast(pa.int8())
     elif pa.types.is_null(kind) or not is_number(kind):
@@ -142,10 +145,29 @@ def levels(column: Any) -> tuple[NDArray[np.int64], list[str]]:
     return codes, coded.dictionary.to_pylist()
 
 
-def flags(found: list[str]) -> dict[str, float] | None:
-    """0 and 1 for levels that are ways to write no and yes; None where they are anything else."""
-    meaning = {level: 1.0 if level.lower() in YES else 0.0 for level in found if level.lower() in YES | NO}
-    return meaning if found and len(meaning) == len(found) and len(found) <= 6 else None
+def distinct(column: Any) -> int:
+    """How many different values a column has, missing ones aside."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    return int(pc.count_distinct(column).as_py())
+
+
+@overload
+def yes_or_no(column: Any, strict: Literal[False] = False) -> Floats: ...
+@overload
+def yes_or_no(column: Any, strict: Literal[True]) -> Floats | None: ...
+def yes_or_no(column: Any, strict: bool = False) -> Floats | None:
+    """1 and 0 (n,) where cells mean yes and no, NaN for all others; strict: None where there are others, or 7 levels and more."""
+    if strict and distinct(column) > 6:
+        return None
+    codes, found = levels(column)
+    meaning = [_MEANING.get(level.lower(), np.nan) for level in found]
+    if strict and (not found or np.isnan(meaning).any()):
+        return None
+    values: Floats = np.array([*meaning, np.nan])[codes]
+    return values
 
 
 def time_format(column: Any) -> tuple[str, bool] | None:
@@ -159,7 +181,9 @@ def time_format(column: Any) -> tuple[str, bool] | None:
         return None
     formats = [f for day in _TIMES for hour in _HOURS if _fits(few, f := day + hour)]
     formats = [f for f in formats if _fits(column, f)]
-    return (formats[0], any("%d" in f[:2] for f in formats) and any("%m" in f[:2] for f in formats)) if formats else None
+    return (
+        (formats[0], any("%d" in f[:2] for f in formats) and any("%m" in f[:2] for f in formats)) if formats else None
+    )
 
 
 def _fits(column: Any, format: str) -> bool:
@@ -167,12 +191,15 @@ def _fits(column: Any, format: str) -> bool:
 
 
 def times(column: Any, format: str = "") -> Any:
-    """Points in time, as pyarrow timestamps, from dates, timestamps or text in a strptime format; null for all else."""
+    """Times, to the second, as pyarrow timestamps, or as times of day where the format is OF_DAY; from text in a strptime
+    format; null for all else."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if is_time(column.type):
-        return column.cast(pa.timestamp("ns")) if column.type == pa.timestamp("ns") else column.cast(pa.timestamp("ms"))
-    if not is_text(column.type):
-        return pa.nulls(len(column), pa.timestamp("s"))
-    return pc.strptime(column.cast(pa.string()), format=format or "%Y-%m-%d", unit="s", error_is_null=True)
+    kind = pa.time32("s") if format == OF_DAY else pa.timestamp("s")
+    if is_text(column.type):
+        text = column.cast(pa.string())
+        return pc.strptime(text, format=format or "%Y-%m-%d", unit="s", error_is_null=True).cast(kind)
+    if is_time(column.type) and pa.types.is_time(column.type) == (format == OF_DAY):
+        return column.cast(kind, safe=False)
+    return pa.nulls(len(column), kind)

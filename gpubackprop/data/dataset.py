@@ -94,7 +94,9 @@ class Dataset:
         if not len(kept):
             raise DataError(f"{where}: no row has a value")
         if len(kept) < len(table):
-            notes.append(f"{len(table) - len(kept):,} of {len(table):,} rows have no {', '.join(goals)} and are left out")
+            notes.append(
+                f"{len(table) - len(kept):,} of {len(table):,} rows have no {', '.join(goals)} and are left out"
+            )
             table, x = table[kept], x[kept]
             columns = [table.column(goal) for goal in goals]
         targets = read_target_columns(columns, task, where, table.format.decimal)
@@ -116,5 +118,7 @@ class Dataset:
 def _weights(table: Table, column: str, where: str) -> NDArray[np.float64]:
     weights = cells.numbers(table.column(column))
     if np.isnan(weights).any() or weights.min() < 0 or not weights.sum() > 0:
-        raise ArgumentError(f"{where}: column {column}: weights must be numbers, 0 or more and not all 0, one for each row")
+        raise ArgumentError(
+            f"{where}: column {column}: weights must be numbers, 0 or more and not all 0, one for each row"
+        )
     return weights

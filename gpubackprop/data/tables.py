@@ -12,6 +12,7 @@ import gzip
 import io
 import lzma
 import os
+import shutil
 import sys
 import tempfile
 import zipfile
@@ -20,12 +21,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpubackprop.data import cells
 from gpubackprop.data.text_tables import (
     LONGEST_ROW,
     NotUtf8Error,
@@ -45,7 +46,7 @@ _START = 1 << 20
 _COLUMN_BYTES = 4096
 """What a column takes beside its values, roughly."""
 
-Opener = Callable[[], BinaryIO]
+Opener = Callable[[], contextlib.AbstractContextManager[Any]]
 Check = Callable[[int], None]
 """Called with the bytes that a table takes so far; raises DataError where that is too much."""
 
@@ -156,7 +157,15 @@ def read_table(
             return _from_text(where, start, open_file, text, format, check)
     except DataError:
         raise
-    except (pa.ArrowException, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
+    except (
+        pa.ArrowException,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        OSError,
+        RuntimeError,
+    ) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{where}: cannot be read to its end ({reason}); copy or download it again") from error
     except UnicodeError as error:
@@ -217,46 +226,51 @@ def _memory() -> int:
 
 def _opener(source: str | os.PathLike[str], stack: contextlib.ExitStack) -> Opener:
     """A function that opens the content of a source from its beginning, decompressed."""
-    if os.fspath(source) == "-":
-        # Standard input goes by once; a table may have to be read twice.
-        copy = stack.enter_context(tempfile.TemporaryFile())
-        while block := sys.stdin.buffer.read(_START):
-            copy.write(block)
-        if not copy.tell():
-            raise DataError("standard input: is empty")
+    if os.fspath(source) != "-":
+        path, _ = regular_file(source)
+        return lambda: _decompressed(str(path), path.open("rb"))
+    # Standard input goes by once; a table may have to be read twice.
+    copy = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
+    shutil.copyfileobj(sys.stdin.buffer, copy)
+    if not copy.tell():
+        raise DataError("standard input: is empty")
 
-        def again() -> BinaryIO:
-            copy.seek(0)
-            return _decompressed("standard input", open(os.dup(copy.fileno()), "rb"))
+    def again() -> contextlib.AbstractContextManager[Any]:
+        copy.seek(0)
+        return _decompressed("standard input", open(os.dup(copy.fileno()), "rb"))  # noqa: SIM115
 
-        return again
-    path, _ = regular_file(source)
-    return lambda: _decompressed(str(path), path.open("rb"))
-
-
-def _decompressed(where: str, file: BinaryIO) -> BinaryIO:
-    magic = file.read(6)
-    file.seek(0)
-    if magic[:2] == b"\x1f\x8b":
-        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
-    if magic[:3] == b"BZh":
-        return bz2.BZ2File(file)  # type: ignore[return-value]
-    if magic == b"\xfd7zXZ\0":
-        return lzma.LZMAFile(file)  # type: ignore[return-value]
-    if magic[:4] == b"\x28\xb5\x2f\xfd":
-        return _pyarrow().CompressedInputStream(file, "zstd")  # type: ignore[no-any-return]
-    if magic[:4] == b"PK\3\4":
-        archive = zipfile.ZipFile(file)
-        inside = [entry for entry in archive.infolist() if not entry.is_dir()]
-        if any(entry.filename.startswith("xl/") for entry in inside):
-            raise DataError(f"{where}: is an Excel workbook; save the sheet as CSV or Parquet")
-        if len(inside) != 1:
-            raise DataError(f"{where}: holds {listed([e.filename for e in inside])}; unpack it and name one of them")
-        return archive.open(inside[0])  # type: ignore[return-value]
-    return file
+    return again
 
 
-def _first_bytes(file: BinaryIO) -> bytes:
+@contextlib.contextmanager
+def _decompressed(where: str, file: BinaryIO) -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(file)
+        magic = file.read(6)
+        file.seek(0)
+        if magic[:2] == b"\x1f\x8b":
+            yield stack.enter_context(gzip.GzipFile(fileobj=file))
+        elif magic[:3] == b"BZh":
+            yield stack.enter_context(bz2.BZ2File(file))
+        elif magic == b"\xfd7zXZ\0":
+            yield stack.enter_context(lzma.LZMAFile(file))
+        elif magic[:4] == b"\x28\xb5\x2f\xfd":
+            yield stack.enter_context(_pyarrow().CompressedInputStream(file, "zstd"))
+        elif magic[:4] == b"PK\3\4":
+            archive = stack.enter_context(zipfile.ZipFile(file))
+            inside = [entry for entry in archive.infolist() if not entry.is_dir()]
+            if any(entry.filename.startswith("xl/") for entry in inside):
+                raise DataError(f"{where}: is an Excel workbook; save the sheet as CSV or Parquet")
+            if len(inside) != 1:
+                raise DataError(
+                    f"{where}: holds {listed([e.filename for e in inside])}; unpack it and name one of them"
+                )
+            yield stack.enter_context(archive.open(inside[0]))
+        else:
+            yield file
+
+
+def _first_bytes(file: Any) -> bytes:
     """What decides how a file is read: its first megabyte, or more where rows are long."""
     start = b""
     while more := file.read(_START):
@@ -299,7 +313,9 @@ def _parquet(open_file: Opener) -> Iterator[Any]:
         content = file if isinstance(file, io.BufferedReader) else io.BytesIO(file.read())
         schema = pa.parquet.read_schema(content)
         # Text as codes and a dictionary: a page of one long text, repeated, must not be written out.
-        coded = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+        coded = [
+            field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+        ]
         content.seek(0)
         with pa.parquet.ParquetFile(content, read_dictionary=coded) as parquet:
             yield pa.table([pa.array([], field.type) for field in parquet.schema_arrow], schema=parquet.schema_arrow)
@@ -329,7 +345,9 @@ def _from_arrow(where: str, parts: Iterator[Any], format: TextFormat, check: Che
         check(size)
     table = pa.Table.from_batches(batches, head.schema).unify_dictionaries()
     notes: list[str] = []
-    index = [name for name in (head.schema.pandas_metadata or {}).get("index_columns", []) if name in table.column_names]
+    index = [
+        name for name in (head.schema.pandas_metadata or {}).get("index_columns", []) if name in table.column_names
+    ]
     if index:
         notes.append(f"{listed(index)}: the index of a data frame, and no column")
     table = table.drop_columns(index) if index else table
@@ -338,20 +356,30 @@ def _from_arrow(where: str, parts: Iterator[Any], format: TextFormat, check: Che
     names = unique_names([str(name).strip() for name in table.column_names], notes)
     columns, words = [], {}
     for name, column in zip(names, table.columns, strict=True):
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if "string" in str(kind):
-            if column.type != kind and _is_clean(column, format.missing):
-                columns.append(column)
-                continue
-            column, words[name] = without_missing(column.cast(pa.large_string()), format.missing)
+        if cells.is_text(column.type) and not _is_clean(column, format.missing):
+            column, words[name] = without_missing(_as_text(column), format.missing)
         columns.append(column)
     return Table(pa.table(columns, names=names), None, [*notes, *_told(words)], format)
 
 
 def _is_clean(column: Any, missing: Sequence[str]) -> bool:
-    """Whether the levels of a dictionary column hold no missing value and no blanks around them."""
+    """Whether text is in levels that hold no missing value and no blanks around them, and are of Arrow's plain type."""
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(column.type) or not pa.types.is_string(column.type.value_type):
+        return False
     levels = column.chunk(0).dictionary.to_pylist() if column.num_chunks else []
     return not any(level is None or level != level.strip() or level in missing for level in levels)
+
+
+def _as_text(column: Any) -> Any:
+    """A text column without levels."""
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(column.type):
+        return column.cast(pa.large_string())
+    chunks = [chunk.dictionary.cast(pa.large_string()).take(chunk.indices) for chunk in column.chunks]
+    return pa.chunked_array(chunks, pa.large_string())
 
 
 def _told(words: dict[str, Counter[str]]) -> list[str]:
@@ -360,4 +388,6 @@ def _told(words: dict[str, Counter[str]]) -> list[str]:
     for name, counts in words.items():
         for word, count in counts.items():
             by_word.setdefault(word, []).append(f"{name} ({count:,} rows)")
-    return [f"{word!r} taken for a missing value in {listed(names)}; --na lists what is" for word, names in by_word.items()]
+    return [
+        f"{word!r} taken for a missing value in {listed(names)}; --na lists what is" for word, names in by_word.items()
+    ]

@@ -99,26 +99,31 @@ def read_target_columns(columns: Sequence[Any], task: str, where: str, decimal: 
     column = columns[0]
     if not cells.is_text(column.type) and task != "classification":
         return read_targets(_values(column, task, where, decimal)[0], task, where)
-    codes, names = cells.levels(column)
-    if task == "classification":
-        return _labels(codes, names)
-    plain = [as_number(name) for name in names]
-    if all(value is not None for value in plain):
-        values = np.array(plain, np.float64)[codes]
-        if task == "auto" and _guess(values) == "classification":
-            for one, other in pairwise(sorted(names, key=Decimal)):
-                if Decimal(one) == Decimal(other):
-                    raise DataError(f"{where}: {one!r} and {other!r} are one number written in two ways; {_QUESTION}")
-            return _labels(codes, names)
-        return Targets(values[:, None], "regression")
-    if task == "regression" or cells.find_writing(column) or cells.time_format(column):
+    if task != "classification" and cells.distinct(column) > MANY and cells.find_writing(column):
+        task = "regression"
+    if task == "regression":
         values, notes = _values(column, task, where, decimal)
         return Targets(values[:, None], "regression", (), tuple(notes))
-    if np.mean([value is not None for value in plain]) > 0.5:
-        other = names[plain.index(None)]
-        raise DataError(f"{where}: holds {other[:40]!r} among numbers; mend or remove it, or {_QUESTION}")
-    if len(names) > max(FEW, len(codes) // 2):
-        raise DataError(f"{where}: holds {len(names):,} different texts in {len(codes):,} rows; {_QUESTION}")
+    codes, names = cells.levels(column)
+    plain = [as_number(name) for name in names]
+    if None not in plain:
+        values = np.array(plain, np.float64)[codes]
+        if task == "auto" and _guess(values) == "regression":
+            return Targets(values[:, None], "regression")
+        if not _whole(values):
+            raise DataError(f"{where}: holds {names[0]} and so on, which are no classes: text or whole numbers are")
+        for one, other in pairwise(sorted(names, key=Decimal) if task == "auto" else []):
+            if Decimal(one) == Decimal(other):
+                raise DataError(f"{where}: {one!r} and {other!r} are one number written in two ways; {_QUESTION}")
+    elif task == "auto":
+        if cells.find_writing(column, decimal) or cells.time_format(column):
+            values, notes = _values(column, task, where, decimal)
+            return Targets(values[:, None], "regression", (), tuple(notes))
+        if 2 * plain.count(None) < len(plain):
+            other = names[plain.index(None)]
+            raise DataError(f"{where}: holds {other[:40]!r} among numbers; mend or remove it, or {_QUESTION}")
+        if len(names) > max(FEW, len(codes) // 2):
+            raise DataError(f"{where}: holds {len(names):,} different texts in {len(codes):,} rows; {_QUESTION}")
     return _labels(codes, names)
 
 
@@ -144,10 +149,8 @@ def _values(column: Any, task: str, where: str, decimal: str | None) -> tuple[Ar
             return column.to_numpy(zero_copy_only=False), []
         return _finite(cells.numbers(column), column, where), []
     text = column.cast("string")
-    meaning = cells.flags(cells.levels(column)[1])
-    if task == "multilabel" and meaning:
-        codes, names = cells.levels(column)
-        return np.array([meaning[name] for name in names])[codes], []
+    if task == "multilabel" and (values := cells.yes_or_no(column, strict=True)) is not None:
+        return values, []
     writing = cells.find_writing(text, decimal)
     if writing is None:
         if cells.time_format(text):

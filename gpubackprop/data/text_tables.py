@@ -10,8 +10,10 @@ import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NoReturn, Protocol
+from itertools import pairwise
+from typing import Any, NoReturn
 
 from gpubackprop.errors import ArgumentError, DataError
 
@@ -24,14 +26,8 @@ LONGEST_ROW = 64 << 20
 
 _BLOCK_ROWS = 500
 _SAMPLE_CELLS = 200_000
-_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"))
-_BOMS += ((codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_BE, "utf-16"))
-
-
-class Readable(Protocol):
-    """Something to read bytes from, in order."""
-
-    def read(self, size: int, /) -> bytes: ...
+_BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
+_BOMS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 @dataclass(frozen=True)
@@ -128,11 +124,11 @@ def find_layout(where: str, start: bytes, whole: bool, wanted: Sequence[str], as
     if asked.header or (asked.header is None and _is_header(first, cells, wanted)):
         if not cells:
             raise DataError(f"{where}: has a header but no rows")
+        if len(first) != width and first[0][:1] in ("#", "%", "/", ";", "!"):
+            raise DataError(f"{where}: begins with {first[0][:40]!r}: for lines that are comments, give --comment '#'")
         if len(first) == width - 1:
             first = ["row", *first]
             notes.append("its header has one name less than its rows have cells: the first column is called row")
-        if len(first) != width and len(first[0]) and first[0][0] in "#%/;!":
-            raise DataError(f"{where}: begins with {first[0][:40]!r}: for lines that are comments, give --comment '#'")
         names, skip = unique_names([name.strip() for name in first], notes), skip + lines
     else:
         names = [f"#{i}" for i in range(len(first))]
@@ -144,21 +140,18 @@ def find_layout(where: str, start: bytes, whole: bool, wanted: Sequence[str], as
 
 def unique_names(names: Sequence[str], notes: list[str]) -> list[str]:
     """The names with those that are empty or not the first of their kind replaced, and a note where that happened."""
-    counts = Counter(names)
-    if len(counts) == len(names) and "" not in counts:
-        return list(names)
-    taken, result = set(names), []
-    seen: Counter[str] = Counter()
+    given, result = set(names), []
+    used: set[str] = set()
     for i, name in enumerate(names):
-        seen[name] += 1
-        new = name or f"column {i + 1}"
-        while new in taken and (not name or seen[name] > 1):
-            seen[name] += 1
-            new = f"{name or f'column {i + 1}'}.{seen[name]}"
-        taken.add(new)
+        new, number = name or f"column {i + 1}", 1
+        while new in used or (new in given and new != name):
+            number += 1
+            new = f"{name or f'column {i + 1}'}.{number}"
+        used.add(new)
         result.append(new)
     changed = [new for old, new in zip(names, result, strict=True) if old != new]
-    notes.append(f"names that are empty or repeated: called {listed(changed)}")
+    if changed:
+        notes.append(f"names that are empty or repeated: called {listed(changed)}")
     return result
 
 
@@ -169,7 +162,7 @@ def listed(names: Sequence[str], most: int = 8) -> str:
 
 
 def _encoding(start: bytes) -> str:
-    for mark, name in _BOMS:
+    for mark, name in _BOMS.items():
         if start.startswith(mark):
             return name
     even, odd = start[0:2000:2].count(0), start[1:2000:2].count(0)
@@ -211,7 +204,7 @@ def _separator(text: str) -> str:
 
     marks = [",", "\t", ";", "|"]
     best = max(marks, key=score)
-    return best if score(best)[1] or not score(" ")[0] == 1 else " "
+    return best if score(best)[1] or score(" ")[0] != 1 else " "
 
 
 def _is_header(first: list[str], rows: list[list[str]], wanted: Sequence[str]) -> bool:
@@ -220,7 +213,7 @@ def _is_header(first: list[str], rows: list[list[str]], wanted: Sequence[str]) -
     if any(name.strip() in stripped for name in wanted):
         return True
     numbers = [value for name in stripped if (value := as_number(name)) is not None]
-    if len(numbers) > 1 and all(b - a == 1 for a, b in zip(numbers, numbers[1:], strict=False)):
+    if len(numbers) > 1 and all(b - a == 1 for a, b in pairwise(numbers)):
         return numbers[0] == 0 or numbers[0] > 1000  # the numbers of a bare array's columns, or years
     for_it = against = 0
     for i, name in enumerate(stripped[:1000]):
@@ -249,7 +242,7 @@ def as_number(cell: str) -> float | None:
 
 def read_rows(
     where: str,
-    open_file: Callable[[], BinaryIO],
+    open_file: Callable[[], AbstractContextManager[Any]],
     layout: Layout,
     text: set[str],
     missing: Sequence[str],
@@ -268,7 +261,9 @@ def read_rows(
         tables, words = _parse_all(where, file, layout, types, missing, check)
     if not tables:
         raise DataError(f"{where}: has a header but no rows")
-    common = [_common_type({*kinds} - {pa.null()}) for kinds in zip(*(table.schema.types for table in tables), strict=True)]
+    common = [
+        _common_type({*kinds} - {pa.null()}) for kinds in zip(*(table.schema.types for table in tables), strict=True)
+    ]
     mixed = [name for name, kind in zip(layout.names, common, strict=True) if kind is None]
     again: dict[str, Any] = {}
     if mixed:
@@ -304,7 +299,7 @@ def _common_type(found: set[Any]) -> Any:
 class _AsUtf8:
     """A file in another encoding, read as UTF-8."""
 
-    def __init__(self, file: Readable, encoding: str) -> None:
+    def __init__(self, file: Any, encoding: str) -> None:
         self.file, self.decoder = file, codecs.getincrementaldecoder(encoding)()
 
     def read(self, size: int) -> bytes:
@@ -312,7 +307,7 @@ class _AsUtf8:
         return self.decoder.decode(raw, not raw).encode()
 
 
-def _blocks(where: str, file: Readable, layout: Layout) -> Iterator[bytes]:
+def _blocks(where: str, file: Any, layout: Layout) -> Iterator[bytes]:
     """Successive parts of the text after the header, each of whole rows, in UTF-8 without a byte-order mark."""
     utf8 = layout.encoding in ("utf-8", "ascii")
     source = file if utf8 else _AsUtf8(file, layout.encoding)
@@ -349,7 +344,7 @@ def _blocks(where: str, file: Readable, layout: Layout) -> Iterator[bytes]:
 
 def _parse_all(
     where: str,
-    file: Readable,
+    file: Any,
     layout: Layout,
     types: dict[str, Any],
     missing: Sequence[str],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,18 +34,18 @@ NEARLY_ALL = 0.9
 """The share of rows with a level of their own from which on text is names, not categories."""
 FEWEST = 10
 """Below this many rows, that all values differ says nothing."""
-LONG = 60
-"""Characters that cells have on average from which on a column with many levels is prose."""
 
 _ROWS = 1 << 16
-_ID = re.compile(r"(^|[\W_])(id|idx|index|key|nr|no|num|number|row|uid|uuid|guid|unnamed: \d+)[\W_]*$|^column 1$|^row$", re.I)
+_ID = re.compile(
+    r"(^|[\W_])(id|idx|index|key|nr|no|num|number|row|uid|uuid|guid|unnamed: \d+)[\W_]*$|^column 1$|^row$", re.I
+)
 
 
 @dataclass
 class Column:
     """What becomes of a column of the table.
 
-    kind: "number", "boolean", "category", "date", "time" or "left out". becomes: in words, with the reason where it is
+    kind: "number", "boolean", "category", "date" or "left out". becomes: in words, with the reason where it is
     left out. missing: training rows without a value. levels: different values in them. settings: all that `Encoder.transform`
     needs, as plain values. inputs: the names of the inputs that it makes.
     """
@@ -83,7 +83,7 @@ class Choices:
             }
         except DataError as error:
             raise ArgumentError(str(error)) from None
-        return replace(self, **found)
+        return Choices(**found, scale=self.scale)
 
 
 class Encoder:
@@ -191,19 +191,12 @@ class Encoder:
 
 
 def _number(column: Any, s: Mapping[str, Any]) -> Floats:
-    values = cells.numbers(column, s["decimal"])
+    values = cells.yes_or_no(column) if s["decimal"] == "yes or no" else cells.numbers(column, s["decimal"])
     absent = np.isnan(values)
     values = np.where(absent, s["median"], values)
     if s["unit"]:
         values = np.sign(values - s["median"]) * np.log1p(np.abs(values - s["median"]) / s["unit"])
     return np.stack([values, absent][: 1 + s["gaps"]], axis=1)
-
-
-def _boolean(column: Any, s: Mapping[str, Any]) -> Floats:
-    codes, found = cells.levels(column)
-    values = np.array([s["meaning"].get(level.lower(), np.nan) for level in found] + [np.nan])[codes]
-    absent = np.isnan(values)
-    return np.stack([np.where(absent, s["median"], values), absent][: 1 + s["gaps"]], axis=1)
 
 
 def _category(column: Any, s: Mapping[str, Any]) -> Floats:
@@ -219,7 +212,7 @@ def _date(column: Any, s: Mapping[str, Any]) -> Floats:
 
     moments = cells.times(column, s["format"])
     absent = moments.is_null().to_numpy(zero_copy_only=False)
-    moments = moments.cast(pa.timestamp("s"), safe=False).fill_null(pa.scalar(round(s["median"]), pa.timestamp("s")))
+    moments = moments.fill_null(pa.scalar(round(s["median"]), moments.type))
     parts = [cells.numbers(moments)]
     for name in s["parts"]:
         period = _CALENDAR[name]
@@ -228,19 +221,11 @@ def _date(column: Any, s: Mapping[str, Any]) -> Floats:
     return np.stack([*parts, absent][: len(parts) + s["gaps"]], axis=1)
 
 
-def _time(column: Any, s: Mapping[str, Any]) -> Floats:
-    seconds = cells.numbers(column)
-    absent = np.isnan(seconds)
-    turn = 2 * np.pi * np.where(absent, s["median"], seconds) / 86400
-    return np.stack([np.sin(turn), np.cos(turn), absent][: 2 + s["gaps"]], axis=1)
-
-
 _RAW: dict[str, Callable[[Any, Mapping[str, Any]], Floats]] = {
     "number": _number,
-    "boolean": _boolean,
+    "boolean": _number,
     "category": _category,
     "date": _date,
-    "time": _time,
 }
 _CALENDAR = {"year": 0, "month": 12, "day_of_week": 7, "hour": 24}
 """pyarrow's names for the parts of a point in time, with the period after which they come again (0: never)."""
@@ -313,7 +298,7 @@ def _fit(table: Table, name: str, target: _Target, choices: Choices, seen: dict[
         return Column(name, "left out", "it has no values", len(values))
     column, key = _understood(name, values, target, choices, table.format.decimal)
     asked = (choices.keep, choices.categorical, choices.numeric, choices.only or ())
-    reason = "" if any(name in names for names in asked) else _carries_nothing(column, values, target)
+    reason = "" if any(name in names for names in asked) else _carries_nothing(column, values)
     copied = [seen[k] for k in key if k in seen]
     if copied and name not in choices.keep:
         reason = f"a copy of {copied[0]}"
@@ -321,7 +306,7 @@ def _fit(table: Table, name: str, target: _Target, choices: Choices, seen: dict[
         return Column(name, "left out", reason or column.becomes, column.missing, column.levels)
     seen |= dict.fromkeys(key[:1], name)
     s = column.settings
-    if choices.scale and (column.kind in ("number", "date", "time") or "means" in s):
+    if choices.scale and (column.kind in ("number", "date") or "means" in s):
         raw = _RAW[column.kind](values, s)
         with np.errstate(over="ignore", invalid="ignore"):
             mean, variance = raw.mean(axis=0), raw.var(axis=0)
@@ -338,28 +323,29 @@ def _understood(
     name: str, values: Any, target: _Target, choices: Choices, decimal: str | None
 ) -> tuple[Column, list[bytes]]:
     """The column as what its cells are, not scaled yet, and its keys."""
-    kind = values.type
-    numeric = name in choices.numeric
+    kind, text = values.type, None
     if name not in choices.categorical:
         if cells.is_time(kind):
-            return _date_column(name, values, "")
-        if "time" in str(kind):
-            return _time_column(name, values)
-        if numeric or (cells.is_number(kind) and "dictionary" not in str(kind)):
-            return _number_column(name, values, None, decimal or ".", choices, target)
+            return _date_column(name, values, cells.OF_DAY if str(kind)[:5] in ("time3", "time6") else "")
+        if name in choices.numeric or (cells.is_number(kind) and "dictionary" not in str(kind)):
+            return _number_column(name, values, decimal or ".", "", choices, target)
         if cells.is_text(kind):
             text = values.cast("string")
             if writing := cells.find_writing(text, decimal):
-                return _number_column(name, values, writing, writing.decimal, choices, target)
+                doubt = "; 1,234 and the like could be read otherwise (--decimal)" if writing.unsure else ""
+                how = f"text read as numbers with decimal {writing.decimal!r}{doubt}, "
+                return _number_column(name, values, writing.decimal, how, choices, target)
             if found := cells.time_format(text):
                 return _date_column(name, values, *found)
-    if not (cells.is_text(kind) or str(kind) == "bool" or cells.is_number(kind)):
+        if cells.yes_or_no(values.drop_null(), strict=True) is not None:
+            return _number_column(name, values, "yes or no", "", choices, target)
+    if not (cells.is_text(kind) or cells.is_number(kind) or str(kind) == "bool"):
         return Column(name, "left out", f"it holds values of type {kind}", values.null_count), []
-    codes, found_levels = cells.levels(values)
-    meaning = cells.flags(found_levels) if name not in choices.categorical else None
-    if meaning:
-        return _boolean_column(name, codes, found_levels, meaning)
-    return _category_column(name, codes, found_levels, target)
+    distinct = cells.distinct(values)
+    if name not in choices.keep + choices.categorical and _all_differ(distinct, len(values) - values.null_count):
+        why = "names or prose: nearly every row has its own"
+        return Column(name, "left out", why, values.null_count, distinct), []
+    return _category_column(name, *cells.levels(values), target)
 
 
 def _gaps(column: Column) -> Column:
@@ -372,40 +358,25 @@ def _gaps(column: Column) -> Column:
 
 
 def _number_column(
-    name: str, values: Any, writing: cells.Writing | None, decimal: str, choices: Choices, target: _Target
+    name: str, values: Any, decimal: str, how: str, choices: Choices, target: _Target
 ) -> tuple[Column, list[bytes]]:
-    x = cells.numbers(values, decimal)
+    is_flag = decimal == "yes or no"
+    x = cells.yes_or_no(values) if is_flag else cells.numbers(values, decimal)
     absent = np.isnan(x)
     missing, present = int(absent.sum()), x[~absent]
     if not present.size:
         return Column(name, "left out", "none of its values is a number", missing), []
-    distinct = np.unique(present)
-    median = float(np.median(present))
+    distinct, median = len(np.unique(present)), float(np.median(present))
     unit = float(np.median(np.abs(present - median)) or present.std() or 1.0) if name in choices.log else 0.0
-    becomes = "logarithm, scaled" if unit else "scaled"
-    if writing is not None:
-        becomes = f"text read as numbers with decimal {decimal!r}, {becomes}"
-        if writing.unsure:
-            becomes += f"; {values.drop_null()[0].as_py()!r} could be read otherwise: --decimal"
-    unread = missing - values.null_count
-    if unread:
+    becomes = how + ("1 and 0" if is_flag else "logarithm, scaled" if unit else "scaled")
+    if unread := missing - values.null_count:
         becomes += f"; {unread:,} cells that are no finite numbers taken as missing"
     settings = {"decimal": decimal, "median": median, "unit": unit}
-    column = _gaps(Column(name, "number", becomes, missing, len(distinct), settings, [name]))
+    column = Column(name, "boolean" if is_flag else "number", becomes, missing, distinct, settings, [name])
     keys = [_key(x)]
-    if len(distinct) == target.classes and not missing:
+    if distinct == target.classes and not missing:
         keys.append(_key(_by_appearance(x)))
-    return column, keys
-
-
-def _boolean_column(
-    name: str, codes: Codes, found: list[str], meaning: dict[str, float]
-) -> tuple[Column, list[bytes]]:
-    missing = int((codes < 0).sum())
-    present = np.array([meaning[level] for level in found])[codes[codes >= 0]]
-    settings = {"meaning": {k.lower(): v for k, v in meaning.items()}, "median": float(np.round(present.mean()))}
-    becomes = "1 and 0"
-    return _gaps(Column(name, "boolean", becomes, missing, len(found), settings, [name])), [_key(codes)]
+    return _gaps(column), keys
 
 
 def _category_column(name: str, codes: Codes, found: list[str], target: _Target) -> tuple[Column, list[bytes]]:
@@ -437,64 +408,51 @@ def _category_column(name: str, codes: Codes, found: list[str], target: _Target)
 def _date_column(name: str, values: Any, format: str, unsure: bool = False) -> tuple[Column, list[bytes]]:
     seconds = cells.numbers(cells.times(values, format))
     absent = np.isnan(seconds)
-    if absent.all():
-        return Column(name, "left out", "none of its values is a date", len(values)), []
-    median = float(np.median(seconds[~absent]))
     column = Column(name, "date", "", int(absent.sum()), len(np.unique(seconds[~absent])))
-    column.settings = {"format": format, "median": median, "parts": list(_CALENDAR), "gaps": False}
-    raw, parts, inputs, start = _date(values, column.settings), [], [f"{name} elapsed"], 1
-    for part, period in _CALENDAR.items():
-        width = 2 if period else 1
-        if np.ptp(raw[:, start], axis=0) > 1e-6 or np.ptp(raw[:, start + width - 1], axis=0) > 1e-6:
-            parts.append(part)
-            inputs += [f"{name} {part} {f}".strip() for f in (("sin", "cos") if period else ("",))]
-        start += width
-    column.settings["parts"], column.inputs = parts, inputs
-    column.becomes = ", ".join(["time passed", *(part.replace("_", " ") for part in parts)])
-    if format:
-        column.becomes += f" of text read as {format}"
-    if unsure:
-        column.becomes += "; day and month could be the other way round"
+    median = float(np.median(seconds[~absent]))
+    parts = ["hour"] if format == cells.OF_DAY else list(_CALENDAR)
+    column.settings = {"format": format, "median": median, "parts": parts, "gaps": False}
+    inputs = [
+        [f"{name} {part} {turn}" for turn in ("sin", "cos")] if _CALENDAR[part] else [f"{name} {part}"]
+        for part in parts
+    ]
+    # The parts that are the same in every row say nothing.
+    varies = np.ptp(_date(values, column.settings), axis=0) > 1e-6
+    stops = np.cumsum([1, *map(len, inputs)])
+    kept = [i for i in range(len(parts)) if varies[stops[i] : stops[i + 1]].any()]
+    column.settings["parts"] = [parts[i] for i in kept]
+    column.inputs = [f"{name} elapsed", *(name for i in kept for name in inputs[i])]
+    column.becomes = ", ".join(["time passed", *(parts[i].replace("_", " ") for i in kept)])
+    column.becomes += f" of text read as {format}" if format else ""
+    column.becomes += "; day and month could be the other way round" if unsure else ""
     return _gaps(column), [_key(seconds)]
 
 
-def _time_column(name: str, values: Any) -> tuple[Column, list[bytes]]:
-    seconds = cells.numbers(values)
-    absent = np.isnan(seconds)
-    settings = {"median": float(np.median(seconds[~absent]))}
-    column = Column(name, "time", "a point on the circle of the day", int(absent.sum()), len(np.unique(seconds)), settings)
-    column.inputs = [f"{name} sin", f"{name} cos"]
-    return _gaps(column), [_key(seconds)]
+def _all_differ(distinct: int, present: int) -> bool:
+    return present >= FEWEST and distinct >= NEARLY_ALL * present
 
 
-def _carries_nothing(column: Column, values: Any, target: _Target) -> str:
+def _carries_nothing(column: Column, values: Any) -> str:
     """Why the column cannot help; "" where it may."""
-    present = len(values) - column.missing
     if column.levels == 1 and not column.missing:
         return f"constant: {str(values[0].as_py())[:40]!r} in every row"
-    if present < FEWEST:
-        return ""
-    if column.kind == "number":
-        whole = "int" in str(values.type)
-        return "numbers the rows: all different" if whole and column.levels == present and _ID.search(column.name) else ""
-    if column.kind != "category":
-        return ""
-    if column.levels >= NEARLY_ALL * present:
-        return "names or prose: nearly every row has its own"
-    length = sum(map(len, column.settings["levels"])) / max(1, len(column.settings["levels"]))
-    if length > LONG and column.levels > present / 4:
-        return "prose"
+    present = len(values) - column.missing
+    numbered = column.kind == "number" and "int" in str(values.type) and _ID.search(column.name)
+    if numbered and column.levels == present >= FEWEST:
+        return "numbers the rows: all different"
     return ""
 
 
 def _remarks(column: Column, values: Any) -> list[str]:
     """What is new in the cells of a column, against the training rows."""
     remarks = []
-    if column.kind in ("number", "boolean", "date", "time"):
+    if column.kind != "category":
         fill = {**column.settings, "gaps": True}
         absent = int(_RAW[column.kind](values, fill)[:, -1].sum())
         if absent and not column.settings["gaps"]:
-            remarks.append(f"column {column.name}: {absent:,} rows without a value, which in training all had: the median")
+            remarks.append(
+                f"column {column.name}: {absent:,} rows without a value, which in training all had: the median"
+            )
         if unread := absent - values.null_count:
             remarks.append(f"column {column.name}: {unread:,} cells that are no {column.kind} taken as missing")
     elif (new := _codes(values, column.settings["levels"]) == len(column.settings["levels"])).any():
