@@ -137,7 +137,7 @@ def levels(column: Any) -> tuple[NDArray[np.int64], list[str]]:
         if (np.rint(values[whole]) == values[whole]).all():
             column = pa.array(np.where(whole, values, 0).astype(np.int64), mask=~whole)
     if pa.types.is_boolean(column.type):
-        column = pc.if_else(column, "true", "false")
+        column = pc.if_else(column, "True", "False")
     if not is_text(column.type):
         column = column.cast(pa.string())
     coded = column.dictionary_encode()

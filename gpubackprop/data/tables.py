@@ -237,7 +237,7 @@ def _opener(source: str | os.PathLike[str], stack: contextlib.ExitStack) -> Open
 
     def again() -> contextlib.AbstractContextManager[Any]:
         copy.seek(0)
-        return _decompressed("standard input", open(os.dup(copy.fileno()), "rb"))  # noqa: SIM115
+        return _decompressed("standard input", open(os.dup(copy.fileno()), "rb"))
 
     return again
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -176,7 +176,7 @@ class Encoder:
         import pyarrow as pa
 
         try:
-            columns = [Column(**column) for column in state["columns"]]
+            columns = [Column(*(entry[f.name] for f in fields(Column))) for entry in state["columns"]]
             for column in columns:
                 if column.inputs:
                     raw = _scaled(_RAW[column.kind](pa.array([None], pa.string()), column.settings), column.settings)
@@ -311,7 +311,7 @@ def _fit(table: Table, name: str, target: _Target, choices: Choices, seen: dict[
         with np.errstate(over="ignore", invalid="ignore"):
             mean, variance = raw.mean(axis=0), raw.var(axis=0)
             scale = np.where(is_constant(variance, mean, len(raw)), 1.0, np.sqrt(variance))
-        if not np.isfinite(scale).all():
+        if not np.isfinite(variance).all():
             raise DataError(f"column {name}: holds values too large to square; rescale or --drop it")
         if s.get("gaps"):
             mean[-1], scale[-1] = 0.0, 1.0
@@ -323,7 +323,9 @@ def _understood(
     name: str, values: Any, target: _Target, choices: Choices, decimal: str | None
 ) -> tuple[Column, list[bytes]]:
     """The column as what its cells are, not scaled yet, and its keys."""
-    kind, text = values.type, None
+    kind = values.type
+    if not (cells.is_text(kind) or cells.is_number(kind) or cells.is_time(kind) or str(kind) == "bool"):
+        return Column(name, "left out", f"it holds values of type {kind}", values.null_count), []
     if name not in choices.categorical:
         if cells.is_time(kind):
             return _date_column(name, values, cells.OF_DAY if str(kind)[:5] in ("time3", "time6") else "")
@@ -339,8 +341,6 @@ def _understood(
                 return _date_column(name, values, *found)
         if cells.yes_or_no(values.drop_null(), strict=True) is not None:
             return _number_column(name, values, "yes or no", "", choices, target)
-    if not (cells.is_text(kind) or cells.is_number(kind) or str(kind) == "bool"):
-        return Column(name, "left out", f"it holds values of type {kind}", values.null_count), []
     distinct = cells.distinct(values)
     if name not in choices.keep + choices.categorical and _all_differ(distinct, len(values) - values.null_count):
         why = "names or prose: nearly every row has its own"

@@ -47,7 +47,7 @@ def zstd(content: bytes) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-# -- text ----------------------------------------------------------------------------------------------------------------------
+# -- text ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_a_header_without_the_name_of_its_row_names(write) -> None:
 def test_comments(write) -> None:
     path = write("t.csv", "# made 2024, by hand\n# twice\n" + PLAIN.replace("-5", "# in between\n-5"))
     assert read_table(path, format=TextFormat(comment="#")).columns.to_pydict() == COLUMNS
-    with pytest.raises(DataError, match="begins with '# made 2024'.*--comment"):
+    with pytest.raises(DataError, match=r"begins with '# made 2024'.*--comment"):
         read_table(path)
 
 
@@ -313,7 +313,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
         read_table("-")
 
 
-# -- Parquet, Feather, data frames ------------------------------------------------------------------------------------------------
+# -- Parquet, Feather, data frames ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
@@ -391,7 +391,7 @@ def test_types_of_data_frames() -> None:
         table_from(pd.DataFrame({"a": []}))
 
 
-# -- the table ------------------------------------------------------------------------------------------------------------------------
+# -- the table -----------------------------------------------------------------------------------------------------
 
 
 def test_rows_are_chosen_without_copies() -> None:
