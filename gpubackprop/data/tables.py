@@ -142,7 +142,7 @@ def read_table(
         if size > limit:
             raise DataError(
                 f"{where}: takes more than {limit:,} bytes of memory as a table, and was not read further; "
-                "if it is what you want to read, raise max_bytes"
+                "if it is what you want to read, say max_bytes=NUMBER"
             )
 
     try:
@@ -169,7 +169,7 @@ def read_table(
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{where}: cannot be read to its end ({reason}); copy or download it again") from error
     except UnicodeError as error:
-        raise DataError(f"{where}: cannot be decoded ({error}); say which --encoding it has") from error
+        raise DataError(f"{where}: cannot be decoded ({error}); say encoding=NAME") from error
 
 
 def table_from(frame: Any, format: TextFormat | None = None) -> Table:
@@ -389,5 +389,6 @@ def _told(words: dict[str, Counter[str]]) -> list[str]:
         for word, count in counts.items():
             by_word.setdefault(word, []).append(f"{name} ({count:,} rows)")
     return [
-        f"{word!r} taken for a missing value in {listed(names)}; --na lists what is" for word, names in by_word.items()
+        f"{word!r} taken for a missing value in {listed(names)}; missing says what is"
+        for word, names in by_word.items()
     ]

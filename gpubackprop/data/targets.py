@@ -127,7 +127,7 @@ def read_target_columns(columns: Sequence[Any], task: str, where: str, decimal: 
     return _labels(codes, names)
 
 
-_QUESTION = "say --task classification for a class for each text, or --task regression for numbers"
+_QUESTION = "say task=classification for a class for each text, or task=regression for numbers"
 
 
 def _labels(codes: Array, names: Sequence[str]) -> Targets:
@@ -160,7 +160,7 @@ def _values(column: Any, task: str, where: str, decimal: str | None) -> tuple[Ar
         raise DataError(f"{where}: holds {writing.wrong_cell[:40]!r} among numbers; mend or remove it, or {_QUESTION}")
     if writing.unsure:
         raise DataError(
-            f"{where}: {column[0].as_py()!r} can be read with a decimal point or a decimal comma; say which: --decimal . or ,"
+            f"{where}: {column[0].as_py()!r} can be read with a decimal point or a decimal comma; say decimal=. or decimal=,"
         )
     values = _finite(cells.numbers(text, writing.decimal), column, where)
     example = str(column[0].as_py())

@@ -125,7 +125,7 @@ def find_layout(where: str, start: bytes, whole: bool, wanted: Sequence[str], as
         if not cells:
             raise DataError(f"{where}: has a header but no rows")
         if len(first) != width and first[0][:1] in ("#", "%", "/", ";", "!"):
-            raise DataError(f"{where}: begins with {first[0][:40]!r}: for lines that are comments, give --comment '#'")
+            raise DataError(f"{where}: begins with {first[0][:40]!r}: for lines that are comments, say comment='#'")
         if len(first) == width - 1:
             first = ["row", *first]
             notes.append("its header has one name less than its rows have cells: the first column is called row")

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from gpubackprop.data import cells
 from gpubackprop.data.standardize import is_constant
 from gpubackprop.data.tables import Table
+from gpubackprop.data.text_tables import listed
 from gpubackprop.errors import ArgumentError, CheckpointError, DataError
 
 Array = NDArray[Any]
@@ -77,7 +79,7 @@ class Choices:
         """The same with the table's own names; ArgumentError for one that it does not have."""
         try:
             found = {
-                option: names and tuple(table.find(name, f"--{option}") for name in names)
+                option: names and tuple(table.find(name, option) for name in names)
                 for option, names in vars(self).items()
                 if option != "scale"
             }
@@ -109,8 +111,8 @@ class Encoder:
 
     @property
     def text(self) -> list[str]:
-        """The columns that should be read as text, so that their levels are those of training."""
-        return [column.name for column in self.columns if column.kind in ("boolean", "category")]
+        """The columns that were read as text and have to be again, so that their levels are those of training."""
+        return [column.name for column in self.columns if column.settings.get("text")]
 
     @classmethod
     def fit(cls, table: Table, y: Array, classes: int = 0, choices: Choices | None = None) -> Encoder:
@@ -123,30 +125,31 @@ class Encoder:
         columns = [_fit(table, name, target, choices, seen) for name in table.names]
         if not any(column.inputs for column in columns):
             why = "; ".join(f"{column.name}: {column.becomes}" for column in columns[:8])
-            raise DataError(f"no column is left to predict from ({why}); --keep decides otherwise")
+            raise DataError(f"no column is left to predict from ({why}); say keep=NAME to use one")
         return cls(columns)
 
-    def transform(self, table: Table, dtype: DTypeLike = np.float32, told: list[str] | None = None) -> Array:
+    def transform(self, table: Table, dtype: DTypeLike = np.float32) -> Array:
         """The inputs (n, d), C-contiguous, for rows of a table with the columns of the training table, in any order.
 
-        told: receives what should be known of these rows: levels that training had not, values missing for the first time.
         Raises DataError for a column that is not there.
         """
         missing = [name for name in self.names if name not in table.names]
         if missing:
-            raise DataError(
-                f"the table lacks {', '.join(map(repr, missing[:8]))}, which the network was trained on; it has "
-                f"{', '.join(map(repr, table.names[:8]))}"
-            )
+            near = get_close_matches(missing[0], table.names, n=1, cutoff=0.5)
+            hint = f"there is {near[0]!r}" if near else f"it has {listed(table.names)}"
+            raise DataError(f"the table has no column {listed([*map(repr, missing)])}, which training had; {hint}")
         result = np.empty((len(table), len(self.inputs)), dtype)
         for column, place in self._places():
             values = table.column(column.name)
-            if told is not None:
-                told += _remarks(column, values)
             for row in range(0, len(table), _ROWS):
                 raw = _RAW[column.kind](values.slice(row, _ROWS), column.settings)
                 result[row : row + _ROWS, place] = _scaled(raw, column.settings)
         return result
+
+    def remarks(self, table: Table) -> list[str]:
+        """What should be known of later rows, a sentence each: levels that training had not, values missing for the first
+        time, cells that are no numbers or dates."""
+        return [remark for column, _ in self._places() for remark in _remarks(column, table.column(column.name))]
 
     def transform_training(self, table: Table, y: Array, classes: int = 0, dtype: DTypeLike = np.float32) -> Array:
         """The inputs for the training rows themselves: as `transform`, but a row's mean targets come from the four fifths of
@@ -185,6 +188,21 @@ class Encoder:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise CheckpointError(f"the description of the table's columns is damaged: {error!r}") from error
         return cls(columns)
+
+
+def described(columns: Sequence[Column], most: int = 60) -> list[str]:
+    """A table of columns and what becomes of them, a line each; of very many, the first and all that are left out."""
+    shown = [c for i, c in enumerate(columns) if i < most or c.kind == "left out"][: 2 * most]
+    rows = [("column", "kind", "missing", "levels", "becomes")]
+    rows += [(c.name, c.kind, f"{c.missing:,}", f"{c.levels:,}", c.becomes) for c in shown]
+    widths = [min(30, max(len(row[i]) for row in rows)) for i in range(4)]
+    lines = []
+    for name, kind, missing, levels, becomes in rows:
+        name = name if len(name) <= widths[0] else name[: widths[0] - 1] + "…"
+        lines.append(
+            f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {missing:>{widths[2]}}  {levels:>{widths[3]}}  {becomes}"
+        )
+    return lines + [f"... {len(columns) - len(shown):,} columns more"] * (len(shown) < len(columns))
 
 
 # -- the kinds: the cells of a column, and what was learnt of it -> raw inputs (n, width) ------------------------------------
@@ -306,13 +324,14 @@ def _fit(table: Table, name: str, target: _Target, choices: Choices, seen: dict[
         return Column(name, "left out", reason or column.becomes, column.missing, column.levels)
     seen |= dict.fromkeys(key[:1], name)
     s = column.settings
+    s["text"] = cells.is_text(values.type) and column.kind in ("boolean", "category")
     if choices.scale and (column.kind in ("number", "date") or "means" in s):
         raw = _RAW[column.kind](values, s)
         with np.errstate(over="ignore", invalid="ignore"):
             mean, variance = raw.mean(axis=0), raw.var(axis=0)
             scale = np.where(is_constant(variance, mean, len(raw)), 1.0, np.sqrt(variance))
         if not np.isfinite(variance).all():
-            raise DataError(f"column {name}: holds values too large to square; rescale or --drop it")
+            raise DataError(f"column {name}: holds values too large to square; rescale it, or say drop={name}")
         if s.get("gaps"):
             mean[-1], scale[-1] = 0.0, 1.0
         s |= {"mean": mean.tolist(), "scale": scale.tolist()}
@@ -334,7 +353,7 @@ def _understood(
         if cells.is_text(kind):
             text = values.cast("string")
             if writing := cells.find_writing(text, decimal):
-                doubt = "; 1,234 and the like could be read otherwise (--decimal)" if writing.unsure else ""
+                doubt = "; 1,234 and the like could be read otherwise (decimal)" if writing.unsure else ""
                 how = f"text read as numbers with decimal {writing.decimal!r}{doubt}, "
                 return _number_column(name, values, writing.decimal, how, choices, target)
             if found := cells.time_format(text):

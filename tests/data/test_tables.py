@@ -175,7 +175,7 @@ def test_missing_values(write) -> None:
     path = write("t.csv", "n,t\n" + "".join(f"{word},{word}\n" for word in words) + "1,x\n")
     table = read_table(path)
     assert table.columns["n"].to_pylist() == table.columns["t"].to_pylist()[:-1].__add__([1])
-    assert "'None' taken for a missing value in t (1 rows); --na lists what is" in table.notes
+    assert "'None' taken for a missing value in t (1 rows); missing says what is" in table.notes
     kept = read_table(path, format=TextFormat(missing=("",)))
     assert kept.columns["t"].to_pylist()[1:] == [*words[1:], "x"]
     assert kept.notes == ()
@@ -225,7 +225,7 @@ def test_a_header_without_the_name_of_its_row_names(write) -> None:
 def test_comments(write) -> None:
     path = write("t.csv", "# made 2024, by hand\n# twice\n" + PLAIN.replace("-5", "# in between\n-5"))
     assert read_table(path, format=TextFormat(comment="#")).columns.to_pydict() == COLUMNS
-    with pytest.raises(DataError, match=r"begins with '# made 2024'.*--comment"):
+    with pytest.raises(DataError, match=r"begins with '# made 2024'.*comment='#'"):
         read_table(path)
 
 
@@ -376,7 +376,7 @@ def test_text_of_data_frames_is_cleaned_as_that_of_files() -> None:
     ):
         table = table_from(frame)
         assert table.column("t").cast("string").to_pylist() == ["x", None, None, "y"]
-        assert table.notes == ("'NA' taken for a missing value in t (1 rows); --na lists what is",)
+        assert table.notes == ("'NA' taken for a missing value in t (1 rows); missing says what is",)
 
 
 def test_types_of_data_frames() -> None:
