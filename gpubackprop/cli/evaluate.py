@@ -39,6 +39,8 @@ def evaluate(
         print(json.dumps({**scores, "rows": len(rows.x)}))
         return
     console = Console()
+    for remark in model.remarks(rows.x):
+        say(console, remark)
     line = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
     say(console, f"{model.data['name']}, {rows.what}: {line}")
     if model.classes:

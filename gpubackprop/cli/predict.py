@@ -12,7 +12,6 @@ from rich.console import Console
 from typer import Argument, Option
 
 from gpubackprop.cli.display import say
-from gpubackprop.data.inputs import load_inputs
 from gpubackprop.errors import ArgumentError, DataError
 from gpubackprop.files.atomic import replacing
 from gpubackprop.pipeline.model import Array, Model, load_run
@@ -38,11 +37,15 @@ def predict(
     if path.exists() and not overwrite:
         raise DataError(f"out={out} exists; choose another name, or say overwrite=True to replace it")
     model = load_run(run, device)
-    answers = model.answers(load_inputs(data, model.features, folder=folder), batch_size)
+    console = Console()
+    rows = model.read(data, folder)
+    for line in model.remarks(rows):
+        say(console, line)
+    answers = model.answers(rows, batch_size)
     content = _csv(model, answers) if path.suffix == ".csv" else _npy(answers)
     with replacing(path) as file:
         file.write(content)
-    say(Console(), f"{len(answers):,} predictions in {out}")
+    say(console, f"{len(answers):,} predictions in {out}")
 
 
 def _csv(model: Model, answers: Array) -> bytes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -64,17 +66,22 @@ def load_npz(path: str | os.PathLike[str], task: str) -> Dataset:
     of proportion, or lacks an array.
     """
     path, size = regular_file(path)
+    with _archive(path) as archive:
+        members = _members(archive, path, size)
+        x_name, y_name = (_member(members, name, path) for name in ("x", "y"))
+        if ("x_test" in members) != ("y_test" in members):
+            raise DataError(f"{path}: holds only one of x_test and y_test; save both or neither")
+        names = [x_name, y_name] + (["x_test", "y_test"] if "x_test" in members else [])
+        read = [_read_member(archive, members[name], path) for name in names]
+    return assemble(path, dict(zip(("x", "y", "x_test", "y_test"), read, strict=False)), task)
+
+
+@contextlib.contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """An .npz archive; what goes wrong while it is read becomes DataError."""
     try:
         with zipfile.ZipFile(path) as archive:
-            members = _members(archive, path, size)
-            x_name, y_name = (_member(members, name, path) for name in ("x", "y"))
-            if ("x_test" in members) != ("y_test" in members):
-                raise DataError(f"{path}: holds only one of x_test and y_test; save both or neither")
-            names = [x_name, y_name] + (["x_test", "y_test"] if "x_test" in members else [])
-            read = []
-            for name in names:
-                with archive.open(members[name]) as stream:
-                    read.append(_read_npy(cast(BinaryIO, stream), members[name].file_size, f"{path}: array {name}"))
+            yield archive
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -87,7 +94,11 @@ def load_npz(path: str | os.PathLike[str], task: str) -> Dataset:
         raise DataError(
             f"{path}: not a whole .npz archive ({error}); write it again with numpy.savez(path, x=x, y=y)"
         ) from error
-    return assemble(path, dict(zip(("x", "y", "x_test", "y_test"), read, strict=False)), task)
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Array:
+    with archive.open(member) as stream:
+        return _read_npy(cast(BinaryIO, stream), member.file_size, f"{path}: array {member.filename[:-4]}")
 
 
 def load_npy(source: str, task: str) -> Dataset:
@@ -112,6 +123,18 @@ def load_npy(source: str, task: str) -> Dataset:
     return assemble(x_path, arrays, task)
 
 
+def load_x(source: str) -> Array:
+    """The inputs alone in an .npz archive (x_test if it has that) or in an .npy file."""
+    path, size = regular_file(source.split(",")[0].strip())
+    if path.suffix.lower() == ".npy":
+        with path.open("rb") as stream:
+            return features(_read_npy(stream, size, str(path)), str(path))
+    with _archive(path) as archive:
+        members = _members(archive, path, size)
+        name = "x_test" if "x_test" in members else _member(members, "x", path)
+        return features(_read_member(archive, members[name], path), f"{path}: {name}")
+
+
 def assemble(path: Path, arrays: dict[str, Array], task: str) -> Dataset:
     """The data set of arrays x and y, optionally x_test and y_test, once their numbers of rows and columns agree."""
     parts: dict[str, Array] = {}
@@ -123,15 +146,21 @@ def assemble(path: Path, arrays: dict[str, Array], task: str) -> Dataset:
                 raise DataError(
                     f"{path}: y has shape {y.shape} and x {x.shape}, expected y: ({len(x)},) or ({len(x)}, m)"
                 )
-    targets = read_targets(arrays["y"], task, f"{path}: y")
-    x_test, y_test = parts.get("x_test"), None
+    x_test = parts.get("x_test")
+    if x_test is not None and x_test.shape[1] != parts["x"].shape[1]:
+        raise DataError(f"{path}: x_test has {x_test.shape[1]} columns, x has {parts['x'].shape[1]}")
+    raw, rows = arrays["y"], len(arrays["y"])
     if x_test is not None:
-        if x_test.shape[1] != parts["x"].shape[1]:
-            raise DataError(f"{path}: x_test has {x_test.shape[1]} columns, x has {parts['x'].shape[1]}")
-        y_test = targets.encode(arrays["y_test"], f"{path}: y_test")
-    columns = 1 if targets.task == "classification" else targets.values.shape[1]
+        if arrays["y_test"].shape[1:] != raw.shape[1:]:
+            raise DataError(f"{path}: y_test has shape {arrays['y_test'].shape}, y has {raw.shape}")
+        raw = np.concatenate([raw, arrays["y_test"]])
+    targets = read_targets(raw, task, f"{path}: y")
+    y, y_test = targets.values[:rows], None if x_test is None else targets.values[rows:]
+    if targets.classes and len(unknown := np.setdiff1d(targets.values[rows:], y)):
+        raise DataError(f"{path}: y_test holds {targets.classes[unknown[0]]}, which no training row has")
+    columns = 1 if targets.classes else y.shape[1]
     names = ("y",) if columns == 1 else tuple(f"y{i}" for i in range(columns))
-    return Dataset(path.stem, parts["x"], targets.values, targets.task, targets.classes, (), x_test, y_test, names)
+    return Dataset(path.stem, parts["x"], y, targets.task, targets.classes, (), x_test, y_test, names)
 
 
 def _beside(x_path: Path) -> Path:

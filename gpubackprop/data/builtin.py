@@ -32,9 +32,8 @@ def load_scikit_learn(name: str) -> Dataset:
         y = np.asarray(bunch.target, dtype=np.float64).reshape(-1, 1)
         return Dataset(name, x, y, "regression", features=names, targets=(target,))
     classes = tuple(map(str, bunch.target_names))
-    return Dataset(
-        name, x, np.asarray(bunch.target, dtype=np.int64), "classification", classes, names, targets=(target,)
-    )
+    y = np.asarray(bunch.target, dtype=np.int64)
+    return Dataset(name, x, y, "classification", classes, names, targets=(target,), image=name == "digits")
 
 
 def xor() -> Dataset:

@@ -88,7 +88,7 @@ def load_images(name: str, folder: str | os.PathLike[str] | None, download: bool
     x_test, y_test = _pair(paths[2:], arrays[2:], len(known.classes))
     if x.shape[1] != x_test.shape[1]:
         raise DataError(f"{paths[2]}: images of {x_test.shape[1]} pixels, but {paths[0]} has images of {x.shape[1]}")
-    return Dataset(name, x, y, "classification", known.classes, (), x_test, y_test, (known.target,))
+    return Dataset(name, x, y, "classification", known.classes, (), x_test, y_test, (known.target,), image=True)
 
 
 def _pair(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -14,7 +15,7 @@ _BLOCK_ELEMENTS = 1 << 20
 
 
 class Standardizer:
-    """x -> (x - mean) / scale, where scale is the standard deviation (divisor n), 1 for a constant column.
+    """x -> (x - mean) / scale, where scale is the standard deviation (divisor n), 1 for a column that is constant to rounding.
 
     Fit it to the training rows only. per_feature=False takes one mean and one scale over all columns, as suits images,
     whose pixels share a unit. It serves inputs and regression targets alike; `inverse` brings outputs back to the
@@ -58,7 +59,7 @@ class Standardizer:
             raise ArgumentError(f"{where} holds NaN, infinity or values too large to square: remove or rescale them")
         self.width = width
         self.mean = mean
-        self.scale = np.where(scale > 0, scale, 1.0)
+        self.scale = np.where(is_constant(scale**2, mean, count), 1.0, scale)
         return self
 
     def _total(self, blocks: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -126,6 +127,15 @@ class Standardizer:
     def __repr__(self) -> str:
         fitted = f"fitted to {self.width} columns" if self.width else "not fitted"
         return f"Standardizer(per_feature={self.per_feature}): {fitted}"
+
+
+def is_constant(variance: Any, mean: Any, n: int) -> Any:
+    """Whether a variance of n values (divisor n) is no more than the error of computing it, elementwise.
+
+    The bound is that of scikit-learn's StandardScaler: n eps variance + (n mean eps)^2, after Chan, Golub and LeVeque.
+    """
+    eps = float(np.finfo(np.float64).eps)
+    return variance <= n * eps * variance + (n * mean * eps) ** 2
 
 
 def _check_real_matrix(x: Array) -> None:

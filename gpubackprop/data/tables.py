@@ -1,272 +1,394 @@
-"""Tables, .csv, .csv.gz and .parquet: named columns, of which some are the target and the rest are numbers."""
+"""Tables, from a file or another library's data frame, as Arrow columns: one reader to train, evaluate and predict from.
+
+Text (.csv, .tsv, .txt, .data), Parquet and Feather, alone or compressed with gzip, bzip2, xz, zstd or as a zip archive's one
+file. What a file is, its first bytes say, not its name. Needs pyarrow (extra "data").
+"""
 
 from __future__ import annotations
 
+import bz2
 import contextlib
-import csv
 import gzip
 import io
-import math
+import lzma
 import os
+import shutil
+import sys
+import tempfile
+import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
-from itertools import islice
-from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpubackprop.data.arrays import FLOAT32_MAX, features
-from gpubackprop.data.dataset import Dataset
-from gpubackprop.data.targets import read_targets
-from gpubackprop.errors import DataError, MissingExtraError
-from gpubackprop.files.regular import INFLATION_FLOOR, INFLATION_RATIO, check_inflation, regular_file
+from gpubackprop.data import cells
+from gpubackprop.data.text_tables import (
+    LONGEST_ROW,
+    NotUtf8Error,
+    TextFormat,
+    find_layout,
+    listed,
+    read_rows,
+    unique_names,
+    without_missing,
+)
+from gpubackprop.errors import ArgumentTypeError, DataError, MissingExtraError
+from gpubackprop.files.regular import regular_file
 
-Array = NDArray[np.generic]
-_BLOCK_ROWS = 4096
+SUFFIXES = (".csv", ".tsv", ".tab", ".data", ".txt", ".parquet", ".feather", ".arrow")
+COMPRESSED = ("", ".gz", ".bz2", ".xz", ".zst", ".zip")
+_START = 1 << 20
+_COLUMN_BYTES = 4096
+"""What a column takes beside its values, roughly."""
+
+Opener = Callable[[], contextlib.AbstractContextManager[Any]]
+Check = Callable[[int], None]
+"""Called with the bytes that a table takes so far; raises DataError where that is too much."""
 
 
-def load_csv(path: str | os.PathLike[str], target: str | None, task: str) -> Dataset:
-    """The data set in a text table whose first row names the columns; gzipped or not (told from its first bytes).
+class Table:
+    """Named columns of one length, of which rows are chosen without copying them.
 
-    UTF-8 with or without a byte-order mark; the separator is whichever of comma, semicolon and tab divides the first
-    row most often; fields may be quoted; blank lines are skipped. target: column name, or several with commas between.
-    Every other column is a feature and must hold finite numbers; targets may be text, for classification.
-
-    Raises DataError naming row and column for a cell that is empty, NaN, infinite or text where a number is needed,
-    rows of unequal length, a missing header, an unknown target, a file of another kind; rows count from 1 after the
-    header.
+    columns: a pyarrow.Table with unique names. rows: (n,) int64, which of its rows; None: all. notes: what the reader found
+    and decided, a sentence each. format: how the text of the source was taken.
     """
-    path, size = regular_file(path)
+
+    def __init__(
+        self,
+        columns: Any,
+        rows: NDArray[np.int64] | None = None,
+        notes: Sequence[str] = (),
+        format: TextFormat | None = None,
+    ) -> None:
+        self.columns, self.rows, self.notes, self.format = columns, rows, tuple(notes), format or TextFormat()
+
+    def __len__(self) -> int:
+        return self.columns.num_rows if self.rows is None else len(self.rows)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns."""
+        names: list[str] = self.columns.column_names
+        return names
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return len(self), self.columns.num_columns
+
+    def __getitem__(self, rows: Any) -> Table:
+        chosen = np.arange(self.columns.num_rows) if self.rows is None else self.rows
+        return Table(self.columns, chosen[rows], self.notes, self.format)
+
+    def column(self, name: str) -> Any:
+        """The values of a column, a pyarrow.Array of n."""
+        import pyarrow as pa
+
+        column = self.columns.column(name)
+        if self.rows is not None:
+            column = column.take(pa.array(self.rows))
+        return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+    def without(self, names: Iterable[str]) -> Table:
+        """The same rows without these columns."""
+        dropped = set(names)
+        kept = [name for name in self.names if name not in dropped]
+        return Table(self.columns.select(kept), self.rows, self.notes, self.format)
+
+    def find(self, name: str, where: str) -> str:
+        """The column that `name` means (see `find_name`); DataError where there is none."""
+        found = find_name(name, self.names)
+        if found is None:
+            near = get_close_matches(name, self.names, n=2, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"the columns are {listed(self.names)}"
+            raise DataError(f"{where}: has no column {name!r}; {hint}")
+        return found
+
+
+def find_name(name: str, names: Sequence[str]) -> str | None:
+    """The one of `names` that is meant: the same but for blanks around it, or by place: "#0" the first, "#-1" the last."""
+    if name in names:
+        return name
+    with contextlib.suppress(ValueError, IndexError):
+        if name.startswith("#"):
+            return names[int(name[1:])]
+    return next((known for known in names if known == name.strip()), None)
+
+
+def read_table(
+    source: str | os.PathLike[str],
+    *,
+    text: Sequence[str] = (),
+    format: TextFormat | None = None,
+    max_bytes: int | None = None,
+) -> Table:
+    """The table in a file, or in what comes from standard input ("-").
+
+    text: columns of a text table to keep as text: labels, which are no numbers, and known categories. format: how the text
+    is written, where that is known. max_bytes: the memory that the table may take, by default what the machine has.
+
+    Raises DataError for a file that is missing, damaged, larger than that, or no table, MissingExtraError without pyarrow.
+    """
+    pa = _pyarrow()
+    format, where = format or TextFormat(), "standard input" if os.fspath(source) == "-" else os.fspath(source)
+    limit = max_bytes or _memory()
+
+    def check(size: int) -> None:
+        if size > limit:
+            raise DataError(
+                f"{where}: takes more than {limit:,} bytes of memory as a table, and was not read further; "
+                "if it is what you want to read, say max_bytes=NUMBER"
+            )
+
     try:
-        with _open_text(path, size) as lines:
-            first = lines.readline()
-            separator = max(",;\t", key=lambda mark: len(next(csv.reader([first], delimiter=mark), [])))
-            lines.seek(0)
-            rows = csv.reader(lines, delimiter=separator, strict=True)
-            header = [name.strip() for name in next(rows, [])]
-            _check_header(path, header)
-            goals = find_targets(path, header, target)
-            inputs = [i for i in range(len(header)) if i not in goals]
-            blocks, cells = [], []
-            for start, block in _row_blocks(path, rows, len(header)):
-                blocks.append(_numbers(path, header, inputs, block, start))
-                cells += [[row[i].strip() for i in goals] for row in block]
-    except (csv.Error, UnicodeError) as error:
-        raise DataError(f"{path}: not a UTF-8 table ({error}); save it as CSV, UTF-8") from error
-    except (EOFError, zlib.error, OSError) as error:
-        raise DataError(f"{path}: cannot be read to its end ({error}); copy or download it again") from error
-    if not blocks:
-        raise DataError(f"{path}: has a header but no rows")
-    raw = [_target_column(path, header[i], [row[k] for row in cells], task) for k, i in enumerate(goals)]
-    return _assemble(path, header, goals, np.concatenate(blocks), raw, task)
+        with contextlib.ExitStack() as stack:
+            open_file = _opener(source, stack)
+            with open_file() as file:
+                start = _first_bytes(file)
+            if start[:4] == b"PAR1":
+                return _from_arrow(where, _parquet(open_file), format, check)
+            if start[:6] == b"ARROW1":
+                return _from_arrow(where, _feather(open_file), format, check)
+            return _from_text(where, start, open_file, text, format, check)
+    except DataError:
+        raise
+    except (
+        pa.ArrowException,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        OSError,
+        RuntimeError,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{where}: cannot be read to its end ({reason}); copy or download it again") from error
+    except UnicodeError as error:
+        raise DataError(f"{where}: cannot be decoded ({error}); say encoding=NAME") from error
 
 
-def load_parquet(path: str | os.PathLike[str], target: str | None, task: str) -> Dataset:
-    """The data set in a Parquet file; target and features as for `load_csv`. Needs pyarrow (extra "data").
+def table_from(frame: Any, format: TextFormat | None = None) -> Table:
+    """The table of a data frame: pandas, polars, pyarrow, a dictionary of columns, or anything with the Arrow PyCapsule
+    interface. A pandas index is no column.
 
-    Features are bool, integer, floating or decimal columns without nulls; a target may also be text or a dictionary of
-    text. Raises DataError naming the column for every other type, and the row for nulls, NaN and infinity.
+    Raises ArgumentTypeError for anything else, DataError for values that Arrow has no type for.
     """
-    path, size = regular_file(path)
+    pa = _pyarrow()
+    if isinstance(frame, Table):
+        return frame
+    try:
+        if isinstance(frame, dict):
+            table = pa.table(frame)
+        elif type(frame).__module__.split(".")[0] == "pandas" and hasattr(frame, "columns"):
+            table = pa.Table.from_pandas(frame.rename(columns=str), preserve_index=False)
+        elif hasattr(frame, "__arrow_c_stream__"):
+            table = pa.RecordBatchReader.from_stream(frame).read_all()
+        else:
+            raise ArgumentTypeError(
+                f"frame is a {type(frame).__name__}; expected a data frame of pandas, polars or pyarrow, a dictionary of "
+                "columns, or anything with __arrow_c_stream__"
+            )
+    except (pa.ArrowException, ValueError) as error:
+        raise DataError(f"the data frame cannot be read: {str(error).splitlines()[0]}") from error
+    parts = iter([table.slice(0, 0), *table.to_batches()])
+    return _from_arrow("the data frame", parts, format or TextFormat(), lambda size: None)
+
+
+def is_table(source: str) -> bool:
+    """Whether a source is named like a table: by its suffix, or "-" for standard input."""
+    lower = source.lower()
+    return source == "-" or any(lower.endswith(kind + packed) for kind in SUFFIXES for packed in COMPRESSED)
+
+
+def _pyarrow() -> Any:
     try:
         import pyarrow
-        import pyarrow.parquet
     except ImportError:
-        raise MissingExtraError("reading .parquet files", "data") from None
-    with path.open("rb") as file:
-        if file.read(4) != b"PAR1":
-            raise DataError(f"{path}: does not start with PAR1: not a Parquet file")
+        raise MissingExtraError("reading tables", "data") from None
+    return pyarrow
+
+
+def _memory() -> int:
+    """Bytes of memory that the machine has."""
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            header = list(file.schema_arrow.names)
-            goals = find_targets(path, header, target)
-            check_inflation(path, size, 8 * file.metadata.num_rows * len(header))
-            table = file.read()
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: not a whole Parquet file ({reason}); write or download it again") from error
-    if not table.num_rows:
-        raise DataError(f"{path}: has columns but no rows")
-    inputs = [i for i in range(len(header)) if i not in goals]
-    x = np.empty((table.num_rows, len(inputs)))
-    for k, i in enumerate(inputs):
-        x[:, k] = _parquet_column(path, header[i], table.column(i), text=False)
-    raw = [_parquet_column(path, header[i], table.column(i), text=True) for i in goals]
-    return _assemble(path, header, goals, x, raw, task)
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 16 << 30
 
 
-def find_targets(path: Path, header: list[str], target: str | None) -> list[int]:
-    """Positions of the target columns in a header with unique names, with features left over (otherwise DataError)."""
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise DataError(f"{path}: several columns are called {', '.join(repeated)}; give each its own name")
-    columns = _listed(header)
-    if target is None:
-        raise DataError(f"{path}: say which column to predict, target=NAME; the columns are {columns}")
-    names = [target] if target in header else [name.strip() for name in target.split(",")]
-    for name in names:
-        if name not in header:
-            near = get_close_matches(name, header, n=2, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"the columns are {columns}"
-            if any(_number(cell) is not None for cell in header):
-                hint += " (or has the file no header? the first row must name the columns)"
-            raise DataError(f"{path}: has no column {name!r}; {hint}")
-    if len(set(names)) < len(names):
-        raise DataError(f"{path}: target {target!r} names a column twice")
-    if len(names) == len(header):
-        raise DataError(f"{path}: every column is a target; at least one must be left to predict from")
-    return [header.index(name) for name in names]
+# -- opening --------------------------------------------------------------------------------------------------------
 
 
-def _assemble(path: Path, header: list[str], goals: list[int], x: Array, raw: list[Array], task: str) -> Dataset:
-    names = tuple(header[i] for i in goals)
-    where = f"{path}: column {', '.join(names)}"
-    if len(raw) > 1 and any(column.dtype.kind == "U" for column in raw):
-        raise DataError(f"{where}: several targets must all be numbers; choose one column for classification")
-    targets = read_targets(raw[0] if len(raw) == 1 else np.stack(raw, axis=1), task, where)
-    inputs = tuple(name for i, name in enumerate(header) if i not in goals)
-    return Dataset(
-        path.name.split(".")[0],
-        features(x, f"{path}: columns {_listed(list(inputs))}"),
-        targets.values,
-        targets.task,
-        targets.classes,
-        inputs,
-        targets=names,
-    )
+def _opener(source: str | os.PathLike[str], stack: contextlib.ExitStack) -> Opener:
+    """A function that opens the content of a source from its beginning, decompressed."""
+    if os.fspath(source) != "-":
+        path, _ = regular_file(source)
+        return lambda: _decompressed(str(path), path.open("rb"))
+    # Standard input goes by once; a table may have to be read twice.
+    copy = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
+    shutil.copyfileobj(sys.stdin.buffer, copy)
+    if not copy.tell():
+        raise DataError("standard input: is empty")
 
+    def again() -> contextlib.AbstractContextManager[Any]:
+        copy.seek(0)
+        return _decompressed("standard input", open(os.dup(copy.fileno()), "rb"))
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:10])}, ... {names[-1]} ({len(names)} in all)"
+    return again
 
 
 @contextlib.contextmanager
-def _open_text(path: Path, size: int) -> Iterator[IO[str]]:
-    with path.open("rb") as raw:
-        head = raw.read(4)
-        raw.seek(0)
-        if head[:2] == b"\x1f\x8b":
-            # nothing in a gzip file declares its size, so its text is inflated under a limit
-            limit = max(INFLATION_FLOOR, INFLATION_RATIO * size)
-            with gzip.GzipFile(fileobj=raw) as stream:
-                text = stream.read(limit + 1)
-            check_inflation(path, size, len(text))
-            yield io.TextIOWrapper(io.BytesIO(text), encoding="utf-8-sig", newline="")
-            return
-        if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise DataError(f"{path}: is UTF-16 text; save it as UTF-8")
-        if head == b"PAR1" or head[:4] == b"PK\x03\x04":
-            raise DataError(f"{path}: is {'Parquet' if head == b'PAR1' else 'a zip archive (a spreadsheet?)'}, not CSV")
-        yield io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
-
-
-def _check_header(path: Path, header: list[str]) -> None:
-    if not header:
-        raise DataError(f"{path}: the first line is blank; it must name the columns")
-    if "" in header:
-        raise DataError(
-            f"{path}: column {header.index('') + 1} has no name: name it, or remove it if it numbers the rows"
-        )
-    # 0,1,2,... are the names that a table made from a bare array gets
-    numbered = header == [str(i) for i in range(len(header))]
-    if not numbered and all(_number(name) is not None for name in header):
-        raise DataError(
-            f"{path}: the first row holds only numbers, so the header is absent; put one that names the columns on top"
-        )
-    if len(header) < 2:
-        raise DataError(
-            f"{path}: has the single column {header[0]!r}; expected features and a target, separated by commas"
-        )
-
-
-def _row_blocks(path: Path, rows: Iterator[list[str]], width: int) -> Iterator[tuple[int, list[list[str]]]]:
-    """Blocks of rows with the number of each block's first row; every row has `width` cells."""
-    start = 1
-    filled = (row for row in rows if row)
-    while block := list(islice(filled, _BLOCK_ROWS)):
-        for number, row in enumerate(block, start):
-            if len(row) != width:
+def _decompressed(where: str, file: BinaryIO) -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(file)
+        magic = file.read(6)
+        file.seek(0)
+        if magic[:2] == b"\x1f\x8b":
+            yield stack.enter_context(gzip.GzipFile(fileobj=file))
+        elif magic[:3] == b"BZh":
+            yield stack.enter_context(bz2.BZ2File(file))
+        elif magic == b"\xfd7zXZ\0":
+            yield stack.enter_context(lzma.LZMAFile(file))
+        elif magic[:4] == b"\x28\xb5\x2f\xfd":
+            yield stack.enter_context(_pyarrow().CompressedInputStream(file, "zstd"))
+        elif magic[:4] == b"PK\3\4":
+            archive = stack.enter_context(zipfile.ZipFile(file))
+            inside = [entry for entry in archive.infolist() if not entry.is_dir()]
+            if any(entry.filename.startswith("xl/") for entry in inside):
+                raise DataError(f"{where}: is an Excel workbook; save the sheet as CSV or Parquet")
+            if len(inside) != 1:
                 raise DataError(
-                    f"{path}: row {number} has {len(row)} cells, the header {width}; mend or remove the row"
+                    f"{where}: holds {listed([e.filename for e in inside])}; unpack it and name one of them"
                 )
-        yield start, block
-        start += len(block)
+            yield stack.enter_context(archive.open(inside[0]))
+        else:
+            yield file
 
 
-def _numbers(
-    path: Path, header: list[str], inputs: list[int], block: list[list[str]], start: int
-) -> NDArray[np.float64]:
-    """The block's feature cells; the quick conversion first, cell by cell only to name the one that is wrong."""
-    try:
-        x = np.array([[float(row[i]) for i in inputs] for row in block])
-        # float() reads 1_000, which is more likely an identifier
-        if (np.abs(x) <= FLOAT32_MAX).all() and not any("_" in "".join(row) for row in block):
-            return x
-    except ValueError:
-        x = np.empty((len(block), len(inputs)))
-    for r, row in enumerate(block):
-        for k, i in enumerate(inputs):
-            value = _number(row[i])
-            if value is None or not abs(value) <= FLOAT32_MAX:
-                what = "is empty" if not row[i].strip() else f"holds {row[i].strip()[:40]!r}"
-                raise DataError(
-                    f"{path}: row {start + r}, column {header[i]} {what}; expected a finite number: fill it in, encode "
-                    "the column as numbers, or remove it"
-                )
-            x[r, k] = value
-    return x
+def _first_bytes(file: Any) -> bytes:
+    """What decides how a file is read: its first megabyte, or more where rows are long."""
+    start = b""
+    while more := file.read(_START):
+        start += more
+        if start.count(b"\n") + start.count(b"\r") > 20 or len(start) > LONGEST_ROW:
+            break
+    return start
 
 
-def _number(text: str) -> float | None:
-    try:
-        return None if "_" in text else float(text)
-    except ValueError:
-        return None
+# -- the kinds of files -----------------------------------------------------------------------------------------------
 
 
-def _target_column(path: Path, name: str, cells: list[str], task: str) -> Array:
-    """Numbers if every cell is one, text if none is; a mixture is text only where classification is asked for."""
-    values = [_number(cell) for cell in cells]
-    numeric = [value for value in values if value is not None]
-    for row, (cell, value) in enumerate(zip(cells, values, strict=True), 1):
-        if not cell:
-            raise DataError(f"{path}: row {row}, column {name} is empty: a target cannot be missing; remove the row")
-        if value is not None and not math.isfinite(value):
-            raise DataError(f"{path}: row {row}, column {name} holds {cell!r}: no target to learn; remove the row")
-        if value is None and numeric and task != "classification":
-            raise DataError(
-                f"{path}: row {row}, column {name} holds {cell[:40]!r} among numbers; mend or remove it, or ask for "
-                "classification to take every value as a class"
-            )
-    return np.array(values) if len(numeric) == len(cells) else np.array(cells)
+def _from_text(
+    where: str, start: bytes, open_file: Opener, text: Sequence[str], format: TextFormat, check: Check
+) -> Table:
+    if not start.strip():
+        raise DataError(f"{where}: holds only blanks")
+    if start[:4] in (b"\xd0\xcf\x11\xe0", b"\x89HDF", b"FEA1", b"SQLi"):
+        raise DataError(f"{where}: is a file of another kind; save the table as CSV or Parquet")
+    while True:
+        layout = find_layout(where, start, len(start) < _START, text, format)
+        check(_COLUMN_BYTES * len(layout.names))
+        as_text = {found for name in text if (found := find_name(name, layout.names)) is not None}
+        try:
+            columns, words = read_rows(where, open_file, layout, as_text, format.missing, check)
+        except NotUtf8Error:
+            format = replace(format, encoding="latin-1")
+            continue
+        if format.decimal is None and layout.separator == ",":
+            # A decimal comma would need quotes around every number: 1,234 is a thousand.
+            format = replace(format, decimal=".")
+        return Table(columns, None, [*layout.notes, *_told(words)], format)
 
 
-def _parquet_column(path: Path, name: str, column: Any, *, text: bool) -> Array:
-    import pyarrow
+def _parquet(open_file: Opener) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet
 
-    kind = column.type.value_type if pyarrow.types.is_dictionary(column.type) else column.type
-    numeric = (
-        pyarrow.types.is_boolean(kind)
-        or pyarrow.types.is_integer(kind)
-        or pyarrow.types.is_floating(kind)
-        or pyarrow.types.is_decimal(kind)
-    )
-    if not numeric and not (text and (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))):
-        raise DataError(f"{path}: column {name} is of type {kind} ({column[0]}); encode it as numbers or remove it")
-    if column.null_count:
-        row = column.is_null().to_pylist().index(True) + 1
-        raise DataError(f"{path}: row {row}, column {name} is null; fill it in or remove the row")
-    column = column.cast(kind)
-    if not numeric:
-        return np.array(column.to_pylist(), dtype=str)
-    if pyarrow.types.is_decimal(kind):
-        column = column.cast(pyarrow.float64())
-    values: Array = column.to_numpy()
-    usable = np.abs(values.astype(np.float64, copy=False)) <= FLOAT32_MAX
-    if not usable.all():
-        row = int(np.argmin(usable))
-        raise DataError(f"{path}: row {row + 1}, column {name} holds {values[row]}; expected a finite number")
-    return values
+    with open_file() as file:
+        content = file if isinstance(file, io.BufferedReader) else io.BytesIO(file.read())
+        schema = pa.parquet.read_schema(content)
+        # Text as codes and a dictionary: a page of one long text, repeated, must not be written out.
+        coded = [
+            field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+        ]
+        content.seek(0)
+        with pa.parquet.ParquetFile(content, read_dictionary=coded) as parquet:
+            yield pa.table([pa.array([], field.type) for field in parquet.schema_arrow], schema=parquet.schema_arrow)
+            yield from parquet.iter_batches(batch_size=1 << 16)
+
+
+def _feather(open_file: Opener) -> Iterator[Any]:
+    import pyarrow as pa
+
+    with open_file() as file:
+        content = file if isinstance(file, io.BufferedReader) else io.BytesIO(file.read())
+        with pa.ipc.open_file(content) as reader:
+            yield pa.table([pa.array([], field.type) for field in reader.schema], schema=reader.schema)
+            yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
+
+
+def _from_arrow(where: str, parts: Iterator[Any], format: TextFormat, check: Check) -> Table:
+    """One table of parts that have one schema, in which text is cleaned as that of a text table is."""
+    import pyarrow as pa
+
+    head = next(parts)
+    check(_COLUMN_BYTES * head.num_columns)
+    batches, size = [], 0
+    for batch in parts:
+        batches.append(batch)
+        size += batch.nbytes
+        check(size)
+    table = pa.Table.from_batches(batches, head.schema).unify_dictionaries()
+    notes: list[str] = []
+    index = [
+        name for name in (head.schema.pandas_metadata or {}).get("index_columns", []) if name in table.column_names
+    ]
+    if index:
+        notes.append(f"{listed(index)}: the index of a data frame, and no column")
+    table = table.drop_columns(index) if index else table
+    if not table.num_rows or not table.num_columns:
+        raise DataError(f"{where}: has {'columns but no rows' if table.num_columns else 'no columns'}")
+    names = unique_names([str(name).strip() for name in table.column_names], notes)
+    columns, words = [], {}
+    for name, column in zip(names, table.columns, strict=True):
+        if cells.is_text(column.type) and not _is_clean(column, format.missing):
+            column, words[name] = without_missing(_as_text(column), format.missing)
+        columns.append(column)
+    return Table(pa.table(columns, names=names), None, [*notes, *_told(words)], format)
+
+
+def _is_clean(column: Any, missing: Sequence[str]) -> bool:
+    """Whether text is in levels that hold no missing value and no blanks around them, and are of Arrow's plain type."""
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(column.type) or not pa.types.is_string(column.type.value_type):
+        return False
+    levels = column.chunk(0).dictionary.to_pylist() if column.num_chunks else []
+    return not any(level is None or level != level.strip() or level in missing for level in levels)
+
+
+def _as_text(column: Any) -> Any:
+    """A text column without levels."""
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(column.type):
+        return column.cast(pa.large_string())
+    chunks = [chunk.dictionary.cast(pa.large_string()).take(chunk.indices) for chunk in column.chunks]
+    return pa.chunked_array(chunks, pa.large_string())
+
+
+def _told(words: dict[str, Counter[str]]) -> list[str]:
+    """What must be said of words for missing values in columns of text, where they may have meant something else."""
+    by_word: dict[str, list[str]] = {}
+    for name, counts in words.items():
+        for word, count in counts.items():
+            by_word.setdefault(word, []).append(f"{name} ({count:,} rows)")
+    return [
+        f"{word!r} taken for a missing value in {listed(names)}; missing says what is"
+        for word, names in by_word.items()
+    ]

@@ -9,32 +9,36 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.data import Dataset, Standardizer, load
-from gpubackprop.data.inputs import load_inputs
+from gpubackprop.data import NAMES, Dataset, Standardizer, Table, TextFormat, cells, load, load_rows
+from gpubackprop.data.tables import is_table, table_from
+from gpubackprop.data.text_tables import listed
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError
 from gpubackprop.files.checkpoint import load_checkpoint, save
-from gpubackprop.metrics import mean_absolute_error, r2
+from gpubackprop.metrics import label_accuracy, mean_absolute_error, r2
 from gpubackprop.network.network import Network
 from gpubackprop.optimizers import Optimizer
+from gpubackprop.pipeline.encoder import Encoder
 from gpubackprop.pipeline.preparation import Part, divide, encode, fingerprint
 from gpubackprop.training import evaluate
 
 Array = np.ndarray
 Rows = Any
-"""Raw rows: something that NumPy makes a (n, d) array of real numbers of, a `Dataset`, or the name or file of one."""
+"""Rows as they come: the name or file of a data set, a `Dataset`, a `Table`, a data frame, or what NumPy makes a (n, d) array
+of real numbers of."""
 
 
 @dataclass
 class Model:
     """A network that takes raw rows and gives answers in the terms of the data that it was trained on.
 
-    inputs and targets: standardisations of x and of regression targets (None: as they are). data: what the training data
-    were: "source", "target", "task", "folder", "name", "classes", "features", "targets", "sha256", and how they were divided:
-    "test", "validation", "seed".
+    inputs: how raw rows become inputs: the encoder of a table's columns, or the standardisation of an array (None: as it is).
+    targets: the standardisation of regression targets (None: as they are). data: what the training data were: "source",
+    "target", "task", "folder", "weight", "group", "format", "name", "classes", "features", "targets", "sha256", and how they
+    were divided: "test", "validation", "seed".
     """
 
     network: Network
-    inputs: Standardizer | None
+    inputs: Encoder | Standardizer | None
     targets: Standardizer | None
     data: dict[str, Any]
 
@@ -42,7 +46,7 @@ class Model:
 
     @property
     def classes(self) -> list[str]:
-        """The names of the classes, in the order of the columns of `predict_proba`; empty for regression."""
+        """The names of the classes, in the order of the columns of `predict_proba`; empty for other tasks."""
         names: list[str] = self.data["classes"]
         return names
 
@@ -53,21 +57,26 @@ class Model:
         return names
 
     def predict(self, rows: Rows, batch_size: int | None = None) -> Array:
-        """For each raw row the name of its class, (n,) text, or its values (n, m), float64, in the unit of the targets.
+        """For each raw row the name of its class, (n,) text, or its values (n, m), float64, in the unit of the targets; for
+        several labels a row, 0 or 1 for each (n, m).
 
         Raises DataError for rows that lack columns, and what `load` raises for a name or a file.
         """
-        answers = self.answers(self._raw(rows), batch_size)
-        return np.array(self.classes)[answers.argmax(axis=1)] if self.classes else answers
+        answers = self.answers(self.read(rows), batch_size)
+        if self.classes:
+            named: Array = np.array(self.classes)[answers.argmax(axis=1)]
+            return named
+        return (answers >= 0.5).astype(np.float64) if self.data["task"] == "multilabel" else answers
 
     def predict_proba(self, rows: Rows, batch_size: int | None = None) -> Array:
-        """For each raw row the probability of each class (n, k); under an error loss, the network's scores of the classes.
+        """For each raw row the probability of each class (n, k), or of each label (n, m); under an error loss, the network's
+        scores of the classes.
 
         Raises ArgumentError for a regression, and what `predict` raises.
         """
-        if not self.classes:
+        if self.data["task"] == "regression":
             raise ArgumentError("predict_proba is for classes, and this network predicts values: call predict")
-        return self.answers(self._raw(rows), batch_size)
+        return self.answers(self.read(rows), batch_size)
 
     def score(self, rows: Rows, y: Any = None, batch_size: int | None = None) -> dict[str, float]:
         """{"accuracy", "loss"}, or {"r2", "mean_absolute_error" (in the unit of the targets), "loss"}, of raw rows.
@@ -76,49 +85,95 @@ class Model:
         which has its own. Raises DataError for classes that the network does not know, and what `predict` raises.
         """
         if y is not None:
-            return self.scores(self._raw(rows), self._target(y), batch_size)
+            return self.scores(self.read(rows), self._target(y), batch_size)
         if isinstance(rows, (str, os.PathLike)):
-            rows = load(rows, target=self.data["target"] if is_table(rows) else None, task=self.data["task"])
+            rows = self.load_data(os.fspath(rows))
         if not isinstance(rows, Dataset):
             raise ArgumentTypeError("y is missing: only a data set, a name or a file has targets of its own")
         return self.scores(*self.match(rows), batch_size)
 
     # -- what the command asks ------------------------------------------------------------------------------------------
 
-    def prepare(self, x: Array) -> Array:
-        """Raw rows (n, d) as the network's inputs. Raises DataError for another number of columns."""
+    def prepare(self, x: Array | Table) -> Array:
+        """Raw rows as the network's inputs (n, d).
+
+        Raises DataError for another number of columns, and for a table without those of training.
+        """
+        if isinstance(self.inputs, Encoder):
+            return self.inputs.transform(self._table(x), self.network.dtype)
+        if isinstance(x, Table):
+            x = self._numbers(x)
         if x.shape[1] != self.network.widths[0]:
             raise DataError(
                 f"the data have {x.shape[1]} columns, and the network was trained on {self.network.widths[0]}"
             )
         return x if self.inputs is None else self.inputs.transform(x, self.network.dtype)
 
+    def remarks(self, x: Array | Table) -> list[str]:
+        """What should be known of raw rows: columns, levels and missing values that training had not, a sentence each."""
+        if not isinstance(self.inputs, Encoder):
+            return []
+        table = self._table(x)
+        unused = [name for name in table.names if name not in {*self.features, *self.data["targets"]}]
+        new = [f"not used, since training had no such columns: {listed(unused)}"] if unused else []
+        return [*new, *table.notes, *self.inputs.remarks(table)]
+
+    def _table(self, x: Array | Table) -> Table:
+        """Rows as a table: an array's columns are taken for those of the training table, in their order."""
+        if isinstance(x, Table):
+            return x
+        if x.shape[1] != len(self.features):
+            raise DataError(f"the data have {x.shape[1]} columns, and the network was trained on {len(self.features)}")
+        return table_from(dict(zip(self.features, x.T, strict=True)))
+
+    def prepare_training(self, part: Part) -> Array:
+        """The inputs of the training rows (n, d), which must not be told their own targets."""
+        if isinstance(self.inputs, Encoder) and isinstance(part.x, Table):
+            return self.inputs.transform_training(part.x, part.y, len(self.classes), self.network.dtype)
+        return self.prepare(part.x)
+
+    def _numbers(self, table: Table) -> Array:
+        """The columns that a network on arrays was trained on, as numbers (n, d); DataError where some are not there."""
+        names = [table.find(name, "the table") for name in self.features] or table.names
+        x = np.stack([cells.numbers(table.column(name)) for name in names], axis=1)
+        if np.isnan(x).any():
+            column = int(np.argmax(np.isnan(x).any(axis=0)))
+            row = int(np.argmax(np.isnan(x[:, column])))
+            raise DataError(
+                f"row {row + 1}, column {names[column]} holds no number, and the network was trained on numbers"
+            )
+        return x
+
     def prepare_targets(self, y: Array) -> Array:
         """Raw targets, labels (n,) or values (n, m), as the network's loss takes them."""
         return encode(y, self.network.widths[-1], self.network.loss_function, self.targets, self.network.dtype)
 
-    def answers(self, x: Array, batch_size: int | None = None) -> Array:
-        """For raw rows (n, d): a score for each class (n, k), probabilities under a cross-entropy, or values (n, m) in
-        the unit of the targets."""
+    def answers(self, x: Array | Table, batch_size: int | None = None) -> Array:
+        """For raw rows: a score for each class (n, k), probabilities under a cross-entropy, the probability of each label
+        (n, m), or values (n, m) in the unit of the targets."""
         out = self.network.predict(self.prepare(x), batch_size)
         if not self.classes:
             return out if self.targets is None else self.targets.inverse(out)
         return np.hstack([1 - out, out]) if out.shape[1] == 1 else out
 
-    def scores(self, x: Array, y: Array, batch_size: int | None = None) -> dict[str, float]:
-        """`score` of raw rows (n, d) and raw targets, labels (n,) or values (n, m)."""
+    def scores(self, x: Array | Table, y: Array, batch_size: int | None = None) -> dict[str, float]:
+        """`score` of raw rows and raw targets, labels (n,) or values (n, m)."""
         loss = evaluate(self.network, self.prepare(x), self.prepare_targets(y), batch_size)["loss"]
         answers = self.answers(x, batch_size)
         if self.classes:
             return {"accuracy": float(np.mean(answers.argmax(axis=1) == y)), "loss": loss}
+        if self.data["task"] == "multilabel":
+            return {"accuracy": label_accuracy(answers, y), "loss": loss}
         return {"r2": r2(answers, y), "mean_absolute_error": mean_absolute_error(answers, y), "loss": loss}
 
-    def match(self, data: Dataset) -> tuple[Array, Array]:
-        """x and y of other data with the columns and labels that the network knows; x_test and y_test where there are
-        such. Raises DataError for missing columns, classes never seen, and another number of targets."""
+    def match(self, data: Dataset) -> tuple[Array | Table, Array]:
+        """x and y of other data with the labels that the network knows; x_test and y_test where there are such.
+
+        Raises DataError for missing columns, classes never seen, and another number of targets.
+        """
         x, y = (data.x, data.y) if data.x_test is None or data.y_test is None else (data.x_test, data.y_test)
         wanted = self.features
-        if wanted and data.features and list(data.features) != wanted:
+        if not isinstance(x, Table) and wanted and data.features and list(data.features) != wanted:
             missing = [name for name in wanted if name not in data.features]
             if missing or len(data.features) != len(wanted):
                 raise DataError(
@@ -144,13 +199,12 @@ class Model:
         the training data have changed.
         """
         known = self.data
-        if data is None and known["source"] is None:
-            raise DataError("the network was trained on arrays, not on a file: name the data to evaluate on")
+        if data is None and known["source"] in (None, "-"):
+            where = "arrays, not on a file" if known["source"] is None else "standard input"
+            raise DataError(f"the network was trained on {where}: name the data to evaluate on")
         if data is None:
-            loaded = load(known["source"], target=known["target"], task=known["task"], folder=folder or known["folder"])
-        else:
-            goal = target or (known["target"] if is_table(data) else None)
-            loaded = load(data, target=goal, task=known["task"], folder=folder)
+            folder = folder or known["folder"]
+        loaded = self.load_data(data or known["source"], target=target, folder=folder, same=data is None)
         if fingerprint(loaded) == known["sha256"]:
             return divide(loaded, test=known["test"], validation=known["validation"], seed=known["seed"]).test
         if data is None:
@@ -161,17 +215,43 @@ class Model:
         x, y = self.match(loaded)
         return Part(x, y, f"{len(x):,} rows of {data}")
 
-    def _raw(self, rows: Rows) -> Array:
+    def load_data(
+        self, source: str, *, target: str | None = None, folder: str | None = None, same: bool = False
+    ) -> Dataset:
+        """A data set to score the network on, its columns read as in training; target: None: as in training.
+
+        same: it is what the network was trained on. Raises what `load` raises.
+        """
+        known = self.data
+        if source in NAMES or not is_table(source):
+            return load(source, target=target, task=known["task"], folder=folder)
+        text = self.inputs.text if isinstance(self.inputs, Encoder) else []
+        # Weights and groups matter for the training data alone: they say which rows were held out.
+        columns = {name: known[name] for name in ("weight", "group") if same}
+        goal = target or known["target"] or ",".join(known["targets"])
+        return load(source, target=goal, task=known["task"], text=text, format=self._format(), **columns)
+
+    def read(self, rows: Rows, folder: str | None = None) -> Array | Table:
+        """Raw rows from whatever they come in, without their targets. Raises ArgumentTypeError for what holds no rows."""
         if isinstance(rows, (str, os.PathLike)):
-            return np.asarray(load_inputs(os.fspath(rows), self.features))
+            text = self.inputs.text if isinstance(self.inputs, Encoder) else []
+            found: Array | Table = load_rows(os.fspath(rows), text=text, format=self._format(), folder=folder)
+            return found
         if isinstance(rows, Dataset):
             return rows.x
+        if isinstance(rows, (Table, dict)) or hasattr(rows, "__arrow_c_stream__"):
+            return table_from(rows, self._format())
         x = np.asarray(rows)
         if x.ndim != 2 or x.dtype.kind not in "fiub":
             raise ArgumentTypeError(
                 f"rows must be numbers of shape (n, {self.network.widths[0]}); got {x.dtype} {x.shape}"
             )
         return x
+
+    def _format(self) -> TextFormat:
+        """How text tables are read: what was said of the training data, but for what differs from file to file."""
+        known = self.data.get("format") or {}
+        return TextFormat(**{k: known[k] for k in ("missing", "decimal", "comment") if known.get(k)})
 
     def _target(self, y: Any) -> Array:
         raw = np.asarray(y)
@@ -193,7 +273,7 @@ class Model:
         found: dict[str, Any] = {"data": self.data}
         for name, scale in (("inputs", self.inputs), ("targets", self.targets)):
             if scale is not None:
-                found |= {f"{name}.{key}": array for key, array in scale.state().items()}
+                found |= {f"{name}.{key}": value for key, value in scale.state().items()}
         return found
 
     def save(self, path: Path, optimizer: Optimizer | None) -> None:
@@ -217,11 +297,12 @@ class Model:
     @classmethod
     def built(cls, network: Network, extra: dict[str, Any]) -> Model:
         """The model of a network and what `extra` gave. Raises CheckpointError where that is something else."""
-        scales = []
+        found: list[Any] = []
         for name in ("inputs.", "targets."):
             state = {k[len(name) :]: v for k, v in extra.items() if k.startswith(name)}
-            scales.append(Standardizer.from_state(state) if state else None)
-        return cls(network, scales[0], scales[1], extra["data"])
+            kind = Encoder if "columns" in state else Standardizer
+            found.append(kind.from_state(state) if state else None)
+        return cls(network, found[0], found[1], extra["data"])
 
 
 def load_run(path: str | os.PathLike[str], device: str = "auto") -> Model:
@@ -230,8 +311,3 @@ def load_run(path: str | os.PathLike[str], device: str = "auto") -> Model:
     Raises CheckpointError where there is none, or one that is damaged, DeviceError for a device that is not there.
     """
     return Model.load(Path(path), device)
-
-
-def is_table(source: str | os.PathLike[str]) -> bool:
-    """Whether a file has named columns, one of which is the target."""
-    return os.fspath(source).lower().endswith((".csv", ".csv.gz", ".parquet"))

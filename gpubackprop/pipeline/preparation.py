@@ -1,15 +1,17 @@
-"""From a data set to what a network is trained on: parts, standardised inputs, encoded targets."""
+"""From a data set to what a network is trained on: parts, inputs, encoded targets."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from gpubackprop.data import Dataset, Standardizer, split
-from gpubackprop.data.dataset import Task
+from gpubackprop.data import Dataset, Standardizer, Table, cells, split
+from gpubackprop.data.targets import Task
+from gpubackprop.data.text_tables import listed
 from gpubackprop.errors import ArgumentError
 from gpubackprop.losses import Loss
 
@@ -21,11 +23,13 @@ _TENTHS = np.arange(1, 10) / 10
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows of a data set as they came, and in words which ones. x (n, d), y (n,) labels or (n, m) values."""
+    """Some rows of a data set as they came, and in words which ones. x: a `Table` or (n, d); y: (n,) labels or (n, m) values;
+    weights: (n,) what each row counts, or None."""
 
-    x: Array
+    x: Array | Table
     y: Array
     what: str
+    weights: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -54,46 +58,102 @@ def divide(data: Dataset, *, test: float, validation: float, seed: int) -> Parts
     if data.x_test is not None and data.y_test is not None:
         judged = Part(data.x_test, data.y_test, f"the official test part, {len(data.x_test):,} rows")
     elif len(rows) >= FEWEST and test > 0:
-        rows, held = split(len(rows), test, seed=seed, labels=_strata(data, rows))
+        rows, held = _split(data, rows, test, seed)
+        how = "at random" if data.groups is None else "in whole groups"
         whole = f"{len(rows):,} rows"
-        judged = Part(data.x[held], data.y[held], f"{len(held):,} of {len(data.x):,} rows, held out at random")
+        judged = _part(data, held, f"{len(held):,} of {len(data.x):,} rows, held out {how}")
     watched: Part | None = None
     if len(rows) >= FEWEST and validation > 0:
-        kept, held = split(len(rows), validation, seed=seed, labels=_strata(data, rows))
-        watched = Part(data.x[rows[held]], data.y[rows[held]], f"{len(held):,} rows")
-        rows, whole = rows[kept], f"{len(kept):,} rows"
+        rows, held = _split(data, rows, validation, seed)
+        watched, whole = _part(data, held, f"{len(held):,} rows"), f"{len(rows):,} rows"
+    train = _part(data, rows, whole)
+    itself = replace(train, what=f"the {len(rows):,} training rows themselves: none were held out")
+    return Parts(train, watched, judged or itself)
+
+
+def _split(data: Dataset, rows: Array, share: float, seed: int) -> tuple[Array, Array]:
+    groups = None if data.groups is None else data.groups[rows]
+    kept, held = split(len(rows), share, seed=seed, labels=_strata(data, rows), groups=groups)
+    return rows[kept], rows[held]
+
+
+def _part(data: Dataset, rows: Array, what: str) -> Part:
     # A view where nothing was taken out: image sets are large.
-    x, y = (data.x, data.y) if len(rows) == len(data.x) else (data.x[rows], data.y[rows])
-    train = Part(x, y, whole)
-    return Parts(train, watched, judged or Part(x, y, f"the {len(x):,} training rows themselves: none were held out"))
+    chosen: Any = slice(None) if len(rows) == len(data.x) else rows
+    return Part(data.x[chosen], data.y[chosen], what, None if data.weights is None else data.weights[chosen])
 
 
 def _strata(data: Dataset, rows: Array) -> Array:
     y: Array = data.y[rows]
+    if data.task == "multilabel":
+        return np.unique(y, axis=0, return_inverse=True)[1].reshape(-1)
     return y if data.task == "classification" else np.searchsorted(np.quantile(y[:, 0], _TENTHS), y[:, 0])
 
 
 def fingerprint(data: Dataset) -> str:
-    """SHA-256 of all arrays of a data set: whether the held-out rows are still those that were held out."""
+    """SHA-256 of all values of a data set: whether the held-out rows are still those that were held out."""
     digest = hashlib.sha256()
-    for array in (data.x, data.y, data.x_test, data.y_test):
+    for array in (*_arrays(data.x), data.y, data.x_test, data.y_test, data.groups):
         if array is not None:
             digest.update(f"{array.dtype.str} {array.shape} ".encode())
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
-def fit_inputs(x: Array) -> Standardizer:
-    """The standardisation of training inputs (n, d): a mean and a scale for each column, or one for all that share a unit.
+def _arrays(x: Array | Table) -> Iterator[Array]:
+    """The values of rows, as arrays that do not depend on how Arrow lays them out."""
+    if not isinstance(x, Table):
+        yield x
+        return
+    for name in x.names:
+        column = x.column(name)
+        yield np.frombuffer(name.encode(), np.uint8)
+        if cells.is_text(column.type):
+            codes, names = cells.levels(column)
+            yield from (codes, np.frombuffer("\0".join(names).encode(), np.uint8))
+        else:
+            yield cells.numbers(column)
 
-    Columns share a unit, as pixels do, where all hold whole numbers from 0 on and at least half of them reach the
-    largest: a scale for each would blow up the pixels that are nearly always dark.
+
+def baseline(data: Dataset, part: Part) -> dict[str, Any]:
+    """What the targets of the training rows are, and the scores of always giving one answer, by which to judge others.
+
+    {"classes": {name: rows}, "accuracy"}, {"labels": {name: rows}, "accuracy"} for several labels a row, or {"values": {name:
+    {"mean", "least", "most", "mean_absolute_error"}}}: the mean is the answer then, and R^2 is 0.
     """
-    largest = x.max(axis=0)
-    shared = x.dtype == np.uint8 or (
-        x.min() >= 0 and np.median(largest) == largest.max() and bool((x == np.rint(x)).all())
-    )
-    return Standardizer(per_feature=not shared).fit(x)
+    if data.classes:
+        counts = np.bincount(part.y, minlength=len(data.classes))
+        named = {name: int(count) for name, count in zip(data.classes, counts, strict=True)}
+        return {"classes": named, "accuracy": float(counts.max() / counts.sum())}
+    names = data.targets or tuple(f"y{i}" for i in range(part.y.shape[1]))
+    if data.task == "multilabel":
+        share = part.y.mean(axis=0)
+        named = {name: int(count) for name, count in zip(names, part.y.sum(axis=0), strict=True)}
+        return {"labels": named, "accuracy": float(np.maximum(share, 1 - share).mean())}
+    return {
+        "values": {
+            name: {
+                "mean": float(y.mean()),
+                "least": float(y.min()),
+                "most": float(y.max()),
+                "mean_absolute_error": float(np.abs(y - y.mean()).mean()),
+            }
+            for name, y in zip(names, part.y.T, strict=True)
+        }
+    }
+
+
+def told(found: dict[str, Any]) -> list[str]:
+    """A `baseline` in words, a line for each target."""
+    if "values" in found:
+        return [
+            f"{name}: {v['least']:g} to {v['most']:g}; always its mean, {v['mean']:g}: r2 0, mean_absolute_error "
+            f"{v['mean_absolute_error']:.4g}"
+            for name, v in found["values"].items()
+        ]
+    kind = "classes" if "classes" in found else "labels"
+    counts = listed([f"{name} {count:,}" for name, count in found[kind].items()], 20)
+    return [f"{kind}: {counts}; always the most frequent: accuracy {found['accuracy']:.4f}"]
 
 
 def outputs_for(task: Task, classes: int, targets: int, loss: Loss) -> int:
@@ -105,11 +165,15 @@ def outputs_for(task: Task, classes: int, targets: int, loss: Loss) -> int:
                 "error, or say task=classification"
             )
         return targets
+    if task == "multilabel":
+        if loss.output != "sigmoid":
+            raise ArgumentError(f"loss={loss.name} cannot learn several labels a row: take binary_cross_entropy")
+        return targets
     return 1 if loss.output == "sigmoid" and classes == 2 else classes
 
 
 def encode(y: Array, outputs: int, loss: Loss, scale: Standardizer | None, dtype: Any) -> Array:
-    """Targets as the loss takes them: labels (n,), 0/1 (n, 1), one-hot (n, k), or values (n, m), standardised."""
+    """Targets as the loss takes them: labels (n,), 0/1 (n, m), one-hot (n, k), or values (n, m), standardised."""
     if y.ndim == 2:
         values: Array = y.astype(dtype) if scale is None else scale.transform(y, dtype)
         return values

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ import numpy as np
 
 from gpubackprop import __version__
 from gpubackprop.backend.cpu.blas_info import blas_name, blas_threads
-from gpubackprop.data import NAMES, Dataset, Standardizer, load
-from gpubackprop.errors import ArgumentError, ArgumentTypeError, MissingExtraError, unknown_name
+from gpubackprop.data import NAMES, Dataset, Standardizer, Table, TextFormat, load
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, DataError, MissingExtraError, unknown_name
 from gpubackprop.losses import get_loss
+from gpubackprop.pipeline.encoder import Choices, Encoder, described
 from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.pictures import draw
-from gpubackprop.pipeline.preparation import Part, Parts, divide, fingerprint, fit_inputs, outputs_for
+from gpubackprop.pipeline.preparation import Part, Parts, baseline, divide, fingerprint, outputs_for, told
 from gpubackprop.pipeline.run_folder import RunFolder
 from gpubackprop.pipeline.settings import Settings
 from gpubackprop.training import Callback, History, Trainer, evaluate
@@ -61,6 +62,11 @@ def train_run(
     target: str | None = None,
     task: str = "auto",
     folder: str | os.PathLike[str] | None = None,
+    weight: str | None = None,
+    group: str | None = None,
+    format: TextFormat | None = None,
+    columns: Choices | None = None,
+    max_bytes: int | None = None,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     callbacks: Sequence[Callback] = (),
@@ -69,7 +75,8 @@ def train_run(
 ) -> Run:
     """Train a network on the data; leave its weights, settings, history and curves in a run folder.
 
-    data: a data set, or its name or file; target, task and folder: as for `load`. out: the run folder, by default
+    data: a data set, or its name or file; target, task, folder, weight, group, format and max_bytes: as for `load`. columns:
+    what to do with which columns of a table, where it shall not be what suits them. out: the run folder, by default
     runs/<name>-1, runs/<name>-2, ...; overwrite: replace a run that is there. callbacks listen to the training; say is
     called with each line for people to read. settings: fields of `pipeline.settings.Settings`, such as epochs=20,
     layers=[512, 256], learning_rate=1e-3, device="cpu"; the others become what suits the data.
@@ -83,10 +90,19 @@ def train_run(
         if name not in known:
             raise unknown_name("setting", name, known)
     say = say or _nothing
+    columns = columns or Choices()
     if isinstance(data, Dataset):
         loaded, source = data, None
     elif isinstance(data, (str, os.PathLike)):
-        loaded, source = load(data, target=target, task=task, folder=folder), _lasting(os.fspath(data))
+        read: dict[str, Any] = {
+            "weight": weight,
+            "group": group,
+            "format": format,
+            "max_bytes": max_bytes,
+            "text": columns.categorical,
+        }
+        loaded = load(data, target=target, task=task, folder=folder, **read)
+        source = _lasting(os.fspath(data))
     else:
         raise ArgumentTypeError(f"data must be a Dataset, a name or a path; got {type(data).__name__}")
     chosen = Settings(**settings).completed(loaded)
@@ -96,10 +112,17 @@ def train_run(
         "target": target,
         "task": loaded.task,
         "folder": None if folder is None else _lasting(os.fspath(folder)),
+        "weight": weight,
+        "group": group,
+        "format": None if format is None else {**asdict(format), "missing": list(format.missing)},
     }
-    model = prepare(loaded, parts.train, chosen, origin)
+    for note in loaded.notes:
+        say(note)
+    model = prepare(loaded, parts.train, chosen, origin, columns)
     trainer = Trainer(model.network, chosen.make_optimizer(len(parts.train.x)))
     run = RunFolder.create(None if out is None else os.fspath(out), loaded.name, overwrite)
+    encoder, always = model.inputs, baseline(loaded, parts.train)
+    table = described(encoder.columns) if isinstance(encoder, Encoder) else []
     about = {
         "command": shlex.join(sys.argv),
         "settings": asdict(chosen),
@@ -109,6 +132,12 @@ def train_run(
             "validation": parts.validation and parts.validation.what,
             "test": parts.test.what,
         },
+        "baseline": always,
+        "notes": list(loaded.notes),
+        "columns": [
+            {k: getattr(column, k) for k in ("name", "kind", "missing", "levels", "becomes")}
+            for column in (encoder.columns if isinstance(encoder, Encoder) else ())
+        ],
         "versions": {
             "gpubackprop": __version__,
             "numpy": np.__version__,
@@ -117,7 +146,8 @@ def train_run(
         },
     }
     run.write_settings(about)
-    say(f"{loaded!r}\n{model.network!r}\n{trainer.optimizer!r}")
+    for line in (*table, *told(always), repr(loaded), repr(model.network), repr(trainer.optimizer)):
+        say(line)
     say(f"training on {parts.train.what}, batches of {chosen.batch_size}; test: {parts.test.what}")
     interrupted = False
     try:
@@ -151,11 +181,27 @@ def train_run(
     return done
 
 
-def prepare(data: Dataset, part: Part, settings: Settings, origin: dict[str, Any]) -> Model:
-    """A model for the data, with its standardisations fitted to the training part, not trained yet."""
+def prepare(
+    data: Dataset, part: Part, settings: Settings, origin: dict[str, Any], columns: Choices | None = None
+) -> Model:
+    """A model for the data, with its inputs and targets fitted to the training part, not trained yet.
+
+    Raises DataError where the training part has a single class, or no column that could help.
+    """
     loss = get_loss(settings.loss or "cross_entropy")
-    targets = 1 if data.task == "classification" else data.y.shape[1]
-    net = settings.network(data.x.shape[1], outputs_for(data.task, len(data.classes), targets, loss))
+    if data.classes and len(np.unique(part.y)) < 2:
+        raise DataError(
+            f"{data.name}: every row holds {data.classes[part.y[0]]!r}: with one class there is nothing to learn"
+        )
+    inputs: Encoder | Standardizer | None = None
+    width = data.x.shape[1]
+    if isinstance(part.x, Table):
+        choices = replace(columns or Choices(), scale=settings.standardize)
+        inputs = Encoder.fit(part.x, part.y, len(data.classes), choices)
+        width = len(inputs.inputs)
+    elif settings.standardize:
+        inputs = Standardizer(per_feature=not data.image).fit(part.x)
+    net = settings.network(width, outputs_for(data.task, len(data.classes), len(data.targets) or data.y[:1].size, loss))
     description = {
         **origin,
         "name": data.name,
@@ -165,14 +211,13 @@ def prepare(data: Dataset, part: Part, settings: Settings, origin: dict[str, Any
         "sha256": fingerprint(data),
         **{k: getattr(settings, k) for k in ("test", "validation", "seed")},
     }
-    inputs = fit_inputs(part.x) if settings.standardize else None
     scale = Standardizer().fit(part.y) if settings.standardize and data.task == "regression" else None
     return Model(net, inputs, scale, description)
 
 
 def fit(trainer: Trainer, model: Model, parts: Parts, settings: Settings, callbacks: list[Callback]) -> History:
     """Train the model on the training part, watching the validation part if there is one."""
-    x, y = model.prepare(parts.train.x), model.prepare_targets(parts.train.y)
+    x, y = model.prepare_training(parts.train), model.prepare_targets(parts.train.y)
     v = parts.validation
     watched = None if v is None else (model.prepare(v.x), model.prepare_targets(v.y))
     trainer.callbacks[:] = callbacks if watched else [_TrainingScore(x[:1000], y[:1000]), *callbacks]

@@ -50,7 +50,7 @@ class Settings:
         """Values for all that was left open, from the number of rows, the task and the optimizer."""
         name, regression, few = self.optimizer.lower(), data.task == "regression", len(data.x) < FEW
         chosen: dict[str, Any] = {
-            "loss": "mean_squared_error" if regression else "cross_entropy",
+            "loss": _LOSSES[data.task],
             "layers": "128,128" if regression else "256,128",
             "dropout": 0.0 if not few else 0.3 if regression else 0.2,
             "learning_rate": (3e-3 if few else 2e-3) if name == "adamw" else _LEARNING_RATES.get(name),
@@ -118,5 +118,10 @@ class Settings:
         return get_optimizer(name, **{k: v for k, v in options.items() if v is not None})
 
 
+_LOSSES = {
+    "classification": "cross_entropy",
+    "regression": "mean_squared_error",
+    "multilabel": "binary_cross_entropy",
+}
 _LEARNING_RATES = {"sgd": 0.05}
 """Where the optimizer's own default is not a good one."""

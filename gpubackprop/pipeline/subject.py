@@ -27,10 +27,7 @@ def subject(
     path = Path(data)
     if path.suffix == ".safetensors" or (path.is_dir() and (path / "model.safetensors").exists()):
         model = Model.load(path, settings.device)
-        source = model.data
-        loaded = load(
-            source["source"], target=target or source["target"], task=source["task"], folder=folder or source["folder"]
-        )
+        loaded = model.load_data(model.data["source"], target=target, folder=folder or model.data["folder"], same=True)
         x, y = model.match(replace(loaded, x_test=None, y_test=None))
     else:
         loaded = load(data, target=target, task=task, folder=folder)

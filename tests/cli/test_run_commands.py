@@ -149,7 +149,7 @@ def test_predict_says_which_column_is_missing(table, tmp_path):
     folder, _, _ = table
     (tmp_path / "rows.csv").write_text("a,bb\n1,2\n")
     line = refused("predict", folder / "run", tmp_path / "rows.csv", "--out", tmp_path / "p.csv")
-    assert "no column 'b' (there is 'bb')" in line
+    assert "no column 'b', which training had; there is 'bb'" in line
 
 
 def test_a_damaged_model_is_refused(iris, tmp_path):

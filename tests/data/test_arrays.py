@@ -40,7 +40,7 @@ def test_official_test_part_gets_the_same_labels(tmp_path: Path) -> None:
     data = load(path)
     assert data.classes == ("-1", "1")
     assert data.y_test.tolist() == [1, 1, 0]
-    with pytest.raises(DataError, match="row 1 holds 7"):
+    with pytest.raises(DataError, match="y_test holds 7, which no training row has"):
         load(saved(tmp_path / "b.npz", x=X, y=np.array([-1, 1] * 6), x_test=X[:2], y_test=np.array([1, 7])))
     with pytest.raises(DataError, match="only one of x_test and y_test"):
         load(saved(tmp_path / "c.npz", x=X, y=Y, x_test=X))
@@ -121,7 +121,6 @@ class Bomb:
         (np.zeros((12, 0)), r"y has shape \(12, 0\)"),
         (np.float64(3), r"y has shape \(\)"),
         (np.where(Y == 1, np.nan, Y), "row 1 holds NaN"),
-        (np.ones(12, int), "every row holds '1'"),
     ],
 )
 def test_unusable_y(tmp_path: Path, y: np.ndarray, message: str) -> None:

@@ -21,11 +21,11 @@ def test_unknown_name_lists_all() -> None:
 
 
 def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("text")
+    (tmp_path / "notes.doc").write_text("text")
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "table.csv").write_text("")
     for path, message in (
-        (tmp_path / "notes.txt", "not a kind of file"),
+        (tmp_path / "notes.doc", "not a kind of file"),
         (tmp_path, "is a folder"),
         (tmp_path / "folder.csv", "is a folder"),
         (tmp_path / "tables.csv", "no such file; did you mean table.csv"),

@@ -69,3 +69,20 @@ def test_other_bad_arguments() -> None:
         split(4, 0.5, seed=0, labels=[0, 1, 2, 3])
     with pytest.raises(ArgumentError, match="bring more rows"):
         split(0, 0.5, seed=0)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_groups_stay_together(seed: int) -> None:
+    groups = np.random.default_rng(seed).choice(["a", "b", "c", "d", "e", "f", "g"], 200)
+    kept, held = split(200, 0.3, seed=seed, groups=groups)
+    assert not {*groups[kept]} & {*groups[held]}
+    assert sorted([*kept, *held]) == list(range(200))
+    assert abs(len(held) - 60) <= 20
+    assert split(200, 0.3, seed=seed, groups=groups)[1].tolist() == held.tolist()
+
+
+def test_groups_that_cannot_be_parted() -> None:
+    with pytest.raises(ArgumentError, match="no group of rows is small enough"):
+        split(10, 0.3, seed=0, groups=np.zeros(10))
+    with pytest.raises(ArgumentError, match=r"groups has shape \(9,\)"):
+        split(10, 0.3, seed=0, groups=np.zeros(9))

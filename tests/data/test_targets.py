@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import datetime
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from gpubackprop.data.targets import read_targets
+from gpubackprop.data.targets import read_target_columns, read_targets
 from gpubackprop.errors import ArgumentError, DataError
 
 N = 3000
@@ -22,7 +25,8 @@ N = 3000
         (np.arange(N) % 2 + 0.5, "regression"),
         (np.array([3, 1, 2]), "regression"),
         (np.eye(4)[np.arange(N) % 4], "classification"),
-        (np.ones((N, 2)), "regression"),
+        (np.ones((N, 2)), "multilabel"),
+        (np.full((N, 2), 2), "regression"),
         (np.arange(N)[:, None] % 3, "classification"),
     ],
 )
@@ -56,8 +60,8 @@ def test_task_overrides() -> None:
         (np.array(["a", "b"]), "regression", "holds text"),
         (np.array([1.0, 2.5]), "classification", "holds 2.5, which is no class"),
         (np.ones((4, 2)), "classification", "not one-hot"),
-        (np.zeros(4), "auto", "one class"),
-        (np.array(["a", "a"]), "auto", "one class"),
+        (np.zeros((4, 2)) + 0.5, "multilabel", "columns of 0 and 1"),
+        (np.array(["a", "b"]), "multilabel", "columns of 0 and 1"),
         (np.array([0.5, np.nan]), "auto", "row 1 holds NaN"),
         (np.array([0.5, np.inf]), "regression", "row 1 holds NaN or infinity"),
     ],
@@ -72,11 +76,91 @@ def test_unknown_task() -> None:
         read_targets(np.arange(4), "regresion", "y")
 
 
-def test_encode() -> None:
-    targets = read_targets(np.array([5, 9, 5, 9]), "auto", "y")
-    assert targets.encode(np.array([9.0, 5.0]), "t").tolist() == [1, 0]
-    for bad in (np.array([5, 6]), np.array([10]), np.array([5.5]), np.array([np.nan])):
-        with pytest.raises(DataError, match="row"):
-            targets.encode(bad, "t")
-    with pytest.raises(DataError, match=r"expected \(n, 1\)"):
-        read_targets(np.array([0.5, 1.5]), "auto", "y").encode(np.ones((3, 2)), "t")
+# -- columns of tables ---------------------------------------------------------------------------------------------
+
+
+def column(*values: object, times: int = 1) -> pa.Array:
+    return pa.array(list(values) * times)
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        (("b", "a"), ("a", "b")),
+        (("10", "9", "1"), ("1", "9", "10")),
+        (("1E2", "2E2", "1E3"), ("1E2", "2E2", "1E3")),
+        (("9007199254740992", "9007199254740993"), ("9007199254740992", "9007199254740993")),
+        ((True, False), ("False", "True")),
+        ((3, 1), ("1", "3")),
+        ((3.0, 1.0), ("1", "3")),
+        (("0", "unknown", "none"), ("0", "none", "unknown")),
+    ],
+)
+def test_classes_of_a_column(values: tuple[object, ...], classes: tuple[str, ...]) -> None:
+    targets = read_target_columns([column(*values, times=10)], "auto", "y")
+    assert targets.classes == classes
+    names = [str(int(v)) if isinstance(v, float) else str(v) for v in values]
+    assert [targets.classes[k] for k in targets.values[: len(values)]] == names
+
+
+@pytest.mark.parametrize(
+    ("values", "numbers", "note"),
+    [
+        (("1.5", "2"), (1.5, 2), False),
+        (("$117,800", "$1,000"), (117800, 1000), True),
+        (("1,5", "160,0"), (1.5, 160), True),
+        (("41%", "3.5%"), (41, 3.5), True),
+        (("1.234,5", "7"), (1234.5, 7), True),
+        ((1.5, 2.5), (1.5, 2.5), False),
+    ],
+)
+def test_numbers_of_a_column(values: tuple[object, ...], numbers: tuple[float, ...], note: bool) -> None:
+    targets = read_target_columns([column(*values, times=10)], "auto", "y")
+    assert targets.task == "regression"
+    assert targets.values[: len(values), 0].tolist() == list(numbers)
+    assert bool(targets.notes) == note
+
+
+def test_thousands_or_decimals_is_asked() -> None:
+    values = column("200,000", "100,000", times=10)
+    with pytest.raises(DataError, match=r"decimal=\."):
+        read_target_columns([values], "auto", "y")
+    assert read_target_columns([values], "auto", "y", ".").values[0, 0] == 200_000
+    assert read_target_columns([values], "auto", "y", ",").values[0, 0] == 200
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (column("1E2", "100", "200", times=10), "'1E2' and '100' are one number written in two ways"),
+        (column(*["1.5"] * 19, "abc"), "'abc' among numbers"),
+        (column("1", "2", "3", "x", times=10), "'x' among numbers"),
+        (column("2024-01-09", "2024-01-10", times=50), "holds dates"),
+        (column(datetime.date(2024, 1, 9), times=50), "holds dates"),
+        (column(*(f"name {i}" for i in range(50))), "50 different texts in 50 rows"),
+    ],
+)
+def test_what_is_asked(values: pa.Array, message: str) -> None:
+    with pytest.raises(DataError, match=rf"{message}.*task=classification"):
+        read_target_columns([values], "auto", "y")
+    if "datetime" not in str(values[0]) and "date" not in str(values.type):
+        assert read_target_columns([values], "classification", "y").task == "classification"
+
+
+def test_several_columns() -> None:
+    x, y = column("1,5", "2,5", "3"), column(1, 2, 3)
+    assert read_target_columns([x, y], "auto", "y").values.tolist() == [[1.5, 1], [2.5, 2], [3, 3]]
+    flags = [column("yes", "no", "yes"), column("1", "1", "0")]
+    assert read_target_columns(flags, "multilabel", "y").values.tolist() == [[1, 1], [0, 1], [1, 0]]
+    assert read_target_columns([column(1, 0, 1), column(1, 0, 0)], "auto", "y").task == "multilabel"
+    with pytest.raises(DataError, match="holds text"):
+        read_target_columns([column("a", "b"), y], "auto", "y")
+
+
+def test_regression_on_text_is_refused() -> None:
+    with pytest.raises(DataError, match="holds text"):
+        read_target_columns([column("a", "b")], "regression", "y")
+    with pytest.raises(DataError, match="no classes"):
+        read_target_columns([column("14.23", "13.2")], "classification", "y")
+    with pytest.raises(DataError, match="row 2 holds inf"):
+        read_target_columns([column(1.0, np.inf)], "auto", "y")

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from gpubackprop.data import Dataset, Standardizer
+from gpubackprop.data.tables import table_from
 from gpubackprop.errors import ArgumentError
 from gpubackprop.losses import get_loss
-from gpubackprop.pipeline.preparation import divide, encode, fingerprint, fit_inputs, outputs_for
+from gpubackprop.pipeline.preparation import baseline, divide, encode, fingerprint, outputs_for, told
 
 
 def dataset(n: int, task: str = "classification", official: bool = False) -> Dataset:
@@ -70,17 +73,39 @@ def test_the_fingerprint_sees_every_array() -> None:
     assert fingerprint(data) != first
 
 
-def test_columns_with_one_unit_share_their_scale() -> None:
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 17, (50, 6)).astype(np.float32)
-    pixels[0] = 16
-    pixels[:, 5] = 0
-    pixels[1, 5] = 1
-    assert not fit_inputs(pixels).per_feature
-    assert not fit_inputs(pixels.astype(np.uint8)).per_feature
-    assert fit_inputs(pixels + 0.5).per_feature
-    assert fit_inputs(pixels - 1).per_feature
-    assert fit_inputs(pixels * [1, 2, 3, 4, 5, 6]).per_feature
+def test_groups_and_weights_go_with_their_rows() -> None:
+    data = replace(dataset(100), groups=np.arange(100) // 10, weights=np.arange(100) * 2.0)
+    parts = divide(data, test=0.3, validation=0.25, seed=3)
+    assert parts.validation is not None
+    seen = [set(part.x[:, 0] // 10) for part in (parts.train, parts.validation, parts.test)]
+    assert sum(map(len, seen)) == 10
+    assert len(parts.test.x) == 30
+    for part in (parts.train, parts.validation, parts.test):
+        np.testing.assert_array_equal(part.weights, part.x[:, 0] * 2)
+
+
+def test_a_table_is_divided_as_an_array_is() -> None:
+    data = dataset(100)
+    table = replace(data, x=table_from({"number": data.x[:, 0]}))
+    a, b = (divide(d, test=0.2, validation=0.25, seed=1) for d in (data, table))
+    for one, other in ((a.train, b.train), (a.validation, b.validation), (a.test, b.test)):
+        np.testing.assert_array_equal(one.x[:, 0], other.x.column("number"))
+        np.testing.assert_array_equal(one.y, other.y)
+    assert fingerprint(table) == fingerprint(replace(data, x=table_from({"number": data.x[:, 0].astype(float)})))
+    assert fingerprint(table) != fingerprint(replace(data, x=table_from({"number": data.x[:, 0] + 1})))
+
+
+def test_the_baseline() -> None:
+    data = dataset(10)
+    found = baseline(data, divide(data, test=0, validation=0, seed=0).train)
+    assert found == {"classes": {"a": 5, "b": 5}, "accuracy": 0.5}
+    assert told(found) == ["classes: a 5, b 5; always the most frequent: accuracy 0.5000"]
+    data = dataset(3, "regression")
+    found = baseline(data, divide(data, test=0, validation=0, seed=0).train)
+    assert found["values"]["y0"] == {"mean": 5 / 3, "least": 0, "most": 4, "mean_absolute_error": pytest.approx(14 / 9)}
+    several = Dataset("s", data.x, np.array([[1, 0], [1, 1], [0, 0.0]]), "multilabel", targets=("p", "q"))
+    found = baseline(several, divide(several, test=0, validation=0, seed=0).train)
+    assert found == {"labels": {"p": 2, "q": 1}, "accuracy": pytest.approx(2 / 3)}
 
 
 @pytest.mark.parametrize(
@@ -107,3 +132,9 @@ def test_regression_targets_are_standardised() -> None:
     assert encode(y, 1, loss, None, np.float64).tolist() == [[1], [3]]
     with pytest.raises(ArgumentError, match="task=classification"):
         outputs_for("regression", 0, 1, get_loss("cross_entropy"))
+
+
+def test_several_labels_a_row_need_a_sigmoid() -> None:
+    assert outputs_for("multilabel", 0, 3, get_loss("binary_cross_entropy")) == 3
+    with pytest.raises(ArgumentError, match="several labels"):
+        outputs_for("multilabel", 0, 3, get_loss("cross_entropy"))

@@ -1,0 +1,205 @@
+"""What the cells of a table's column mean: numbers, also as people write them, yes or no, points in time, levels of text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+# $ before or after, per cent after, and between thousands a comma, a point, an apostrophe or a blank.
+_BEFORE, _AFTER = r"^[-+−]?\s?[$€£¥₹]?\s?[-+−]?", r"\s?[%‰$€£¥₹]?$"
+_NUMBER = {
+    mark: _BEFORE
+    + rf"([1-9]\d{{0,2}}([{other}'’\x{{00A0}}\x{{202F}} ]\d{{3}})+(\{mark}\d*)?|\d+(\{mark}\d*)?|\{mark}\d+)"
+    r"([eE][-+]?\d+)?" + _AFTER
+    for mark, other in ((".", ","), (",", "."))
+}
+_TIMES = (
+    *("%Y-%m-%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y%m%d", "%m/%d/%y", "%d/%m/%y"),
+    *("%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y"),
+)
+_HOURS = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+_MEANING = {
+    word: float(i) for i, words in enumerate(("no n false f off 0", "yes y true t on 1")) for word in words.split()
+}
+OF_DAY = "%H:%M:%S"
+MOSTLY = 0.9
+"""The share of a text column's cells that must be numbers for the column to be one of numbers."""
+
+
+def is_text(kind: Any) -> bool:
+    """Whether an Arrow type holds text, in levels or not."""
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return "string" in str(kind)
+
+
+def is_number(kind: Any) -> bool:
+    """Whether an Arrow type holds numbers (or lengths of time), in levels or not."""
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    t = pa.types
+    return any(check(kind) for check in (t.is_integer, t.is_floating, t.is_decimal, t.is_duration))
+
+
+def is_time(kind: Any) -> bool:
+    """Whether an Arrow type holds dates, points in time or times of day."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_date(kind) or pa.types.is_timestamp(kind) or pa.types.is_time(kind))
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How the numbers of a text column are written: their decimal mark; unsure: whether the other one would do as well;
+    wrong: cells that are no numbers, wrong_cell: the first of them."""
+
+    decimal: str
+    unsure: bool = False
+    wrong: int = 0
+    wrong_cell: str = ""
+
+
+def find_writing(column: Any, decimal: str | None = None) -> Writing | None:
+    """How the numbers of a text column (pyarrow.Array) are written; None where fewer than 9 in 10 cells are numbers.
+
+    decimal: the mark to take where both would do, as in 1,234.
+    """
+    import pyarrow.compute as pc
+
+    column = column.drop_null()
+    fits = {mark: pc.match_substring_regex(column, pattern) for mark, pattern in _NUMBER.items()}
+    count = {mark: pc.sum(fit).as_py() or 0 for mark, fit in fits.items()}
+    if not len(column) or max(count.values()) < MOSTLY * len(column):
+        return None
+    unsure = count["."] == count[","] and pc.any(pc.match_substring_regex(column, "[.,]")).as_py()
+    mark = decimal if unsure and decimal else "," if count[","] > count["."] else "."
+    wrong = column.filter(pc.invert(fits[mark]))
+    in_dollars = unsure and pc.any(pc.match_substring_regex(column, "[$£]")).as_py()
+    doubtful = unsure and not decimal and not in_dollars and pc.any(pc.match_substring(column, ",")).as_py()
+    return Writing(mark, doubtful, len(wrong), wrong[0].as_py() if len(wrong) else "")
+
+
+def numbers(column: Any, decimal: str = ".") -> Floats:
+    """The numbers (n,) in a column of any type, NaN where there is none and where it is infinite; text by its decimal mark.
+
+    Dates and times are seconds since 1970, times of day seconds since midnight, booleans 0 and 1.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    if is_text(kind):
+        column = column.cast(pa.string())
+        fit = pc.match_substring_regex(column, _NUMBER[decimal])
+        column = pc.if_else(fit, pc.replace_substring(column, "−", "-"), pa.scalar(None, pa.string()))
+        column = pc.replace_substring_regex(column, rf"[^-+0-9eE\{decimal}]", "")
+        column = pc.replace_substring(column, ",", ".").cast(pa.float64())
+    elif is_time(kind):
+        column = times(column, OF_DAY if pa.types.is_time(kind) else "")
+        column = column.cast(pa.int64() if column.type.bit_width == 64 else pa.int32())
+    elif pa.types.is_duration(kind):
+        column = column.cast(pa.duration("s"), safe=False).cast(pa.int64())
+    elif pa.types.is_boolean(kind):
+        column = column.cast(pa.int8())
+    elif pa.types.is_null(kind) or not is_number(kind):
+        column = pa.nulls(len(column), pa.float64())
+    values: Floats = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    finite = np.isfinite(values)
+    return values if finite.all() else np.where(finite, values, np.nan)
+
+
+# -- the rest ---------------------------------------------------------------------------------------------------------
+
+
+def levels(column: Any) -> tuple[NDArray[np.int64], list[str]]:
+    """Codes (n,) of a column's cells, -1 for missing ones, and the texts that they stand for, in the order of their coming.
+
+    Whole numbers are written without a point, whatever their type, so that 1 in one file is 1.0 in another.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_floating(column.type):
+        values = column.to_numpy(zero_copy_only=False)
+        whole = np.isfinite(values) & (np.abs(values) < 2**53)
+        if (np.rint(values[whole]) == values[whole]).all():
+            column = pa.array(np.where(whole, values, 0).astype(np.int64), mask=~whole)
+    if pa.types.is_boolean(column.type):
+        column = pc.if_else(column, "True", "False")
+    if not is_text(column.type):
+        column = column.cast(pa.string())
+    coded = column.dictionary_encode()
+    codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes, coded.dictionary.to_pylist()
+
+
+def distinct(column: Any) -> int:
+    """How many different values a column has, missing ones aside."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    return int(pc.count_distinct(column).as_py())
+
+
+@overload
+def yes_or_no(column: Any, strict: Literal[False] = False) -> Floats: ...
+@overload
+def yes_or_no(column: Any, strict: Literal[True]) -> Floats | None: ...
+def yes_or_no(column: Any, strict: bool = False) -> Floats | None:
+    """1 and 0 (n,) where cells mean yes and no, NaN for all others; strict: None where there are others, or 7 levels and more."""
+    if strict and distinct(column) > 6:
+        return None
+    codes, found = levels(column)
+    meaning = [_MEANING.get(level.lower(), np.nan) for level in found]
+    if strict and (not found or np.isnan(meaning).any()):
+        return None
+    values: Floats = np.array([*meaning, np.nan])[codes]
+    return values
+
+
+def time_format(column: Any) -> tuple[str, bool] | None:
+    """The strptime format in which every cell of a text column is a date, and whether day and month could be the other way
+    round; None where there is none."""
+    import pyarrow.compute as pc
+
+    column = column.drop_null()
+    few = column.slice(0, 100)
+    if not len(few) or not pc.all(pc.match_substring_regex(few, r"\d")).as_py():
+        return None
+    formats = [f for day in _TIMES for hour in _HOURS if _fits(few, f := day + hour)]
+    formats = [f for f in formats if _fits(column, f)]
+    return (
+        (formats[0], any("%d" in f[:2] for f in formats) and any("%m" in f[:2] for f in formats)) if formats else None
+    )
+
+
+def _fits(column: Any, format: str) -> bool:
+    return not times(column, format).null_count
+
+
+def times(column: Any, format: str = "") -> Any:
+    """Times, to the second, as pyarrow timestamps, or as times of day where the format is OF_DAY; from text in a strptime
+    format; null for all else."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = pa.time32("s") if format == OF_DAY else pa.timestamp("s")
+    if is_text(column.type):
+        text = column.cast(pa.string())
+        return pc.strptime(text, format=format or "%Y-%m-%d", unit="s", error_is_null=True).cast(kind)
+    if is_time(column.type) and pa.types.is_time(column.type) == (format == OF_DAY):
+        return column.cast(kind, safe=False)
+    return pa.nulls(len(column), kind)

@@ -1,0 +1,453 @@
+"""Text tables: how a file is written, found from its first rows, and its rows, read in blocks by Arrow's CSV parser."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NoReturn
+
+from gpubackprop.errors import ArgumentError, DataError
+
+MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None", "?", "-")
+"""The cells that stand for a value that is not there, unless `TextFormat.missing` lists others."""
+
+BLOCK = 4 << 20
+LONGEST_ROW = 64 << 20
+"""Bytes of text: what is parsed at once, and what the first rows, or one row alone, may take."""
+
+_BLOCK_ROWS = 500
+_SAMPLE_CELLS = 200_000
+_BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
+_BOMS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How a text table is written; None: as its first rows look.
+
+    separator: one character; " " stands for runs of blanks. encoding: a Python codec. header: whether the first row names
+    the columns. comment: how lines begin that are no rows. missing: the cells that are no values. decimal: "." or ",",
+    for numbers that can be read both ways.
+    """
+
+    separator: str | None = None
+    encoding: str | None = None
+    header: bool | None = None
+    comment: str | None = None
+    missing: tuple[str, ...] = MISSING
+    decimal: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.separator is not None and len(self.separator) != 1:
+            raise ArgumentError(f"separator must be one character; got {self.separator!r}")
+        if self.decimal not in (None, ".", ","):
+            raise ArgumentError(f'decimal must be "." or ","; got {self.decimal!r}')
+        if self.encoding is not None:
+            try:
+                codecs.lookup(self.encoding)
+            except LookupError:
+                raise ArgumentError(f"encoding {self.encoding!r} is not known; for instance utf-8, latin-1") from None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What was found: encoding, separator, names of the columns, lines before the first row, what each block needs.
+
+    spaced: quoted cells follow a blank. newline: what ends a row. block: bytes to read at once.
+    """
+
+    encoding: str
+    separator: str
+    names: list[str]
+    skip: int
+    spaced: bool
+    newline: bytes
+    comment: str | None
+    notes: list[str]
+    block: int
+
+    def tidy(self, block: bytes) -> bytes:
+        """Rows as Arrow's parser takes them: without comments, blanks before quotes, and runs of blanks."""
+        if self.comment:
+            block = re.sub(rb"(?m)^" + re.escape(self.comment.encode()) + rb"[^\r\n]*\r?\n?", b"", block)
+        if self.separator == " ":
+            block = re.sub(rb"(?m)^ +| +$", b"", re.sub(rb"[ \t]+", b" ", block))
+        elif self.spaced:
+            mark = re.escape(self.separator.encode())
+            block = re.sub(mark + rb' +"(?!")', self.separator.encode() + b'"', block)
+        return block
+
+
+class NotUtf8Error(Exception):
+    """Bytes that were taken for UTF-8 are not."""
+
+
+# -- what the first rows say ---------------------------------------------------------------------------------------
+
+
+def find_layout(where: str, start: bytes, whole: bool, wanted: Sequence[str], asked: TextFormat) -> Layout:
+    """The layout of the file that begins with `start` (`whole`: and ends with it).
+
+    wanted: names that the caller will ask for; where the first row holds one of them, it is a header. Raises DataError
+    for what is no table, or one without columns or rows.
+    """
+    encoding, notes = asked.encoding or _encoding(start), []
+    if encoding not in ("utf-8", "ascii"):
+        notes.append(f"read as {encoding}")
+    text = codecs.getincrementaldecoder(encoding)("strict" if whole else "ignore").decode(start, whole)
+    text = text.removeprefix("\ufeff")
+    if text.lstrip()[:14].lower().startswith(("<!doctype html", "<html", "{", "[")):
+        raise DataError(f"{where}: is {'a web page' if text.lstrip()[0] == '<' else 'JSON'}, not a table")
+    skip, separator = 0, asked.separator
+    if declared := re.match(r'"?sep=(.)"?\r?\n', text):
+        skip, separator, text = 1, separator or declared[1], text[declared.end() :]
+    if asked.comment:
+        text = re.sub(rf"(?m)^{re.escape(asked.comment)}[^\r\n]*\r?\n?", "", text)
+    if not whole:
+        text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1]
+    separator = separator or _separator(text)
+    spaced = bool(re.search(re.escape(separator) + ' +"', text)) and separator != " "
+    (lines, first), *rows = _sample(text, separator) or [(0, [])]
+    if not first:
+        raise DataError(f"{where}: holds no rows")
+    cells = [row for _, row in rows]
+    width = Counter(map(len, cells)).most_common(1)[0][0] if cells else len(first)
+    if asked.header or (asked.header is None and _is_header(first, cells, wanted)):
+        if not cells:
+            raise DataError(f"{where}: has a header but no rows")
+        if len(first) != width and first[0][:1] in ("#", "%", "/", ";", "!"):
+            raise DataError(f"{where}: begins with {first[0][:40]!r}: for lines that are comments, say comment='#'")
+        if len(first) == width - 1:
+            first = ["row", *first]
+            notes.append("its header has one name less than its rows have cells: the first column is called row")
+        names, skip = unique_names([name.strip() for name in first], notes), skip + lines
+    else:
+        names = [f"#{i}" for i in range(len(first))]
+        notes.append(f"has no header: its columns are called #0 to #{len(first) - 1}")
+    newline = b"\n" if "\n" in text or not text.count("\r") else b"\r"
+    block = min(max(BLOCK, _BLOCK_ROWS * len(text) // (text.count(newline.decode()) or 1)), LONGEST_ROW)
+    return Layout(encoding, separator, names, skip, spaced, newline, asked.comment, notes, block)
+
+
+def unique_names(names: Sequence[str], notes: list[str]) -> list[str]:
+    """The names with those that are empty or not the first of their kind replaced, and a note where that happened."""
+    given, result = set(names), []
+    used: set[str] = set()
+    for i, name in enumerate(names):
+        new, number = name or f"column {i + 1}", 1
+        while new in used or (new in given and new != name):
+            number += 1
+            new = f"{name or f'column {i + 1}'}.{number}"
+        used.add(new)
+        result.append(new)
+    changed = [new for old, new in zip(names, result, strict=True) if old != new]
+    if changed:
+        notes.append(f"names that are empty or repeated: called {listed(changed)}")
+    return result
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Names with commas between, the first few of many."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown}, ... ({len(names)} in all)"
+
+
+def _encoding(start: bytes) -> str:
+    for mark, name in _BOMS.items():
+        if start.startswith(mark):
+            return name
+    even, odd = start[0:2000:2].count(0), start[1:2000:2].count(0)
+    if even + odd > len(start[:2000]) // 4:
+        return "utf-16-le" if odd > even else "utf-16-be"
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "utf-8"
+
+
+def _sample(text: str, separator: str) -> list[tuple[int, list[str]]]:
+    """The first rows of a text that are not blank, each with the number of lines that end with it."""
+    if separator == " ":
+        rows = [(i, line.split()) for i, line in enumerate(text.splitlines()[:100], 1)]
+        return [(i, row) for i, row in rows if row]
+    found, cells = [], 0
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    try:
+        for row in reader:
+            if any(row) or len(row) > 1:
+                found.append((reader.line_num, row))
+            cells += len(row)
+            if cells > _SAMPLE_CELLS or len(found) > 100:
+                break
+    except csv.Error:
+        pass  # an overlong or unclosed cell: the rows before it must do
+    return found
+
+
+def _separator(text: str) -> str:
+    """The character that divides the most rows into the same number of cells, two or more."""
+
+    def score(mark: str) -> tuple[float, int]:
+        widths = Counter(len(row) for _, row in _sample(text, mark))
+        width, rows = widths.most_common(1)[0] if widths else (1, 0)
+        return (rows / widths.total(), width) if width > 1 else (0.0, 0)
+
+    marks = [",", "\t", ";", "|"]
+    best = max(marks, key=score)
+    return best if score(best)[1] or score(" ")[0] != 1 else " "
+
+
+def _is_header(first: list[str], rows: list[list[str]], wanted: Sequence[str]) -> bool:
+    """Whether the first row names the columns: it holds a name that is asked for, or text where numbers follow."""
+    stripped = [name.strip() for name in first]
+    if any(name.strip() in stripped for name in wanted):
+        return True
+    numbers = [value for name in stripped if (value := as_number(name)) is not None]
+    if len(numbers) > 1 and all(b - a == 1 for a, b in pairwise(numbers)):
+        return numbers[0] == 0 or numbers[0] > 1000  # the numbers of a bare array's columns, or years
+    for_it = against = 0
+    for i, name in enumerate(stripped[:1000]):
+        below = [row[i].strip() for row in rows if i < len(row) and row[i].strip() not in MISSING]
+        numeric = bool(below) and all(as_number(cell) is not None for cell in below)
+        if numeric:
+            if as_number(name) is None and name not in MISSING:
+                for_it += 1
+            else:
+                against += 1
+        elif as_number(name) is not None or name in below:
+            against += 1
+    return for_it > 0 if for_it != against else not against
+
+
+def as_number(cell: str) -> float | None:
+    """The number in a cell, as float() reads it, but without underscores; None where there is none."""
+    try:
+        return None if "_" in cell else float(cell)
+    except ValueError:
+        return None
+
+
+# -- its rows --------------------------------------------------------------------------------------------------------
+
+
+def read_rows(
+    where: str,
+    open_file: Callable[[], AbstractContextManager[Any]],
+    layout: Layout,
+    text: set[str],
+    missing: Sequence[str],
+    check: Callable[[int], None],
+) -> tuple[Any, dict[str, Counter[str]]]:
+    """The rows as a pyarrow.Table, each column of the narrowest type that holds all its cells, and the words for missing
+    values that were found in columns of text.
+
+    text: names of columns to keep as text. check(bytes): called with the memory that the rows take so far. Raises
+    DataError for rows of unequal length and text that cannot be decoded, NotUtf8Error for bytes that are not UTF-8.
+    """
+    import pyarrow as pa
+
+    types = {name: pa.string() for name in text if name in layout.names}
+    with open_file() as file:
+        tables, words = _parse_all(where, file, layout, types, missing, check)
+    if not tables:
+        raise DataError(f"{where}: has a header but no rows")
+    common = [
+        _common_type({*kinds} - {pa.null()}) for kinds in zip(*(table.schema.types for table in tables), strict=True)
+    ]
+    mixed = [name for name, kind in zip(layout.names, common, strict=True) if kind is None]
+    again: dict[str, Any] = {}
+    if mixed:
+        # Numbers in one block and text in another: the numbers are read again as the text that they were.
+        with open_file() as file:
+            texts, more = _parse_all(where, file, layout, dict.fromkeys(mixed, pa.string()), missing, check, mixed)
+        words |= more
+        again = {name: pa.chunked_array([c for t in texts for c in t.column(name).chunks]) for name in mixed}
+    columns = [
+        again[name]
+        if name in again
+        else pa.chunked_array([chunk.cast(kind, safe=False) for part in parts for chunk in part.chunks], kind)
+        for name, kind, parts in zip(layout.names, common, zip(*(t.columns for t in tables), strict=True), strict=True)
+    ]
+    return pa.table(columns, names=layout.names), words
+
+
+def _common_type(found: set[Any]) -> Any:
+    """The type that holds the values of all these types without loss to a network; None where only text would."""
+    import pyarrow as pa
+
+    if len(found) < 2:
+        return next(iter(found), pa.null())
+    if all(pa.types.is_integer(kind) for kind in found):
+        return max(found, key=lambda kind: kind.bit_width)
+    if all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in found):
+        return pa.float64()
+    if all((pa.types.is_timestamp(kind) and kind.tz is None) or pa.types.is_date(kind) for kind in found):
+        return max((kind for kind in found if pa.types.is_timestamp(kind)), key=lambda kind: kind.unit == "ns")
+    return None
+
+
+class _AsUtf8:
+    """A file in another encoding, read as UTF-8."""
+
+    def __init__(self, file: Any, encoding: str) -> None:
+        self.file, self.decoder = file, codecs.getincrementaldecoder(encoding)()
+
+    def read(self, size: int) -> bytes:
+        raw = self.file.read(size)
+        return self.decoder.decode(raw, not raw).encode()
+
+
+def _blocks(where: str, file: Any, layout: Layout) -> Iterator[bytes]:
+    """Successive parts of the text after the header, each of whole rows, in UTF-8 without a byte-order mark."""
+    utf8 = layout.encoding in ("utf-8", "ascii")
+    source = file if utf8 else _AsUtf8(file, layout.encoding)
+    rest, lines, start = b"", layout.skip, True
+    while True:
+        # A row ends at a newline with an even number of quotes before it. Where there is none, more is read.
+        more = source.read(max(layout.block, len(rest)))
+        if start:
+            more = more.removeprefix(codecs.BOM_UTF8)
+        start, block = False, rest + more if rest else more
+        cut = len(block) if not more else block.rfind(layout.newline) + 1
+        for _ in range(4):
+            if not more or not cut or not block.count(b'"', 0, cut) % 2:
+                break
+            cut = block.rfind(layout.newline, 0, block.rfind(b'"', 0, cut)) + 1
+        else:
+            cut = 0
+        if not cut and len(block) > LONGEST_ROW:
+            raise DataError(f"{where}: a row of more than {LONGEST_ROW:,} bytes, or a quote that is never closed")
+        rows, rest = block[:cut], block[cut:]
+        if utf8 and not rows.isascii():
+            try:
+                rows.decode()
+            except UnicodeDecodeError as error:
+                raise NotUtf8Error from error
+        rows = layout.tidy(rows)
+        while lines and rows:
+            lines, rows = lines - 1, rows[rows.find(layout.newline) + 1 or len(rows) :]
+        if rows.strip():
+            yield rows
+        if not more:
+            return
+
+
+def _parse_all(
+    where: str,
+    file: Any,
+    layout: Layout,
+    types: dict[str, Any],
+    missing: Sequence[str],
+    check: Callable[[int], None],
+    only: list[str] | None = None,
+) -> tuple[list[Any], dict[str, Counter[str]]]:
+    workers = min(8, os.cpu_count() or 1)
+    tables: list[Any] = []
+    words: dict[str, Counter[str]] = {}
+    size = 0
+    pending: deque[Any] = deque()
+
+    def take() -> None:
+        nonlocal size
+        table, found = pending.popleft().result()
+        if isinstance(table, str):
+            _refuse_row(where, table, sum(t.num_rows for t in tables), found, layout)
+        tables.append(table)
+        size += table.nbytes
+        check(size)
+        for name, counts in found.items():
+            words.setdefault(name, Counter()).update(counts)
+
+    with ThreadPoolExecutor(workers) as pool:
+        for block in _blocks(where, file, layout):
+            if len(pending) > workers:
+                take()
+            pending.append(pool.submit(_parse, block, layout, types, missing, only))
+        while pending:
+            take()
+    return tables, words
+
+
+def _parse(
+    block: bytes, layout: Layout, types: dict[str, Any], missing: Sequence[str], only: list[str] | None
+) -> tuple[Any, Any]:
+    """The rows of a block as a pyarrow.Table, with the words for missing values in its text; or what is wrong, and where."""
+    import pyarrow as pa
+    import pyarrow.csv
+
+    bad: list[Any] = []
+    try:
+        table = pa.csv.read_csv(
+            pa.BufferReader(block),
+            read_options=pa.csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=layout.names),
+            parse_options=pa.csv.ParseOptions(
+                delimiter=layout.separator,
+                newlines_in_values=b'"' in block,
+                invalid_row_handler=lambda row: (bad.append(row), "error")[1],  # type: ignore[func-returns-value]
+            ),
+            convert_options=pa.csv.ConvertOptions(
+                column_types=types,
+                include_columns=only,
+                null_values=list(missing),
+                strings_can_be_null=False,
+                true_values=["true", "True", "TRUE"],
+                false_values=["false", "False", "FALSE"],
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        return str(error), bad[0] if bad else None
+    columns, words = [], {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_string(column.type):
+            column, words[name] = without_missing(column, missing)
+        elif pa.types.is_int64(column.type):
+            column = _narrowed(column)
+        columns.append(column)
+    return pa.table(columns, names=table.column_names), words
+
+
+def without_missing(column: Any, missing: Sequence[str]) -> tuple[Any, Counter[str]]:
+    """A text column without blanks around its cells and null where a word for a missing value stands, and these words'
+    counts, of all but the empty one."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = pc.utf8_trim_whitespace(column)
+    is_missing = pc.is_in(column, value_set=pa.array(missing, column.type))
+    if not pc.any(is_missing).as_py():
+        return column, Counter()
+    found = pc.value_counts(column.filter(is_missing)).to_pylist()
+    counts = Counter({pair["values"]: pair["counts"] for pair in found if pair["values"]})
+    return pc.if_else(is_missing, pa.scalar(None, column.type), column), counts
+
+
+def _narrowed(column: Any) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    least, most = pc.min_max(column).as_py().values()
+    for kind in (pa.int8(), pa.int16(), pa.int32()):
+        half = 1 << (kind.bit_width - 1)
+        if least is None or (-half <= least and most < half):
+            return column.cast(kind)
+    return column
+
+
+def _refuse_row(where: str, message: str, before: int, row: Any, layout: Layout) -> NoReturn:
+    if row is None:
+        raise DataError(f"{where}: after row {before}: {message.splitlines()[0]}")
+    hint = "; a quote is not closed" if row.text.count('"') % 2 else ""
+    raise DataError(
+        f"{where}: row {before + row.number} has {row.actual_columns} cells, and {row.expected_columns} were expected "
+        f"with {layout.separator!r} between them{hint}; mend or remove the row: {row.text[:60]!r}"
+    )
