@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -66,6 +67,26 @@ def circumstances(a: Result, b: Result) -> list[tuple[str, str, str]]:
             if key != "load" and was.get(key) != now.get(key):
                 found.append((key, str(was.get(key, "-")), str(now.get(key, "-"))))
     return found
+
+
+def to_dict(a: Result, b: Result) -> dict[str, Any]:
+    """The comparison as values that JSON can hold: seconds a step, ratio of b's to a's, verdict, and what else differs.
+
+    Raises what `differences` raises.
+    """
+    cases = [
+        {
+            "network": d.network,
+            "batch_size": d.batch_size,
+            "contender": d.label,
+            **{name: {"seconds": t.median, "low": t.low, "high": t.high} for name, t in (("a", d.a), ("b", d.b))},
+            "ratio": d.ratio,
+            "verdict": d.verdict or "noise",
+        }
+        for d in differences(a, b)
+    ]
+    other = [{"what": what, "a": was, "b": now} for what, was, now in circumstances(a, b)]
+    return {"cases": cases, "circumstances": other}
 
 
 def render_comparison(a: Result, b: Result, names: tuple[str, str] = ("A", "B")) -> RenderableType:

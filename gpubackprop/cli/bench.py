@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
+from json import dumps as encode
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +16,7 @@ from rich.progress import Progress as Bar
 from typer import Argument, Option
 
 from gpubackprop.bench.charts import check_available, save_plot
-from gpubackprop.bench.compare import render_comparison
+from gpubackprop.bench.compare import render_comparison, to_dict
 from gpubackprop.bench.page import to_html
 from gpubackprop.bench.result import Result
 from gpubackprop.bench.runner import BATCH_SIZES, Progress, benchmark
@@ -24,6 +26,7 @@ from gpubackprop.files.atomic import replacing
 
 INTERRUPTED = 130
 LAYERS = "784,512,256,10"
+STDOUT = "-"
 
 
 def bench(
@@ -49,7 +52,10 @@ def bench(
     repeats: Annotated[int, Option(help="Rounds, in which the contenders take turns.", min=1)] = 7,
     seconds: Annotated[float, Option(help="To time each part for, each turn.")] = 0.1,
     seed: Annotated[int, Option(help="Of the weights and the random batches.", min=0)] = 0,
-    json: Annotated[str | None, Option(help="Write the result there, for `compare` and device=auto:FILE.")] = None,
+    json: Annotated[
+        str | None,
+        Option(help="Write the result there, for `compare` and device=auto:FILE; - prints it instead of tables."),
+    ] = None,
     csv: Annotated[str | None, Option(help="Write a table there.")] = None,
     plot: Annotated[str | None, Option(help="Draw a PNG there.")] = None,
     html: Annotated[str | None, Option(help="Write a page there, with plots and tables.")] = None,
@@ -58,16 +64,28 @@ def bench(
 
     `bench compare A.json B.json` shows two results of --json side by side. Ctrl-C shows what was measured by then.
     """
+    outputs = {"--json": json, "--csv": csv, "--plot": plot, "--html": html}
     if what and what[0] == "compare":
-        _compare(what[1:])
+        others = {
+            "--csv": csv,
+            "--plot": plot,
+            "--html": html,
+            "--layers": layers,
+            "--widths": widths,
+            "--devices": devices,
+        }
+        if needless := [name for name, value in others.items() if value]:
+            raise ArgumentError(
+                f"bench compare reads two results and measures nothing; leave out {' and '.join(needless)}"
+            )
+        _compare(what[1:], json)
         return
     if what and len(what) > 1:
         raise ArgumentError(f"bench takes one run folder; got {' '.join(what)}")
     if what and layers:
         raise ArgumentError(f"the network is either that of {what[0]} or --layers {layers}; give one of them")
     network = what[0] if what else _numbers("--layers", layers or LAYERS)
-    outputs = {"--json": json, "--csv": csv, "--plot": plot, "--html": html}
-    _check_writable({name: path for name, path in outputs.items() if path})
+    _check_writable({name: path for name, path in outputs.items() if path and path != STDOUT})
     if plot:
         check_available()
     with _Display() as display:
@@ -85,17 +103,28 @@ def bench(
             seed=seed,
             on_progress=display,
         )
-    show(result.render())
+    if json == STDOUT:
+        print(encode(result.to_dict(), indent=1))
+    else:
+        show(result.render())
     _write(result, json, csv, plot, html)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
 
 
-def _compare(paths: list[str]) -> None:
+def _compare(paths: list[str], json: str | None) -> None:
     if len(paths) != 2:
         raise ArgumentError(f"bench compare takes two results, A.json and B.json; got {len(paths)}")
     a, b = (Result.load(path) for path in paths)
+    if json == STDOUT:
+        print(encode(to_dict(a, b), indent=1))
+        return
+    if json:
+        _check_writable({"--json": json})
     show(render_comparison(a, b, (paths[0], paths[1])))
+    if json:
+        _write_text(json, f"{encode(to_dict(a, b), indent=1)}\n")
+        print(f"wrote {json}")
 
 
 def _write(result: Result, json: str | None, csv: str | None, plot: str | None, html: str | None) -> None:
@@ -107,9 +136,9 @@ def _write(result: Result, json: str | None, csv: str | None, plot: str | None, 
     if result.cases:
         writers.append((plot, lambda path: save_plot(result, path)))
     for path, write in writers:
-        if path:
+        if path and path != STDOUT:
             write(path)
-            print(f"wrote {path}")
+            print(f"wrote {path}", file=sys.stderr if json == STDOUT else sys.stdout)
 
 
 def _write_text(path: str, text: str) -> None:

@@ -87,6 +87,7 @@ def test_ctrl_c_prints_what_there_is(tmp_path: Path) -> None:
         (["somewhere", "--layers", "6,5"], "give one of them"),
         (["somewhere", "else"], "takes one run folder"),
         (["compare", "a.json"], "two results"),
+        (["compare", "a.json", "a.json", "--html", "x", "--devices", "cpu"], "leave out --html and --devices"),
         (["compare", "a.json", "none.json"], "none.json: cannot be read"),
         (["compare", "a.json", "b.json"], "have no network, batch size and contender in common"),
     ],
@@ -115,3 +116,20 @@ def test_comparing_marks_what_is_no_noise(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stdout.count(">> slower") == 1
     assert json.loads((tmp_path / "a.json").read_text())["version"] == 1
+
+
+def test_figures_for_another_program(tmp_path: Path) -> None:
+    done = bench("--layers", "4,3", "--batch-sizes", "2", *QUICK, "--json", "-", "--csv", "a.csv", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["format"] == "gpubackprop-benchmark"
+    assert "wrote a.csv" in done.stderr
+    (tmp_path / "a.json").write_text(done.stdout)
+    result({"strict@1": [1e9]}, [2], network="4-3").save(tmp_path / "b.json")
+    compared = bench("compare", "a.json", "b.json", "--json", "-", folder=tmp_path)
+    (case,) = json.loads(compared.stdout)["cases"]
+    assert (case["network"], case["batch_size"], case["contender"]) == ("4-3", 2, "strict@1")
+    assert case["ratio"] == pytest.approx(case["b"]["seconds"] / case["a"]["seconds"])
+    assert case["verdict"] == "slower"
+    assert bench("compare", "a.json", "b.json", "--json", "c.json", folder=tmp_path).returncode == 0
+    assert json.loads((tmp_path / "c.json").read_text()) == json.loads(compared.stdout)
