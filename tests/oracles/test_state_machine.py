@@ -247,9 +247,23 @@ STOPPING = [None, ("val_score", 1, -1), ("val_score", 2, -1), ("loss", 1, 1), ("
 INTERRUPTIONS = st.none() | st.builds(
     Interruption, st.sampled_from([StopError, KeyboardInterrupt]), st.integers(1, EPOCHS), st.booleans()
 )
-ROW_COUNTS = st.integers(1, ROWS)
-SIZES = st.sampled_from([4, 1, 2, 3, 5, ROWS, None])
+ROW_COUNTS = st.sampled_from([8, 1, 2, 5, ROWS])
+SEVERAL = st.sampled_from([8, 2, 5, ROWS])
+SIZES = st.sampled_from([4, 1, 3, 5, None])
 PARTS = st.sampled_from([None, None, None, 1, 2, 3])
+FORMS = st.sampled_from(["plain", "device", "fortran", "strided", "list"])
+
+
+def handed(form: str, s: Subject, *arrays: np.ndarray) -> list[Any]:
+    """Data as a caller may have them: host arrays in any layout, lists, or arrays on the device."""
+    make: dict[str, Any] = {
+        "plain": lambda a: a,
+        "device": lambda a: s.net.backend.asarray(a.copy()),
+        "fortran": np.asfortranarray,
+        "strided": lambda a: np.repeat(a, 2, axis=0)[::2],
+        "list": lambda a: a.tolist(),
+    }
+    return [make[form](a) for a in arrays]
 
 
 # -- the machine ----------------------------------------------------------------------------------------------------------
@@ -269,7 +283,8 @@ class SideBySide(RuleBasedStateMachine):
         self.initial = self.subjects[0].net.get_weights()
         self.model = textbook.Network(problem.layers, problem.loss, self.initial, problem.seed, **problem.penalties)
         self.new_optimizer(optimizer, schedule)
-        self.losses: list[tuple[Any, Any, np.ndarray]] = []
+        self.data = problem.x.copy(), problem.y.copy()
+        self.handed_out: list[tuple[Any, Any, np.ndarray]] = []
         self.left_behind: list[tuple[gb.Network, dict[str, np.ndarray]]] = []
 
     # -- both of them ------------------------------------------------------------------------------------------------
@@ -296,67 +311,80 @@ class SideBySide(RuleBasedStateMachine):
         x = self.problem.x[:3]
         expected = self.model.predict(x)
         for s in self.subjects:
-            assert_same(s.net.get_weights(), self.model.weights, f"{s.way}: weights")
-            assert_same(s.net.predict(x), expected, f"{s.way}: predictions")
+            weights, predictions = s.net.get_weights(), s.net.predict(x)
+            assert_same(weights, self.model.weights, f"{s.way}: weights")
+            assert_same(predictions, expected, f"{s.way}: predictions")
+            # They belong to the caller.
+            for array in (*weights.values(), predictions):
+                array.fill(np.nan)
             assert s.optimizer.t == self.optimizer.t, f"{s.way}: the optimizer's steps"
         if len(self.subjects) == 2 and self.subjects[0].net.backend.name == "cpu":
             one, other = (s.net.get_weights() for s in self.subjects)
             for name, weight in one.items():
                 assert np.array_equal(weight, other[name]), f"bits of {name}: {' and '.join(self.problem.ways)}"
-        for be, handed_out, value in self.losses:
-            assert_same(be.to_host(handed_out), value, "a loss that was handed out")
+        for be, array, value in self.handed_out[-4:]:
+            assert_same(be.to_host(array), value, "an array that was handed out")
+        assert_same((self.problem.x, self.problem.y), self.data, "the caller's data")
         for net, weights in self.left_behind:
             assert_same(net.get_weights(), weights, "a network whose copy went on")
 
     # -- passes ------------------------------------------------------------------------------------------------------
 
-    @rule(n=ROW_COUNTS, training=st.booleans())
-    def forward(self, n: int, training: bool) -> None:
+    def keep(self, s: Subject, array: Any) -> np.ndarray:
+        """What was handed out on the device, on the host; it must not change any more."""
+        host = to_host(s, array)
+        self.handed_out.append((s.net.backend, array, host))
+        return host
+
+    @rule(n=ROW_COUNTS, training=st.booleans(), form=FORMS)
+    def forward(self, n: int, training: bool, form: str) -> None:
+        x = self.problem.x[:n]
+
         def model() -> np.ndarray:
-            outputs: np.ndarray = self.model.forward(self.problem.x[:n], training)[0]
+            outputs: np.ndarray = self.model.forward(x, training)[0]
             self.model.masks += training
             return outputs
 
-        self.both(model, lambda s: to_host(s, s.net.forward(self.problem.x[:n], training=training)))
+        self.both(model, lambda s: self.keep(s, s.net.forward(*handed(form, s, x), training=training)))
 
-    @rule(n=ROW_COUNTS, training=st.booleans())
-    def loss(self, n: int, training: bool) -> None:
+    @rule(n=ROW_COUNTS, training=st.booleans(), form=FORMS)
+    def loss(self, n: int, training: bool, form: str) -> None:
         x, y = self.problem.x[:n], self.problem.y[:n]
         self.both(
-            lambda: self.model.loss_and_gradients(x, y, training)[0], lambda s: s.net.loss(x, y, training=training)
+            lambda: self.model.loss_and_gradients(x, y, training)[0],
+            lambda s: s.net.loss(*handed(form, s, x, y), training=training),
         )
 
-    @rule(n=ROW_COUNTS, training=st.booleans())
-    def gradients(self, n: int, training: bool) -> None:
+    @rule(n=ROW_COUNTS, training=st.booleans(), form=FORMS)
+    def gradients(self, n: int, training: bool, form: str) -> None:
         x, y = self.problem.x[:n], self.problem.y[:n]
         self.both(
             lambda: self.model.loss_and_gradients(x, y, training),
-            lambda s: s.net.loss_and_gradients(x, y, training=training),
+            lambda s: s.net.loss_and_gradients(*handed(form, s, x, y), training=training),
         )
 
-    @rule(n=ROW_COUNTS, size=st.sampled_from([None, 1, 5]))
-    def predict(self, n: int, size: int | None) -> None:
+    @rule(n=ROW_COUNTS, size=st.sampled_from([None, 1, 5]), form=FORMS)
+    def predict(self, n: int, size: int | None, form: str) -> None:
         x = self.problem.x[:n]
-        self.both(lambda: self.model.predict(x), lambda s: s.net.predict(x, batch_size=size))
+        self.both(lambda: self.model.predict(x), lambda s: s.net.predict(*handed(form, s, x), batch_size=size))
 
-    @rule(n=st.integers(2, ROWS), size=st.sampled_from([None, 1, 5]))
-    def evaluate(self, n: int, size: int | None) -> None:
+    @rule(n=SEVERAL, size=st.sampled_from([None, 1, 5]), form=FORMS)
+    def evaluate(self, n: int, size: int | None, form: str) -> None:
         x, y = self.problem.x[:n], self.problem.y[:n]
-        self.both(lambda: self.model.evaluate(x, y), lambda s: gb.evaluate(s.net, x, y, batch_size=size))
+        self.both(
+            lambda: self.model.evaluate(x, y), lambda s: gb.evaluate(s.net, *handed(form, s, x, y), batch_size=size)
+        )
 
     # -- training ----------------------------------------------------------------------------------------------------
 
-    @rule(n=ROW_COUNTS, part=PARTS)
-    def train_step(self, n: int, part: int | None) -> None:
+    @rule(n=ROW_COUNTS, part=PARTS, form=FORMS)
+    def train_step(self, n: int, part: int | None, form: str) -> None:
         x, y = self.problem.x[:n], self.problem.y[:n]
 
-        def library(s: Subject) -> Any:
-            loss = s.net.train_step(x, y, s.optimizer, micro_batch_size=part)
-            self.losses.append((s.net.backend, loss, to_host(s, loss)))
-            return to_host(s, loss)
+        def library(s: Subject) -> np.ndarray:
+            return self.keep(s, s.net.train_step(*handed(form, s, x, y), s.optimizer, micro_batch_size=part))
 
         self.both(lambda: self.model.train_step(x, y, self.optimizer, part)[0], library)
-        del self.losses[:-4]
 
     @rule(
         n=ROW_COUNTS,
@@ -368,6 +396,7 @@ class SideBySide(RuleBasedStateMachine):
         stopping=st.sampled_from(STOPPING),
         scores=st.permutations([0.1, 0.5, 0.9]),
         halve=st.booleans(),
+        form=FORMS,
         interruption=INTERRUPTIONS,
     )
     def fit(
@@ -381,6 +410,7 @@ class SideBySide(RuleBasedStateMachine):
         stopping: tuple[str, int, int] | None,
         scores: list[float],
         halve: bool,
+        form: str,
         interruption: Interruption | None,
     ) -> None:
         if stopping is not None and stopping[0] == "val_loss" and not validate:
@@ -416,13 +446,12 @@ class SideBySide(RuleBasedStateMachine):
                 options = {"patience": stopping[1], "monitor": stopping[0]}
             try:
                 s.trainer.fit(
-                    x,
-                    y,
+                    *handed(form, s, x, y),
                     epochs=epochs,
                     batch_size=size,
                     shuffle=shuffle,
                     micro_batch_size=part,
-                    validation_data=validation,
+                    validation_data=validation and handed(form, s, *validation),
                     **options,
                 )
             except (StopError, KeyboardInterrupt):
@@ -571,12 +600,12 @@ class SideBySide(RuleBasedStateMachine):
         for s in self.subjects:
 
             def ask(n: int, s: Subject = s) -> None:
-                for _ in range(10):
+                for _ in range(3):
                     assert_same(s.net.predict(self.problem.x[:n]), self.model.predict(self.problem.x[:n]), s.way)
 
             in_threads([lambda n=n: ask(n) for n in lengths])  # type: ignore[misc]
 
-    @rule(n=st.integers(2, ROWS))
+    @rule(n=SEVERAL)
     def predict_while_training(self, n: int) -> None:
         x, y = self.problem.x[:n], self.problem.y[:n]
         if "compiled" in self.problem.ways:
@@ -587,7 +616,7 @@ class SideBySide(RuleBasedStateMachine):
 
             def train() -> None:
                 try:
-                    for _ in range(5):
+                    for _ in range(3):
                         s.net.train_step(x, y, s.optimizer)
                 finally:
                     over.set()
@@ -599,12 +628,12 @@ class SideBySide(RuleBasedStateMachine):
             in_threads([train, ask])
 
         def model() -> None:
-            for _ in range(5):
+            for _ in range(3):
                 self.model.train_step(x, y, self.optimizer)
 
         self.both(model, library)
 
-    @rule(n=st.integers(2, ROWS))
+    @rule(n=SEVERAL)
     def train_beside_another(self, n: int) -> None:
         """Another network on the same backend is trained in another thread."""
         x, y = self.problem.x[:n], self.problem.y[:n]
@@ -614,7 +643,7 @@ class SideBySide(RuleBasedStateMachine):
             optimizers = (s.optimizer, gb.SGD(0.1))
 
             def train(net: gb.Network, optimizer: Any) -> None:
-                for _ in range(5):
+                for _ in range(3):
                     net.train_step(x, y, optimizer)
 
             in_threads([lambda: train(s.net, optimizers[0]), lambda: train(other, optimizers[1])])
@@ -625,9 +654,9 @@ class SideBySide(RuleBasedStateMachine):
                 self.problem.layers, self.problem.loss, self.initial, self.problem.seed, **self.problem.penalties
             )
             optimizer = textbook.Optimizer("sgd", 0.1, ("constant", 0, None))
-            for _ in range(5):
+            for _ in range(3):
                 self.model.train_step(x, y, self.optimizer)
-            for _ in range(5):
+            for _ in range(3):
                 other.train_step(x, y, optimizer)
             return other.weights
 
