@@ -534,6 +534,7 @@ def module() -> types.ModuleType:
         asnumpy=asnumpy, zeros=zeros, ones=ones, empty=lambda shape, dtype=float: _new(shape, dtype), RawModule=RawModule,
         sum=_reduction(np.sum, True), max=_reduction(np.max, False), min=_reduction(np.min, False),
         asarray=lambda a, dtype=None: array(a, dtype, copy=None),
+        may_share_memory=lambda a, b: np.may_share_memory(a.host, b.host),
         get_default_memory_pool=MemoryPool, get_default_pinned_memory_pool=MemoryPool,
     )  # fmt: skip
     runtime = types.SimpleNamespace(

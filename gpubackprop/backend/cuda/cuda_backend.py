@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.backend.base import Array, ElementwiseFunction, Loop, LossFunction, Program
+from gpubackprop.backend.base import Array, Backend, ElementwiseFunction, Loop, LossFunction, Program
 from gpubackprop.backend.cuda import kernel_table as table
 from gpubackprop.backend.cuda import normalization, registry
 from gpubackprop.backend.cuda.cublaslt import CublasLt
@@ -52,15 +52,25 @@ class CudaBackend(CupyBackend):
         super().__init__(index)
         self.precision = precision
         self._half = half_type(precision, self.cupy)
-        self.kernels = Kernels(self.cupy, index)
-        self.updates = Updates(self.kernels, self.cupy)
-        self.products = self._products(epilogues) if products else None
-        self.recorder = Recorder(self.cupy)
-        self.graphs = self.loops = graphs and products
-        self.masks = Masks(self.cupy)
-        self.copies = None if self._half is None else HalfCopies(self.kernels, self._half)
-        self.loss_scale = LossScale(self.kernels) if precision == "fp16" else None
-        self._try_out()
+        self.copies: HalfCopies | None = None
+        with self:
+            self.kernels = Kernels(self.cupy, index)
+            self.updates = Updates(self.kernels, self.cupy)
+            self.products = self._products(epilogues) if products else None
+            self.recorder = Recorder(self.cupy)
+            self.graphs = self.loops = graphs and products
+            self.masks = Masks(self.cupy)
+            if self._half is not None:
+                self.copies = HalfCopies(self.kernels, self._half)
+            self.loss_scale = LossScale(self.kernels) if precision == "fp16" else None
+            self._try_out()
+
+    def __enter__(self) -> Backend:
+        super().__enter__()
+        if self._depth == 1:
+            # Whoever had the device before may have written to the parameters.
+            self.parameters_changed()
+        return self
 
     def _products(self, epilogues: bool) -> Products:
         try:
@@ -180,7 +190,8 @@ class CudaBackend(CupyBackend):
 
     def copy_in(self, host: np.ndarray, out: Array) -> None:
         if out.dtype.name in HALF and not self.owns(host):
-            out.set(np.asarray(host).astype(out.dtype, order="C"))
+            with self:
+                out.set(np.asarray(host).astype(out.dtype, order="C"))
         else:
             super().copy_in(host, out)
             self.parameters_changed()
@@ -404,10 +415,14 @@ class CudaBackend(CupyBackend):
 
     # -- rows -------------------------------------------------------------------------------------------------------
 
+    def gathers(self, source: Array, dtype: Any) -> bool:
+        return bool(row_types(source, dtype) or target_types(source, dtype)) or super().gathers(source, dtype)
+
     def gather_rows(self, source: Array, index: Array, out: Array) -> None:
-        if index.dtype == np.int64 and row_types(source, out):
+        plain = index.dtype == np.int64 and out.flags.c_contiguous
+        if plain and row_types(source, out.dtype):
             gather(self.kernels, (source, out), None, index)
-        elif index.dtype == np.int64 and target_types(source, out):
+        elif plain and target_types(source, out.dtype):
             gather(self.kernels, None, (source, out), index)
         else:
             super().gather_rows(source, index, out)
@@ -415,7 +430,7 @@ class CudaBackend(CupyBackend):
     # -- update -----------------------------------------------------------------------------------------------------
 
     def scalars(self, count: int, dtype: Any) -> Scalars:
-        with self._device:
+        with self:
             return self.updates.scalars(count, dtype)
 
     def write_scalars(self, h: Any, values: tuple[float, ...]) -> None:
