@@ -21,7 +21,6 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from gpubackprop.backend.array_backend import ArrayBackend
 from gpubackprop.backend.base import Array
-from gpubackprop.backend.cpu.special import Blocks, normal_cdf
 from gpubackprop.errors import DeviceError
 
 
@@ -202,7 +201,6 @@ class StrictBackend(ArrayBackend):
             raise DeviceError(f'precision="{precision}" needs an NVIDIA GPU; strict computes in float32 or float64')
         self.xp: Any = _StrictNamespace(self)
         self.transfers = self.waits = self.allocations = 0
-        self._blocks = Blocks()
 
     def counts(self) -> Counts:
         """Transfers, waits and allocations so far."""
@@ -284,10 +282,3 @@ class StrictBackend(ArrayBackend):
 
     def synchronize(self) -> None:
         self.waits += 1
-
-    def normal_cdf(self, z: Array, out: Array) -> None:
-        x, u = self._blocks.take(2, z.dtype)
-        source, target = z._data.reshape(-1), out._data.reshape(-1)
-        for i in range(0, source.size, Blocks.SIZE):
-            part = source[i : i + Blocks.SIZE]
-            normal_cdf(part, target[i : i + Blocks.SIZE], x[: part.size], u[: part.size])

@@ -20,9 +20,8 @@ _ELEMENTS = {
 
 def run_of(text: str) -> Any:
     """The `run` of a generated module, with pointers of ctypes and numbers of Python."""
-    namespace: dict[str, Any] = {
-        name: getattr(math, name) for name in ("exp", "expm1", "log1p", "sqrt", "tanh", "erfc")
-    }
+    namespace: dict[str, Any] = {name: getattr(math, name) for name in ("exp", "expm1", "log1p", "sqrt", "tanh")}
+    namespace["rint"] = np.rint
     namespace["log"] = lambda v: math.log(v) if v > 0 else -math.inf
     namespace |= {name: _pointer(element) for name, element in _ELEMENTS.items()}
     namespace |= {"float32": _rounded, "float64": float, "int64": int, "uint64": int, "uint8": int}

@@ -226,8 +226,11 @@ class CudaBackend(CupyBackend):
                 if "AUX" in used:
                     self.masks.written(out)
                 return
-        if function == "GELUTanh" and self._multiply(x, W, out, f"GELU_AUX{bias}", bias=b, aux=z):
-            return
+        if function == "GELUTanh":
+            # Without a backward pass there is nothing to keep, and z is out.
+            epilogue, kept = (f"GELU{bias}", None) if z is out else (f"GELU_AUX{bias}", z)
+            if self._multiply(x, W, out, epilogue, bias=b, aux=kept):
+                return
         self.dot(x, W, z)
         self._bias_activation(f, b, z, out)
 

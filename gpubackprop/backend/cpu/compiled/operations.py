@@ -38,11 +38,11 @@ FORMULAS: dict[str, str] = {
     "copy": "{0}",
     "axpy": "{0} + {1} * {2}",
     "axpby": "{0} * {1} + {2} * {3}",
-    "normal_cdf": "{type}(0.5) * erfc(-{0} * {type}(0.7071067811865476))",
+    "rint": "rint({0})",
 }
 """Ufunc -> the same in Python; {type} is the type that it is computed in."""
 
-TRANSCENDENTAL = {"exp", "expm1", "log", "log1p", "tanh", "normal_cdf"}
+TRANSCENDENTAL = {"exp", "expm1", "log", "log1p", "tanh"}
 
 
 class UntranslatableError(Exception):
@@ -123,9 +123,6 @@ def _operations(function: Callable[..., Any], arguments: tuple[Any, ...]) -> lis
     if function is np.copyto:
         out, value = arguments
         return [_copy(value, out)]
-    if name == "_normal_cdf":
-        z, out = arguments
-        return [Elementwise("normal_cdf", [z], [z.dtype], out)]
     raise UntranslatableError(f"a call of {name or function!r}")
 
 
