@@ -22,6 +22,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from gpubackprop.backend.array_backend import ArrayBackend
 from gpubackprop.backend.base import Array
 from gpubackprop.errors import DeviceError
+from gpubackprop.random import MaskStream
 
 
 class ImplicitTransferError(DeviceError, TypeError):
@@ -273,6 +274,10 @@ class StrictBackend(ArrayBackend):
 
     def fill(self, array: Array, value: float) -> None:
         array.fill(value)
+
+    def dropout(self, x: Array, stream: MaskStream, first: int, mask: Array, out: Array) -> None:
+        stream.draw(mask._data.reshape(-1), stream.step._data, first)
+        self.xp.multiply(x, mask, out=out)
 
     def owns(self, array: object) -> bool:
         return isinstance(array, StrictArray) and array._device is self

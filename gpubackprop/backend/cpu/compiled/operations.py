@@ -11,6 +11,7 @@ import numpy as np
 
 from gpubackprop.backend.cpu.blas import Direct
 from gpubackprop.backend.cpu.recorder import Call
+from gpubackprop.random import MaskStream
 
 FORMULAS: dict[str, str] = {
     "add": "{0} + {1}",
@@ -90,7 +91,20 @@ class Indexed:
     values: np.ndarray
 
 
-Operation = Elementwise | Product | Reduction | Indexed
+@dataclass
+class Draw:
+    """out (n,) = scale where the element's 16 random bits are below the threshold, else 0; for the elements from `first` on.
+    key: (seed, layer), uint64; step: 0-d, uint64."""
+
+    out: np.ndarray
+    key: np.ndarray
+    step: np.ndarray
+    first: int
+    threshold: int
+    scale: float
+
+
+Operation = Elementwise | Product | Reduction | Indexed | Draw
 
 
 def operations(calls: list[Call]) -> list[Operation]:
@@ -120,6 +134,9 @@ def _operations(function: Callable[..., Any], arguments: tuple[Any, ...]) -> lis
         raise UntranslatableError(f"{name} with {', '.join(options)}")
     if isinstance(owner, np.ndarray):
         return [_method(owner, name, arguments)]
+    if isinstance(owner, MaskStream):
+        out, step, first = arguments
+        return [Draw(out, owner.key, step, first, owner.threshold, 1 / (1 - owner.p))]
     if function is np.copyto:
         out, value = arguments
         return [_copy(value, out)]
