@@ -229,18 +229,13 @@ class NumpyBackend(ArrayBackend):
             parts = {key: a[i : i + BLOCK] for key, a in flat.items()}
             yield tuple(parts[id(a)] for a in arrays)
 
-<<<<<<< HEAD
-    def _positive_part(self, z: Array, out: Array) -> None:
-        """out = max(z, 0). Against an array of zeros: for a scalar operand NumPy takes a slower loop (1.4 times the time for
-        64 x 128 numbers)."""
-=======
     def dropout(self, x: Array, stream: MaskStream, first: int, mask: Array, out: Array) -> None:
         self._run(stream.draw, mask.reshape(-1), stream.step, first)
         self.xp.multiply(x, mask, out=out)
 
-    def positive_part(self, z: Array, out: Array) -> None:
-        # Against an array of zeros: for a scalar operand NumPy takes a slower loop.
->>>>>>> 5ad3c4c (Draw dropout's masks with Philox4x64-10, which NumPy has in C: 16 bits an element, the same on every device)
+    def _positive_part(self, z: Array, out: Array) -> None:
+        """out = max(z, 0). Against an array of zeros: for a scalar operand NumPy takes a slower loop (1.4 times the time for
+        64 x 128 numbers)."""
         together = z.size if z.size <= ZEROS else ZEROS if z.size % ZEROS == 0 else z.shape[-1]
         if z.size <= SMALL or not (z.flags.c_contiguous and out.flags.c_contiguous):
             self.xp.maximum(z, 0.0, out=out)

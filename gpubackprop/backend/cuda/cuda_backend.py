@@ -289,10 +289,11 @@ class CudaBackend(CupyBackend):
         if not _alike(x, mask, out):
             super().dropout(x, stream, first, mask, out)
             return
-        quads = -(-x.size // 4) + 1
+        seed, layer = (int(part) for part in stream.key)
+        geometry = self.kernels.flat(-(-x.size // 16) + 1, 1)
         self.kernels.launch(
-            "dropout", (C_TYPE[x.dtype.name],), self.kernels.flat(quads, 1), x, mask, out, x.size, first, 1 / (1 - stream.p),
-            stream.threshold, stream.step, stream.layer % 2**32, *stream.key,
+            "dropout", (C_TYPE[x.dtype.name],), geometry, x, mask, out, x.size, first, 1 / (1 - stream.p), stream.threshold,
+            stream.step, layer, seed,
         )  # fmt: skip
 
     def normalize(self, x: Array, axis: int, eps: float, mean: Array, var: Array, rstd: Array, xhat: Array) -> None:
