@@ -13,7 +13,7 @@ import numpy as np
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.errors import unknown_name
-from gpubackprop.precision import compute_type
+from gpubackprop.precision import compute_type, largest_exponent
 
 MANY_CLASSES = 128
 """Classes from which a softmax on the CPU is faster in the layout of the logits than in that of their transpose."""
@@ -119,7 +119,8 @@ class MeanAbsoluteError(Loss):
 class BinaryCrossEntropy(Loss):
     """C = -(1/(n m)) sum_ij (y log p + (1-y) log(1-p)), p = sigmoid(z), from the logits z = a.
 
-    Written as max(z, 0) - z y + log(1 + exp(-|z|)), which is finite for every finite logit; delta = (p - y) / (n m).
+    Written as z (h - y) + log(1 + exp(-|z|)), h = 1 where z > 0, else 0, which is finite for every finite logit;
+    delta = (p - y) / (n m), as (e (1-y) - y) / (1 + e) with e = exp(z): where y is 0 or 1 both keep all their digits.
     """
 
     recordable = True
@@ -135,26 +136,27 @@ class BinaryCrossEntropy(Loss):
         xp.minimum(a, t, out=t)
         xp.exp(t, out=t)
         xp.log1p(t, out=t)
-        xp.maximum(a, 0.0, out=d)
+        be.heaviside(a, d)
+        xp.subtract(d, y, out=d)
+        xp.multiply(d, a, out=d)
         xp.add(t, d, out=t)
-        # The product in t's own type: a float16 product of a logit and a target may overflow.
-        xp.multiply(a, y, out=d, dtype=d.dtype)
-        xp.subtract(t, d, out=t)
         be.total(t, scale, value)
         if delta is not None:
-            xp.multiply(a, 0.5, out=t)
-            xp.tanh(t, out=t)
-            xp.multiply(t, 0.5, out=t)
-            xp.add(t, 0.5, out=t)
-            xp.subtract(t, y, out=t)
-            xp.multiply(t, scale, out=delta)
+            xp.minimum(a, largest_exponent(t.dtype), out=t)
+            xp.exp(t, out=t)
+            xp.subtract(1.0, y, out=d)
+            xp.multiply(d, t, out=d)
+            xp.subtract(d, y, out=d)
+            xp.add(t, 1.0, out=t)
+            xp.divide(d, t, out=d)
+            xp.multiply(d, scale, out=delta)
 
 
 class CrossEntropy(Loss):
     """C = -(1/n) sum_i log softmax(z_i)[y_i] for class labels y (n,), or -(1/n) sum_ij y_ij log softmax(z_i)_j for
     one-hot or probability targets y (n, m), from the logits z = a; delta = (softmax(z) sum_j y_ij - y) / n.
 
-    The row maximum is taken out first, so that no finite logit overflows. Rows of z stand as columns here, and with few
+    The row maximum is taken out first, so that no exponential overflows. Rows of z stand as columns here, and with few
     classes they are laid out so too, since reductions over few numbers are faster across rows than along them.
     """
 
@@ -188,7 +190,9 @@ class CrossEntropy(Loss):
     ) -> None:
         xp, s, flat, picked = be.xp, self._columns(v.s, a), v.s.reshape(-1), v.picked
         n, m = a.shape
-        self._shift(be, a, s, v.row)
+        xp.copyto(s, a.T)
+        xp.max(s, axis=0, out=v.row, keepdims=True)
+        xp.subtract(s, v.row, out=s)
         # Where (y_i, i) lies in memory.
         times, stride, plus = (y, n, be.arange(n)) if m < MANY_CLASSES else (be.arange(n), m, y)
         xp.multiply(times, stride, out=v.index)
@@ -211,13 +215,18 @@ class CrossEntropy(Loss):
         self, be: Backend, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
     ) -> None:
         xp, s, t = be.xp, self._columns(v.s, a), self._columns(v.t, a)
-        self._shift(be, a, s, v.row)
-        xp.exp(s, out=t)
+        # Half of z less half of its maximum is finite for every finite z, so that a target of 0 takes out whatever it is.
+        xp.multiply(a.T, 0.5, out=s, dtype=s.dtype)
+        xp.max(s, axis=0, out=v.row, keepdims=True)
+        xp.subtract(s, v.row, out=s)
+        xp.add(s, s, out=t)
+        xp.exp(t, out=t)
         be.column_sums(t, v.row[0])
         xp.log(v.row, out=v.mass)
+        xp.multiply(v.mass, 0.5, out=v.mass)
         xp.subtract(s, v.mass, out=s)
         xp.multiply(s, y.T, out=s)
-        be.total(s, -1 / rows, value)
+        be.total(s, -2 / rows, value)
         if delta is not None:
             xp.copyto(s, y.T)
             be.column_sums(s, v.mass[0])
@@ -230,12 +239,6 @@ class CrossEntropy(Loss):
     @staticmethod
     def _columns(buffer: Array, a: Array) -> Array:
         return buffer if a.shape[1] < MANY_CLASSES else buffer.T
-
-    @staticmethod
-    def _shift(be: Backend, a: Array, s: Array, row: Array) -> None:
-        be.xp.copyto(s, a.T)
-        be.xp.max(s, axis=0, out=row, keepdims=True)
-        be.xp.subtract(s, row, out=s)
 
 
 LOSSES: dict[str, type[Loss]] = {

@@ -6,6 +6,7 @@ import numpy as np
 
 from gpubackprop.errors import ArgumentError
 from gpubackprop.losses import Loss
+from gpubackprop.precision import is_constant
 
 
 def accuracy(outputs: np.ndarray, y: np.ndarray) -> float:
@@ -33,13 +34,15 @@ def label_accuracy(outputs: np.ndarray, y: np.ndarray) -> float:
 def r2(outputs: np.ndarray, y: np.ndarray) -> float:
     """The coefficient of determination 1 - sum (y - a)^2 / sum (y - mean y)^2, averaged over the m outputs; both (n, m).
 
-    An output whose target never changes counts as 1 where it is met exactly and as 0 elsewhere, as in scikit-learn.
+    An output whose target never changes, but for rounding, counts as 1 where it is met and as 0 elsewhere, as in
+    scikit-learn.
     """
-    residual = np.sum((y - outputs.astype(np.float64)) ** 2, axis=0)
-    total = np.sum((y - y.mean(axis=0, dtype=np.float64)) ** 2, axis=0)
-    varies = total > 0
-    score = np.where(residual == 0, 1.0, 0.0)
-    score[varies] = 1 - residual[varies] / total[varies]
+    n, mean = len(y), y.mean(axis=0, dtype=np.float64)
+    residual = np.mean((y - outputs.astype(np.float64)) ** 2, axis=0)
+    variance = np.mean((y - mean) ** 2, axis=0)
+    varies = ~is_constant(variance, mean, n)
+    score = np.where(is_constant(residual, mean, n), 1.0, 0.0)
+    score[varies] = 1 - residual[varies] / variance[varies]
     return float(score.mean())
 
 
@@ -57,13 +60,20 @@ def scores(predictions: np.ndarray, y: np.ndarray, loss: Loss) -> dict[str, floa
         return {"accuracy": accuracy(predictions, y)}
     if loss.output == "sigmoid":
         return {"accuracy": label_accuracy(predictions, y)}
-    return {"r2": r2(predictions, y), "mean_absolute_error": mean_absolute_error(predictions, y)}
+    # Predictions of a network that diverged: what comes of them is no number, and says so.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return {"r2": r2(predictions, y), "mean_absolute_error": mean_absolute_error(predictions, y)}
 
 
 def confusion_matrix(predictions: np.ndarray, y: np.ndarray) -> np.ndarray:
     """counts[i, j]: rows of class i that were taken for class j, an (m, m) int64 array.
 
-    predictions (n, m): scores or probabilities; y: labels (n,) from 0 to m-1.
+    predictions (n, m): scores or probabilities; y: labels (n,) from 0 to m-1, of any integer type. Raises ArgumentError for
+    another shape or label.
     """
-    m = predictions.shape[1]
-    return np.bincount(np.asarray(y) * m + predictions.argmax(axis=1), minlength=m * m).reshape(m, m)
+    n, m = predictions.shape
+    truth = np.asarray(y).astype(np.int64)
+    if truth.shape != (n,) or (n and not 0 <= truth.min() <= truth.max() < m):
+        span = f" from {truth.min()} to {truth.max()}" if truth.size else ""
+        raise ArgumentError(f"y must be {n} labels from 0 to {m - 1}, one for each row; got shape {truth.shape}{span}")
+    return np.bincount(truth * m + predictions.argmax(axis=1), minlength=m * m).reshape(m, m)

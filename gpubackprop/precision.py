@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import floor, log
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,20 @@ def accumulator(dtype: Any) -> np.dtype[Any]:
 def compute_type(dtype: Any) -> np.dtype[Any]:
     """The type in which exponentials and differences of `dtype` are taken: at least float32."""
     return np.result_type(dtype, np.float32)
+
+
+def largest_exponent(dtype: Any) -> float:
+    """The largest whole number whose exponential `dtype` can hold: 88 for float32, 709 for float64."""
+    return float(floor(log(np.finfo(dtype).max)))
+
+
+def is_constant(variance: np.ndarray, mean: np.ndarray, n: int) -> np.ndarray:
+    """Where a variance of n numbers with that mean, computed in float64, is all rounding, so that they may well be one number.
+
+    The bound of Chan, Golub and LeVeque, "Algorithms for computing the sample variance" (1983), as in scikit-learn.
+    """
+    eps = np.finfo(np.float64).eps
+    return np.asarray(variance <= n * eps * variance + np.square(n * mean * eps))
 
 
 def resolve(dtype: Any, precision: str | None) -> tuple[np.dtype[Any], str]:

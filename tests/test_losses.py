@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mpmath import mp, mpf
 
 from gpubackprop.backend.base import Backend
+from gpubackprop.backend.select import get_backend
 from gpubackprop.errors import ArgumentError
 from gpubackprop.layers import Tensors
 from gpubackprop.losses import LOSSES, MANY_CLASSES, Loss, get_loss
+from tests import exact
 from tests.small import make_data
 
 
@@ -101,12 +104,75 @@ def test_large_logits(backend: Backend, name: str, scale: float) -> None:
     wrong = 1 - right
     value, delta = evaluate(backend, get_loss(name), a, right)
     assert value == 0.0
-    assert not delta.any()
+    assert np.abs(delta).max() < np.finfo(np.float32).tiny
     value, delta = evaluate(backend, get_loss(name), a, wrong)
     assert value == pytest.approx(2 * scale if name == "cross_entropy" else scale, rel=1e-6)
     np.testing.assert_allclose(
         delta, [[0.5, -0.5], [-0.5, 0.5]] if name == "cross_entropy" else [[0.25, -0.25], [-0.25, 0.25]]
     )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("y", [0.0, 1.0])
+def test_binary_cross_entropy_keeps_all_digits(backend: Backend, dtype: str, y: float) -> None:
+    """Of a target that is met and of one that is missed alike: p - 1 would lose them all where p is close to 1."""
+    z, eps, tiny = exact.points(dtype), float(np.finfo(dtype).eps), float(np.finfo(dtype).tiny)
+    z = z[np.abs(z) < 1e30]
+    a, targets, n = z[:, None], np.full((len(z), 1), y, dtype), len(z)
+    _, delta = evaluate(backend, get_loss("binary_cross_entropy"), a, targets)
+    sign = 1 if y == 0 else -1
+    expected = np.array([float(sign * exact.sigmoid(sign * mpf(float(v)))) for v in z])
+    off = np.abs(delta[:, 0] * n - expected)
+    assert (off <= 10 * eps * np.abs(expected) + n * tiny).all()
+    for v in z[::9]:
+        value, _ = evaluate(backend, get_loss("binary_cross_entropy"), np.array([[v]]), targets[:1])
+        want = float(mp.log1p(mp.exp(sign * mpf(float(v)))))
+        assert value == pytest.approx(want, rel=10 * eps, abs=tiny)
+
+
+@pytest.mark.parametrize("m", [3, MANY_CLASSES])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_logits_as_far_apart_as_the_type_reaches(backend: Backend, dtype: str, m: int) -> None:
+    largest = np.finfo(dtype).max * 0.9
+    a = np.full((2, m), -largest, dtype)
+    a[:, 1] = largest
+    right, soft = np.zeros((2, m), dtype), np.full((2, m), 1 / m, dtype)
+    right[:, 1] = 1
+    with np.errstate(over="ignore"):
+        for y in (right, np.array([1, 1])):
+            value, delta = evaluate(backend, get_loss("cross_entropy"), a, y)
+            assert value == 0.0
+            assert not delta.any()
+        value, delta = evaluate(backend, get_loss("cross_entropy"), a, soft)
+    assert np.isfinite(delta).all()
+    np.testing.assert_allclose(delta[:, 1] * 2, 1 - 1 / m, rtol=1e-6)
+    # Right, or beyond the type.
+    assert value == np.inf or value == pytest.approx(2 * float(np.float32(largest)) * (m - 1) / m, rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 3, 7])
+@pytest.mark.parametrize("m", [2, 5, MANY_CLASSES, 200])
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, "targets") for name in sorted(LOSSES)), ("cross_entropy", "labels")]
+)
+def test_recorded_is_eager_for_every_shape(backend: Backend, name: str, kind: str, m: int, n: int) -> None:
+    """On new numbers, so that nothing that was there while recording can stand in for what was not computed."""
+    loss, rng, v = get_loss(name), np.random.default_rng(5), Tensors()
+    for key, (shape, dtype) in loss.buffers(m, np.float64).items():
+        setattr(v, key, backend.empty(tuple(n if k == "n" else int(k) for k in shape), dtype))
+    value, delta = backend.zeros((), np.float64), backend.empty((n, m), np.float64)
+    a = backend.zeros((n, m), np.float64)
+    y = backend.zeros((n,), np.int64) if kind == "labels" else backend.zeros((n, m), np.float64)
+    program = backend.record(lambda: backend.loss_and_delta(loss, a, y, v, value, delta, n))
+    for _ in range(2):
+        outputs = rng.normal(size=(n, m))
+        targets = rng.integers(0, m, n) if kind == "labels" else rng.random((n, m))
+        backend.copy_in(outputs, a)
+        backend.copy_in(targets, y)
+        program()
+        expected, expected_delta = evaluate(get_backend("strict"), loss, outputs, targets)
+        assert float(backend.to_host(value)) == pytest.approx(expected, rel=1e-13)
+        np.testing.assert_allclose(backend.to_host(delta), expected_delta, rtol=1e-12, atol=1e-16)
 
 
 def test_labels_are_one_hot_targets(backend: Backend) -> None:

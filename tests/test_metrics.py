@@ -4,6 +4,7 @@ import pytest
 import gpubackprop as gb
 from gpubackprop.losses import get_loss
 from gpubackprop.metrics import accuracy, confusion_matrix, label_accuracy, mean_absolute_error, r2, scores
+from gpubackprop.network.inference import to_prediction
 
 
 def test_accuracy_takes_the_largest_output():
@@ -41,6 +42,50 @@ def test_r2_and_mae_agree_with_scikit_learn():
 def test_r2_of_float32_predictions_far_from_zero_keeps_its_digits():
     y = np.linspace(0, 1, 100).reshape(-1, 1) + 1e4
     assert r2(y.astype(np.float32), y) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("constant", [0.1 + 0.2, 1e6 / 3, -7.3])
+def test_r2_of_a_target_that_is_constant_but_for_rounding(constant):
+    y = np.full((30, 1), constant)
+    y[::2] = np.nextafter(constant, 2 * constant)
+    assert r2(np.full((30, 1), constant), y) == 1
+    assert r2(np.full((30, 1), constant + 1), y) == 0
+    assert r2(y, y) == 1
+
+
+NARROW = [np.bool_, np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64]
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_every_metric_in_every_integer_type(dtype):
+    """As in int64, for as many classes and as large numbers as the type holds."""
+    most = 1 if dtype == np.bool_ else int(min(np.iinfo(dtype).max, 299))
+    rng, m = np.random.default_rng(2), most + 1
+    y, p = rng.integers(0, m, 2000), rng.random((2000, m))
+    p[np.arange(1000), y[:1000]] = 2
+    assert confusion_matrix(p, y.astype(dtype)).trace() >= 1000
+    np.testing.assert_array_equal(confusion_matrix(p, y.astype(dtype)), confusion_matrix(p, y))
+    assert accuracy(p, y.astype(dtype)) == accuracy(p, y)
+    numbers = y.reshape(-1, 2)
+    a = numbers + rng.normal(size=numbers.shape)
+    for metric in (r2, mean_absolute_error, label_accuracy):
+        assert metric(a, numbers.astype(dtype)) == metric(a, numbers)
+    assert accuracy(p[:, :1], (y[:, None] > 0).astype(dtype)) == accuracy(p[:, :1], y[:, None] > 0)
+
+
+@pytest.mark.parametrize("y", [[0, 3], [-1, 0], [0], [[0, 1]]])
+def test_confusion_matrix_of_labels_that_are_none(y):
+    with pytest.raises(gb.GpuBackpropError, match="y must be 2 labels from 0 to 2"):
+        confusion_matrix(np.zeros((2, 3)), np.array(y))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "half_squared_error"])
+@pytest.mark.parametrize("worst", [1e300, np.inf, np.nan])
+def test_scores_of_a_network_that_diverged_warn_of_nothing(loss, worst):
+    y = np.array([0, 1]) if loss == "cross_entropy" else np.array([[0.0, 1.0], [1.0, 0.0]])
+    outputs = np.array([[worst, -worst], [-worst, worst]])
+    predictions = to_prediction(outputs, get_loss(loss))
+    assert all(isinstance(v, float) for v in scores(predictions, y, get_loss(loss)).values())
 
 
 def test_confusion_matrix_agrees_with_scikit_learn():

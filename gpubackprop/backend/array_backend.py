@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpubackprop.backend.arithmetic import Arithmetic
 from gpubackprop.backend.base import Array, Backend, ElementwiseFunction, LossFunction
 from gpubackprop.precision import accumulator
 from gpubackprop.random import MaskStream
@@ -26,6 +27,7 @@ class ArrayBackend(Backend):
     def __init__(self) -> None:
         self.lock = RLock()
         self._depth = 0
+        self._arithmetic = Arithmetic()
         self._memory: dict[Any, Array] = {}
 
     def __enter__(self) -> Backend:
@@ -33,14 +35,13 @@ class ArrayBackend(Backend):
         self._depth += 1
         if self._depth == 1:
             # Overflow and NaN show in a step's loss, as they do on a GPU, and not as warnings of NumPy's.
-            self._quiet = np.errstate(all="ignore")
-            self._quiet.__enter__()
+            self._arithmetic.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._depth -= 1
         if not self._depth:
-            self._quiet.__exit__(None, None, None)
+            self._arithmetic.__exit__()
         self.lock.release()
 
     def scratch(self, like: Array, slot: int = 0) -> Array:
@@ -229,9 +230,15 @@ class ArrayBackend(Backend):
         self.xp.dot(a, b, out=out)
 
     def norm(self, G: Array, out: Array) -> None:
-        flat = G.reshape(-1)
-        self.dot(flat, flat, out)
-        self.xp.sqrt(out, out=out)
+        xp, t, root = self.xp, self.scratch(G), self.scratch(out, 1)
+        # Divided by the largest first: the square of what a type holds may be beyond it.
+        xp.abs(G, out=t)
+        xp.max(t, out=out)
+        xp.add(out, float(np.finfo(G.dtype).tiny), out=out)
+        xp.divide(t, out, out=t)
+        self.dot(t, t, root)
+        xp.sqrt(root, out=root)
+        xp.multiply(out, root, out=out)
 
     def clip_by_norm(self, G: Array, max_norm: float, norm: Array, factor: Array) -> None:
         xp = self.xp

@@ -53,7 +53,7 @@ class ElementwiseFunction(Protocol):
 
     @property
     def saves(self) -> str:
-        """What f' is written from: the output "a", or "z"."""
+        """What is kept for the backward pass: the output "a", "z", or "slope": f'(z), which `forward` writes over z."""
 
     @property
     def recordable(self) -> bool:
@@ -250,14 +250,15 @@ class Backend(ABC):
     def affine(self, x: Array, W: Array, b: Array | None, f: ElementwiseFunction, z: Array, out: Array) -> None:
         """z = x W + b; out = f(z).  x (n, d), W (d, m), b (m,) or None, z and out (n, m).
 
-        `z` may be `out` itself for an activation whose derivative is written from its output.
+        `z` is left as what `propagate` and `times_derivative` of this device take as `saved`; it may be `out` itself for an
+        activation that saves its output, and for one that saves its slope where there is no backward pass.
         """
 
     @abstractmethod
     def propagate(self, delta: Array, W: Array, f: ElementwiseFunction, saved: Array, out: Array) -> None:
         """out = (delta W^T) * f'(z).  delta (n, m), W (d, m), saved and out (n, d).
 
-        `saved` is what f' is written from at the layer below: its output a, or its z (`f.saves`).
+        `saved` is what `affine` or `activate` left in z at the layer below.
         """
 
     @abstractmethod
@@ -266,11 +267,11 @@ class Backend(ABC):
 
     @abstractmethod
     def activate(self, f: ElementwiseFunction, z: Array, out: Array) -> None:
-        """out = f(z), elementwise."""
+        """out = f(z), elementwise. What it leaves in z is what `times_derivative` takes as `saved`."""
 
     @abstractmethod
     def times_derivative(self, f: ElementwiseFunction, saved: Array, delta: Array) -> None:
-        """delta = delta * f'(z), elementwise."""
+        """delta = delta * f'(z), elementwise, from what `affine` or `activate` left in z (which may be its output)."""
 
     @abstractmethod
     def dropout(self, x: Array, stream: MaskStream, first: int, mask: Array, out: Array) -> None:
@@ -352,10 +353,6 @@ class Backend(ABC):
         """dW = dW + l1 sign(W) + l2 W."""
 
     @abstractmethod
-    def normal_cdf(self, z: Array, out: Array) -> None:
-        """out = Phi(z), the standard normal distribution function: 1/2 erfc(-z / sqrt 2)."""
-
-    @abstractmethod
     def dot(self, a: Array, b: Array, out: Array) -> None:
         """out = a b, in the arrays' own type: matrix products, and inner products into a 0-d array."""
 
@@ -368,7 +365,7 @@ class Backend(ABC):
 
     @abstractmethod
     def norm(self, G: Array, out: Array) -> None:
-        """out = ||G||, the Euclidean norm of all elements, into a 0-d array."""
+        """out = ||G||, the Euclidean norm of all elements of a flat array, into a 0-d array; right wherever that can hold it."""
 
     def adds_in_products(self, parameters: Array) -> bool:
         """Whether `affine_gradients` with a beta costs no more than without, for this flat buffer of parameters."""

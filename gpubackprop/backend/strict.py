@@ -21,8 +21,8 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from gpubackprop.backend.array_backend import ArrayBackend
 from gpubackprop.backend.base import Array
-from gpubackprop.backend.cpu.special import Blocks, normal_cdf
 from gpubackprop.errors import DeviceError
+from gpubackprop.random import MaskStream
 
 
 class ImplicitTransferError(DeviceError, TypeError):
@@ -202,7 +202,6 @@ class StrictBackend(ArrayBackend):
             raise DeviceError(f'precision="{precision}" needs an NVIDIA GPU; strict computes in float32 or float64')
         self.xp: Any = _StrictNamespace(self)
         self.transfers = self.waits = self.allocations = 0
-        self._blocks = Blocks()
 
     def counts(self) -> Counts:
         """Transfers, waits and allocations so far."""
@@ -276,6 +275,10 @@ class StrictBackend(ArrayBackend):
     def fill(self, array: Array, value: float) -> None:
         array.fill(value)
 
+    def dropout(self, x: Array, stream: MaskStream, first: int, mask: Array, out: Array) -> None:
+        stream.draw(mask._data.reshape(-1), stream.step._data, first)
+        self.xp.multiply(x, mask, out=out)
+
     def owns(self, array: object) -> bool:
         return isinstance(array, StrictArray) and array._device is self
 
@@ -284,10 +287,3 @@ class StrictBackend(ArrayBackend):
 
     def synchronize(self) -> None:
         self.waits += 1
-
-    def normal_cdf(self, z: Array, out: Array) -> None:
-        x, u = self._blocks.take(2, z.dtype)
-        source, target = z._data.reshape(-1), out._data.reshape(-1)
-        for i in range(0, source.size, Blocks.SIZE):
-            part = source[i : i + Blocks.SIZE]
-            normal_cdf(part, target[i : i + Blocks.SIZE], x[: part.size], u[: part.size])

@@ -22,9 +22,8 @@ class Activation(Layer):
         self.activation = get_activation(activation)
 
     def forward(self, be: Backend, v: Tensors, training: bool) -> None:
-        if v.z is not v.a:
-            be.xp.copyto(v.z, v.x)
-        be.activate(self.activation, v.x, v.a)
+        be.xp.copyto(v.z, v.x)
+        be.activate(self.activation, v.z, v.a)
 
     def backward(self, be: Backend, v: Tensors, dx: Array, training: bool) -> None:
         be.xp.copyto(dx, v.delta)

@@ -1,8 +1,8 @@
 """What a layer is: a = f(g(x)). It knows g and the derivative of g, and names its f.
 
 For each batch size a layer gets a `Tensors` v with the arrays it works on: v.x, what comes in (n, width in); v.a,
-what goes out (n, width out); v.z, what f is applied to (the same array as v.a where f' is written from a); v.delta,
-dC/dz; and what it asks for in `buffers`.
+what goes out (n, width out); v.z, what f is applied to, and then what f' is taken from (see `Activation.saves`; the same
+array as v.a where that is a); v.delta, dC/dz; and what it asks for in `buffers`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Tensors:
     a: Array
     delta: Array
     saved: Array
-    """a or z, whichever f' is written from."""
+    """What f' is taken from: a, z, or f'(z) itself."""
     first_row: int
     """Where these rows begin in their batch, if they are a part of one."""
 

@@ -8,7 +8,7 @@ from gpubackprop.backend.base import Array
 from gpubackprop.layers import LAYERS
 from gpubackprop.losses import Loss
 from gpubackprop.network.engine import Engine
-from gpubackprop.precision import compute_type
+from gpubackprop.precision import largest_exponent
 
 CHUNK = 4096
 """Rows at a time, where nothing else is asked for."""
@@ -56,16 +56,20 @@ def _chunks(n: int, size: int) -> list[tuple[int, slice]]:
 
 
 def to_prediction(outputs: np.ndarray, loss: Loss) -> np.ndarray:
-    """Softmax or sigmoid of logits (n, m), in place on the host, as the loss's `output` says; computed in float32 at least."""
-    wide = outputs.astype(compute_type(outputs.dtype), copy=False)
-    if loss.output == "softmax":
-        wide -= wide.max(axis=1, keepdims=True)
-        np.exp(wide, out=wide)
-        wide /= wide.sum(axis=1, keepdims=True)
-    elif loss.output == "sigmoid":
-        wide *= 0.5
-        np.tanh(wide, out=wide)
-        wide *= 0.5
-        wide += 0.5
+    """Softmax or sigmoid of logits (n, m), in place on the host, as the loss's `output` says; computed in float64, so that
+    float32 probabilities have all their digits however small they are."""
+    if loss.output == "identity":
+        return outputs
+    wide = outputs.astype(np.result_type(outputs, np.float64))
+    # Two float64 logits may be further apart than float64 reaches: exp(-inf) is right. Of logits that are none, so is p.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if loss.output == "softmax":
+            wide -= wide.max(axis=1, keepdims=True)
+            np.exp(wide, out=wide)
+            wide /= wide.sum(axis=1, keepdims=True)
+        else:
+            np.minimum(wide, largest_exponent(wide.dtype), out=wide)
+            np.exp(wide, out=wide)
+            wide /= wide + 1
     np.copyto(outputs, wide, casting="unsafe")
     return outputs

@@ -136,7 +136,8 @@ class Workspace:
             v = Tensors(x=x, first_row=0)
             v.a = self._view(("a", i if self.training else i % 2), ("n", width), self.storage, n)
             v.z = v.a
-            if layer.activation.saves == "z":
+            # A slope is made for the backward pass alone.
+            if layer.activation.saves == "z" or (self.training and layer.activation.saves == "slope"):
                 v.z = self._view(("z", i if self.training else 0), ("n", width), self.storage, n)
             if self.training:
                 v.delta = self._view(("delta", i), ("n", width), self.storage, n)

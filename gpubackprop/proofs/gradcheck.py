@@ -165,13 +165,14 @@ class _Central:
 
     def signs(self, P: np.ndarray, n: int) -> list[np.ndarray]:
         """Which side of its kink everything is on that has one, for the batch whose loss was computed last."""
-        return [a > 0 for a in self.kinked(self.net, P, n)]
+        return [np.sign(a) for a in self.kinked(self.net, P, n)]
 
     def kinked(self, net: Network, P: np.ndarray, n: int) -> list[np.ndarray]:
         """Everything that f, the loss or the penalty has a kink at 0 of."""
         batch, be = net.engine.training.batch(n), net.backend
         pairs = zip(net.layers, batch.tensors, strict=True)
-        arrays = [be.to_host(v.saved) for layer, v in pairs if not layer.activation.smooth]
+        functions = [(layer.activation, v.a) for layer, v in pairs if not layer.activation.smooth]
+        arrays = [be.to_host(a) - kink for f, a in functions for kink in f.kinks]
         if not net.loss_function.smooth and self.y.ndim == 2:
             arrays.append(be.to_host(batch.outputs) - self.y)
         if net.l1:

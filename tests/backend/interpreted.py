@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from gpubackprop.random import random_words
+
 _ELEMENTS = {
     "f4": ctypes.c_float,
     "f8": ctypes.c_double,
@@ -20,19 +22,25 @@ _ELEMENTS = {
 
 def run_of(text: str) -> Any:
     """The `run` of a generated module, with pointers of ctypes and numbers of Python."""
-    namespace: dict[str, Any] = {
-        name: getattr(math, name) for name in ("exp", "expm1", "log1p", "sqrt", "tanh", "erfc")
-    }
+    namespace: dict[str, Any] = {name: getattr(math, name) for name in ("exp", "expm1", "log1p", "sqrt", "tanh")}
+    namespace["rint"] = np.rint
     namespace["log"] = lambda v: math.log(v) if v > 0 else -math.inf
     namespace |= {name: _pointer(element) for name, element in _ELEMENTS.items()}
     namespace |= {"float32": _rounded, "float64": float, "int64": int, "uint64": int, "uint8": int}
     namespace |= {"sgemm": _gemm(np.float32), "dgemm": _gemm(np.float64)}
+    namespace["draw"] = _draw
     exec(text[text.index("def run(") :], namespace)
     return namespace["run"]
 
 
 def _pointer(element: Any) -> Callable[[int], Any]:
     return lambda address: ctypes.cast(int(address), ctypes.POINTER(element))
+
+
+def _draw(mask: Any, seed: int, layer: int, step: int, size: int, first: int, threshold: int, scale: float) -> None:
+    words = random_words(size, seed=seed, step=step, layer=layer, first=first)
+    for i, word in enumerate(words):
+        mask[i] = scale if word < threshold else 0.0
 
 
 def _rounded(value: float) -> float:

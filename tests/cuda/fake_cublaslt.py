@@ -295,7 +295,7 @@ def _product(desc: Any, epilogue: Epilogue, sizes: Any, layouts: Any, addresses:
             mask = np.unpackbits(_vector(aux, np.uint8, ld // 8 * N).reshape(N, ld // 8), axis=1, bitorder="little")
             z = z * mask[:, :M].T
         if "GELU" in name:
-            kept = _column_major(aux, (d.dtype, M, N, ld))
+            kept = _column_major(aux, (d.dtype, M, N, ld)) if "AUX" in name or name == "DGELU" else np.empty_like(z)
             if name != "DGELU":
                 kept[...] = z
             s = z if name != "DGELU" else kept.astype(wide)

@@ -22,8 +22,6 @@ from typing import Any
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from gpubackprop.backend.cpu.special import Blocks, normal_cdf
-
 # ---- what is counted and limited ----------------------------------------------------------------------------------
 
 
@@ -334,23 +332,6 @@ def ones(shape: Any, dtype: Any = float) -> ndarray:
     return out
 
 
-def _erfc(z: ndarray, out: ndarray) -> ndarray:
-    """2 Phi(-z sqrt 2): NumPy has no erfc."""
-    scaled, source, target = Blocks(), z.host, out.host
-
-    def work() -> None:
-        x, u = scaled.take(2, source.dtype)
-        flat = (source * -np.sqrt(2)).astype(source.dtype).reshape(-1)
-        result = np.empty_like(flat)
-        for i in range(0, flat.size, Blocks.SIZE):
-            part = flat[i : i + Blocks.SIZE]
-            normal_cdf(part, result[i : i + Blocks.SIZE], x[: part.size], u[: part.size])
-        np.copyto(target, 2 * result.reshape(target.shape))
-
-    run(work)
-    return out
-
-
 # ---- streams, graphs, memory --------------------------------------------------------------------------------------
 
 
@@ -563,13 +544,9 @@ def install(monkeypatch: Any, runner_of: Callable[[str], tuple[Any, int, Any]] |
     """Put the stand-in into sys.modules as cupy and cupyx, for the length of a test."""
     cupy, cupyx = module(), types.ModuleType("cupyx")
     cupyx.empty_pinned = np.empty  # type: ignore[attr-defined]
-    special = types.ModuleType("cupyx.scipy.special")
-    special.erfc = _erfc  # type: ignore[attr-defined]
     names = {
         "cupy": cupy,
         "cupyx": cupyx,
-        "cupyx.scipy": types.ModuleType("cupyx.scipy"),
-        "cupyx.scipy.special": special,
     }
     for name, part in names.items():
         monkeypatch.setitem(sys.modules, name, part)

@@ -7,7 +7,9 @@ from math import erf, pi, sqrt
 import numpy as np
 import pytest
 
+from gpubackprop import activations
 from gpubackprop.backend.cuda import kernel_table as table
+from tests import exact
 from tests.cuda.conftest import MULTIPROCESSORS, cases
 from tests.cuda.harness import assert_close, empty, to_float64, to_storage
 
@@ -49,11 +51,13 @@ def slope(f, x):
     return (value(f, x + h) - value(f, x - h)) / (2 * h)
 
 
+FROM_OUTPUT = ("Identity", "ReLU", "LeakyReLU")
+
+
 def saved_for(f, t, z):
-    """What the forward pass keeps for the derivative, and the z that it stands for."""
-    if f in ("GELU", "GELUTanh", "SiLU"):
-        return to_storage(t, z)
-    return to_storage(t, value(f, to_float64(t, to_storage(t, z))))
+    """What the forward pass keeps for the derivative: the output or z."""
+    kept = to_float64(t, to_storage(t, z))
+    return to_storage(t, value(f, kept) if f in FROM_OUTPUT else kept)
 
 
 def derivative_from(f, saved):
@@ -66,13 +70,13 @@ def derivative_from(f, saved):
         "GELUTanh": lambda z: 0.5 * (1 + t) + 0.5 * z * (1 - t**2) * root * (1 + 3 * 0.044715 * z**2),
         "SiLU": lambda z: sigma * (1 + z * (1 - sigma)),
         "Identity": lambda a: np.ones_like(a),
-        "Sigmoid": lambda a: a * (1 - a),
-        "Tanh": lambda a: (1 - a) * (1 + a),
+        "Sigmoid": lambda z: sigma * (1 - sigma),
+        "Tanh": lambda z: 1 - np.tanh(z) ** 2,
         "ReLU": lambda a: (a > 0) * 1.0,
         "LeakyReLU": lambda a: np.where(a > 0, 1, 0.01),
-        "ELU": lambda a: np.where(a > 0, 1, a + 1),
-        "SELU": lambda a: np.where(a > 0, SCALE, a + SCALE * ALPHA),
-        "Softplus": lambda a: -np.expm1(-a),
+        "ELU": lambda z: np.where(z > 0, 1, np.exp(np.minimum(z, 0))),
+        "SELU": lambda z: SCALE * np.where(z > 0, 1, ALPHA * np.exp(np.minimum(z, 0))),
+        "Softplus": lambda z: sigma,
     }[f](saved)
 
 
@@ -80,7 +84,7 @@ def test_references_agree_with_each_other():
     """The derivative from the output is the derivative of the definition."""
     z = np.linspace(-4, 4, 81) + 0.013
     for f in FUNCTIONS:
-        kept = z if f in ("GELU", "GELUTanh", "SiLU") else value(f, z)
+        kept = value(f, z) if f in FROM_OUTPUT else z
         np.testing.assert_allclose(derivative_from(f, kept), slope(f, z), atol=1e-9)
 
 
@@ -132,6 +136,16 @@ def test_activations_at_the_ends(run, f):
     run("activation", ("float", f), table.flat(z.size, 1, 1), z, a, z.size)
     assert np.isnan(a[-1])
     np.testing.assert_allclose(a[:-1], value(f, z[:-1].astype(float)), rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("t", "f"), cases("activation", lambda t, f: t in ("float", "double")))
+def test_every_digit_from_end_to_end(run, t, f):
+    name, dtype = getattr(activations, f).name, {"float": "float32", "double": "float64"}[t]
+    z = exact.points(dtype)
+    a, d, launch = empty(t, z.shape), np.ones_like(z), table.flat(z.size, 1, 1)
+    run("activation", (t, f), launch, z, a, z.size)
+    run("activation_derivative", (t, f), launch, d, a if f in FROM_OUTPUT else z, z.size)
+    exact.assert_exact(name, dtype, a, d)
 
 
 @pytest.mark.parametrize(("t", "f", "v"), cases("derivative_column_sums"))

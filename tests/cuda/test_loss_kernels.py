@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from mpmath import mp, mpf
 
 from gpubackprop.backend.cuda import kernel_table as table
+from tests import exact
 from tests.cuda.conftest import MULTIPROCESSORS, cases
 from tests.cuda.harness import assert_close, empty, to_float64, to_storage
 
@@ -141,6 +143,35 @@ def test_binary_cross_entropy_of_extreme_logits(run):
     loss = launch_loss(run, "elementwise_loss", template, table.flat(4, 4, 1), a, y, delta, 4, 1.0, None)
     np.testing.assert_array_equal(delta, [0, 0, 1, -1])
     assert loss == 2e4
+
+
+@pytest.mark.parametrize("t", ["float", "double"])
+@pytest.mark.parametrize("y", [0.0, 1.0])
+def test_binary_cross_entropy_keeps_all_digits(run, t, y):
+    z = exact.points({"float": "float32", "double": "float64"}[t])
+    sign, n, info, template = (1 if y == 0 else -1), z.size, np.finfo(z.dtype), (t, t, "BinaryCrossEntropy")
+    delta = empty(t, n)
+    launch_loss(run, "elementwise_loss", template, table.flat(n, 4, 1), z, np.full_like(z, y), delta, n, 1.0, None)
+    want = np.array([float(sign * exact.sigmoid(sign * mpf(float(v)))) for v in z])
+    assert (np.abs(delta - want) <= 10 * float(info.eps) * np.abs(want) + float(info.tiny)).all()
+    for v in z[np.abs(z) < 1e30][::9]:
+        one, target = np.array([v]), np.array([y], z.dtype)
+        loss = launch_loss(run, "elementwise_loss", template, table.flat(1, 4, 1), one, target, None, 1, 1.0, None)
+        want = float(mp.log1p(mp.exp(sign * mpf(float(v)))))
+        assert loss == pytest.approx(want, rel=10 * float(info.eps), abs=float(info.tiny))
+
+
+@pytest.mark.parametrize("y_type", ["int", "float"])
+def test_logits_as_far_apart_as_the_type_reaches(run, y_type):
+    largest = np.finfo(np.float32).max
+    z = np.array([[largest, -largest, -largest]], np.float32)
+    y = np.zeros(1, np.int32) if y_type == "int" else np.array([[1, 0, 0]], np.float32)
+    loss, delta = cross_entropy(run, ("float", y_type, 8), z, y, 1)
+    assert loss == 0
+    np.testing.assert_array_equal(delta, 0)
+    if y_type == "float":
+        loss, _ = cross_entropy(run, ("float", y_type, 8), z, np.array([[0.5, 0.5, 0]], np.float32), 1)
+        assert loss == pytest.approx(float(largest), rel=1e-6)
 
 
 def test_the_last_block_adds_up_what_all_blocks_left(run):

@@ -53,6 +53,15 @@ def test_what_is_not_wanted_is_not_written(run):
     assert norm[0] == 2
 
 
+@pytest.mark.parametrize("largest", [3e37, 1e19, 1e-25])
+def test_norm_of_floats_whose_squares_are_beyond_float(run, largest):
+    g = np.linspace(-largest, largest, 100).astype(np.float32)
+    want = float(np.linalg.norm(g.astype(np.float64)))
+    _, norm, clip = squared_norm(run, ("float", "float"), g, 1.0, want / 2)
+    np.testing.assert_allclose(norm, want, rtol=1e-6)
+    np.testing.assert_allclose(clip, want / 2 / (want + 1e-6), rtol=1e-6)
+
+
 def test_clip_factor_of_nan_is_nan(run):
     assert np.isnan(squared_norm(run, ("float", "float"), np.array([1, np.nan], np.float32), 1.0, 1.0)).all()
 

@@ -6,55 +6,44 @@ import numpy as np
 import pytest
 
 from gpubackprop.backend.cuda import kernel_table as table
-from gpubackprop.random import random_words, split_seed
+from gpubackprop.random import random_words
 from tests.cuda.conftest import MULTIPROCESSORS
 from tests.cuda.harness import empty, to_float64, to_storage
-
-# Known answers of Random123 (Salmon et al. 2011), philox4x32-10: counter, key, words
-KNOWN = [
-    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    ((2**32 - 1,) * 4, (2**32 - 1,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-    (
-        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-        (0xA4093822, 0x299F31D0),
-        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-    ),
-]
+from tests.test_random import KNOWN
 
 
-def words(run, n, first_quad, step, layer, key):
-    out = np.zeros(n, np.uint32)
+def words(run, n, first_block, step, layer, last, key):
+    out = np.zeros(n, np.uint64)
     launch = table.flat(-(-n // 4), 1, MULTIPROCESSORS)
-    run("philox_words", ("unsigned",), launch, out, n, first_quad, np.array([step], np.uint64), layer, *key)
+    run("philox_words", (), launch, out, n, first_block, np.array([step], np.uint64), layer, last, *key)
     return out
 
 
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN)
 def test_known_answers(run, counter, key, answer):
-    c0, step, layer, c3 = counter
-    np.testing.assert_array_equal(words(run, 4, c0 | c3 << 32, step, layer, key), answer)
+    np.testing.assert_array_equal(words(run, 4, *counter, key), answer)
 
 
 @pytest.mark.parametrize("n", [1, 31, 33, 4099])
-@pytest.mark.parametrize("first", [0, 4 * 77, 4 * (2**32 - 2)])
+@pytest.mark.parametrize("first", [0, 77, 2**32 - 2])
 def test_same_bits_as_the_host(run, n, first):
-    seed, step, layer = 0x299F31D0A4093822, 2**32 + 12345, 7
-    want = random_words(n, seed=seed, step=step, layer=layer, first=first)
-    np.testing.assert_array_equal(words(run, n, first // 4, step, layer, split_seed(seed)), want)
+    seed, step, layer = 0xA99F31D0A4093822, 2**32 + 12345, 7
+    want = random_words(4 * n, seed=seed, step=step, layer=layer, first=16 * first)
+    np.testing.assert_array_equal(words(run, n, first, step, layer, 0, (seed, 0)).view(np.uint16), want)
 
 
 @pytest.mark.parametrize("t", table.STORAGE)
 @pytest.mark.parametrize("n", [1, 31, 33, 5003])
-@pytest.mark.parametrize("first", [0, 4 * 77, 4 * 77 + 3])
+@pytest.mark.parametrize("first", [0, 16 * 77, 16 * 77 + 4, 16 * 77 + 15])
 def test_dropout(run, t, n, first):
     x = to_storage(t, np.random.default_rng(0).normal(size=n) + 3)
     seed, step, layer, keep = 9, np.array([4], np.uint64), 2, 0.7
-    threshold = round(keep * 2**32)
+    threshold = round(keep * 2**16)
     kept = random_words(n, seed=seed, step=4, layer=layer, first=first) < threshold
     want = to_float64(t, to_storage(t, np.where(kept, to_float64(t, x) / keep, 0)))
     factor = to_float64(t, to_storage(t, np.where(kept, 1 / keep, 0)))
-    arguments = (n, first, 1 / keep, threshold, step, layer, *split_seed(seed))
-    launch = table.flat(-(-n // 4) + 1, 1, MULTIPROCESSORS)
+    arguments = (n, first, 1 / keep, threshold, step, layer, seed)
+    launch = table.flat(-(-n // 16) + 1, 1, MULTIPROCESSORS)
     for offset in (0, 1):
         mask, out = empty(t, n), empty(t, n)
         run("dropout", (t,), launch, x, mask, out, *arguments, offset=offset)
@@ -67,7 +56,7 @@ def test_dropout(run, t, n, first):
 
 def test_dropout_that_keeps_everything(run):
     x, out = np.arange(1, 9, dtype=np.float32), empty("float", 8)
-    run("dropout", ("float",), table.flat(3, 1, 1), x, None, out, 8, 0, 1.0, 2**32, np.zeros(1, np.uint64), 0, 1, 2)
+    run("dropout", ("float",), table.flat(3, 1, 1), x, None, out, 8, 0, 1.0, 2**16, np.zeros(1, np.uint64), 0, 1)
     np.testing.assert_array_equal(x, out)
 
 

@@ -96,6 +96,22 @@ def test_degenerate_batches_stay_finite(backend: Backend, make: Any) -> None:
     assert all(np.isfinite(v).all() for v in net.get_weights().values())
 
 
+@pytest.mark.parametrize("capture", [True, False])
+def test_one_row_has_no_variance_to_learn_from(backend: Backend, capture: bool) -> None:
+    net = gb.Network([gb.Dense(3, 2), gb.BatchNorm(2)], device=backend, capture=capture)
+    assert [layer.mixes_rows for layer in net.layers] == [False, True]
+    before, x, y = net.get_weights(), np.ones((1, 3)), np.ones((1, 2))
+    for work in (
+        lambda: net.train_step(x, y, gb.SGD(0.1)),
+        lambda: net.forward(x, training=True),
+        lambda: net.train_step(np.ones((3, 3)), np.ones((3, 2)), gb.SGD(0.1), micro_batch_size=2),
+    ):
+        with pytest.raises(ArgumentError, match="this batch has one row"):
+            work()
+    np.testing.assert_array_equal(net.get_weights()["0.weight"], before["0.weight"])
+    assert net.predict(x).shape == (1, 2)
+
+
 def test_large_offsets_keep_their_variance(backend: Backend) -> None:
     """The two-pass variance: E[x^2] - E[x]^2 would lose all digits in float32."""
     net = gb.Network([gb.BatchNorm(1), gb.Dense(1, 1)], device=backend)

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mpmath import mp, mpf
 
 import gpubackprop as gb
 from gpubackprop.activations import ACTIVATIONS, Activation
@@ -12,6 +13,7 @@ from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.layers import layer_from
 from gpubackprop.losses import LOSSES, get_loss
 from gpubackprop.network.inference import to_prediction
+from tests import exact
 from tests.small import make_data
 
 
@@ -136,3 +138,29 @@ def test_bad_input() -> None:
     x[3, 2] = np.nan
     with pytest.raises(ArgumentError, match=r"x\[3, 2\] is nan"):
         net.predict(x)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_probabilities_have_all_their_digits(dtype: str) -> None:
+    """However small they are, so that log(p) is what `loss` says; against fifty digits."""
+    z = exact.points(dtype)
+    eps, tiny = float(np.finfo(dtype).eps), float(np.finfo(dtype).tiny)
+    p = to_prediction(z[:, None].copy(), get_loss("binary_cross_entropy"))[:, 0]
+    want = np.array([float(exact.sigmoid(mpf(float(v)))) for v in z])
+    assert (np.abs(p - want) <= 4 * eps * want + tiny).all()
+    small = z[np.abs(z) < 1e5]
+    p = to_prediction(np.stack([small, np.zeros_like(small), -small], axis=1), get_loss("cross_entropy"))
+    for v, row in zip(small, p, strict=True):
+        terms = [mp.exp(mpf(float(t))) for t in (v, 0, -v)]
+        want = np.array([float(t / sum(terms)) for t in terms])
+        # Twice |v| is rounded in the exponent, which float32 has digits to spare for.
+        units = 4 if dtype == "float32" else 4 + 2 * abs(v)
+        assert (np.abs(row - want) <= units * eps * want + tiny).all()
+
+
+def test_logits_as_far_apart_as_the_type_reaches() -> None:
+    for dtype in ("float32", "float64"):
+        largest = np.finfo(dtype).max
+        z = np.array([[largest, -largest]], dtype)
+        np.testing.assert_array_equal(to_prediction(z.copy(), get_loss("cross_entropy")), [[1, 0]])
+        np.testing.assert_array_equal(to_prediction(z.copy(), get_loss("binary_cross_entropy")), [[1, 0]])

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 import gpubackprop as gb
+from gpubackprop.activations import Activation
 from gpubackprop.backend.base import Backend
 from gpubackprop.losses import get_loss
 from gpubackprop.network.workspace import KEPT, Losses, Workspace
 
 
-def make(backend: Backend, training: bool = True, activation: str = "relu") -> Workspace:
+def make(backend: Backend, training: bool = True, activation: str | Activation = "relu") -> Workspace:
     layers = [gb.Dense(3, 5, activation), gb.BatchNorm(5), gb.Dense(5, 2)]
     return Workspace(backend, layers, [3, 5, 5, 2], get_loss("cross_entropy"), np.float32, training)
 
@@ -44,12 +45,18 @@ def test_shapes_and_types(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_what_f_needs_has_memory_of_its_own(backend: Backend, training: bool) -> None:
-    first = make(backend, training, "gelu").batch(4).tensors[0]
-    assert not overlap(backend, first.z, first.a)
+@pytest.mark.parametrize("saves", ["a", "z", "slope"])
+def test_what_f_needs_has_memory_of_its_own(backend: Backend, saves: str, training: bool) -> None:
+    class Own(Activation):
+        name = "own"
+
+    Own.saves = saves
+    first = make(backend, training, Own()).batch(4).tensors[0]
     assert first.saved is first.z
-    first = make(backend, training, "relu").batch(4).tensors[0]
-    assert first.z is first.a is first.saved
+    if saves == "z" or (saves == "slope" and training):
+        assert not overlap(backend, first.z, first.a)
+    else:
+        assert first.z is first.a
 
 
 def test_no_two_arrays_of_training_overlap(backend: Backend) -> None:

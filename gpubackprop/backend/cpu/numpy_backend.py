@@ -16,8 +16,8 @@ from gpubackprop.backend.base import Array, DeviceInfo, ElementwiseFunction, Loo
 from gpubackprop.backend.cpu.blas import direct_blas
 from gpubackprop.backend.cpu.compiled import MachineCode, installed
 from gpubackprop.backend.cpu.recorder import Call, RecordingNamespace, moved, prepare, replay
-from gpubackprop.backend.cpu.special import Blocks, normal_cdf
 from gpubackprop.errors import DeviceError, MissingExtraError
+from gpubackprop.random import MaskStream
 
 BLOCK = 64 * 1024
 """Elements that an optimizer or an activation works on at a time, so that its temporaries stay in the L2 cache."""
@@ -48,7 +48,6 @@ class NumpyBackend(ArrayBackend):
             raise DeviceError(f'precision="{precision}" needs an NVIDIA GPU; the CPU computes in float32 or float64')
         self.xp: Any = np
         self._calls: list[Call] | None = None
-        self._blocks = Blocks()
         self._blas = direct_blas() if direct else None
         self._machines: WeakKeyDictionary[Any, MachineCode] = WeakKeyDictionary()
         self.loops = installed()
@@ -230,6 +229,10 @@ class NumpyBackend(ArrayBackend):
             parts = {key: a[i : i + BLOCK] for key, a in flat.items()}
             yield tuple(parts[id(a)] for a in arrays)
 
+    def dropout(self, x: Array, stream: MaskStream, first: int, mask: Array, out: Array) -> None:
+        self._run(stream.draw, mask.reshape(-1), stream.step, first)
+        self.xp.multiply(x, mask, out=out)
+
     def _positive_part(self, z: Array, out: Array) -> None:
         """out = max(z, 0). Against an array of zeros: for a scalar operand NumPy takes a slower loop (1.4 times the time for
         64 x 128 numbers)."""
@@ -252,17 +255,17 @@ class NumpyBackend(ArrayBackend):
         self.xp.multiply(delta, t, out=delta)
 
     def total(self, values: Array, scale: float, out: Array) -> None:
-        if values.size > SMALL:
+        flat = _flat(values)
+        if flat is None or flat.size > SMALL:
             super().total(values, scale, out)
         else:
-            flat = values.reshape(-1)
             self._scaled_dot(self.ones(flat.size, flat.dtype), flat, scale, out)
 
     def total_of_squares(self, values: Array, scale: float, out: Array) -> None:
-        if values.size > SMALL:
+        flat = _flat(values)
+        if flat is None or flat.size > SMALL:
             super().total_of_squares(values, scale, out)
         else:
-            flat = values.reshape(-1)
             self._scaled_dot(flat, flat, scale, out)
 
     def _scaled_dot(self, a: Array, b: Array, scale: float, out: Array) -> None:
@@ -283,20 +286,18 @@ class NumpyBackend(ArrayBackend):
     def put(self, flat: Array, index: Array, values: Array) -> None:
         self._run(flat.put, index, values, "clip")
 
-    def normal_cdf(self, z: Array, out: Array) -> None:
-        self._run(self._normal_cdf, z.reshape(-1), out.reshape(-1))
-
-    def _normal_cdf(self, z: np.ndarray, out: np.ndarray) -> None:
-        x, u = self._blocks.take(2, z.dtype)
-        for i in range(0, z.size, Blocks.SIZE):
-            part = z[i : i + Blocks.SIZE]
-            normal_cdf(part, out[i : i + Blocks.SIZE], x[: part.size], u[: part.size])
-
     def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         size = BLOCK if optimizer.elementwise else P.size
         for i in range(0, P.size, size):
             block = slice(i, i + size)
             optimizer.rule(self, P[block], G[block], tuple(s[block] for s in state), h)
+
+
+def _flat(a: np.ndarray) -> np.ndarray | None:
+    """A view of all elements in the order in which they lie in memory, or None where they have gaps."""
+    if a.flags.c_contiguous:
+        return a.reshape(-1)
+    return a.T.reshape(-1) if a.flags.f_contiguous else None
 
 
 def describe_cpu() -> DeviceInfo:

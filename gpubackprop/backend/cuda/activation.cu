@@ -2,27 +2,41 @@
 //
 // An activation is a struct with the name of its class in activations.py, value(x) and derivative(s), where s is what the
 // forward pass kept: the output a (from_output), or the pre-activation z. Its constants have the names of the class's and its
-// values: registry.py reads them, and takes the kernel for no other. Definitions as in torch.nn.
+// values: registry.py reads them, and takes the kernel for no other. Definitions as in torch.nn. Both functions are right to a
+// few units in the last place wherever they are normal numbers (GELUTanh: times its exponent), and finite for every finite x.
+
+template <typename A> __device__ __forceinline__ A stable_sigmoid(A x) {
+    const A e = exp(-fabs(x)), r = A(1) / (A(1) + e);
+    return x >= A(0) ? r : e * r;
+}
+__device__ __forceinline__ float normal_distribution(float x) { return normcdff(x); }
+__device__ __forceinline__ double normal_distribution(double x) { return normcdf(x); }
+// exp(-x^2 / 2) / sqrt(2 pi) as exp(-h^2 / 2) exp(-(t - h) (t + h) / 2), with t = |x| rounded to eighths: the square of h is exact.
+template <typename A> __device__ __forceinline__ A normal_density(A x) {
+    const A t = fmin(fabs(x), A(40)), h = rint(t * A(8)) * A(0.125);
+    return A(0.39894228040143267794) * exp(A(-0.5) * h * h) * exp(A(-0.5) * (t - h) * (t + h));
+}
 
 struct Identity {
     static constexpr bool from_output = true, is_identity = true;
     template <typename A> static __device__ A value(A x) { return x; }
     template <typename A> static __device__ A derivative(A) { return A(1); }
 };
-
-template <typename A> __device__ __forceinline__ A stable_sigmoid(A x) {
-    const A e = exp(-fabs(x)), r = A(1) / (A(1) + e);
-    return x >= A(0) ? r : e * r;
-}
 struct Sigmoid {
-    static constexpr bool from_output = true, is_identity = false;
+    static constexpr bool from_output = false, is_identity = false;
     template <typename A> static __device__ A value(A x) { return stable_sigmoid(x); }
-    template <typename A> static __device__ A derivative(A a) { return a * (A(1) - a); }
+    template <typename A> static __device__ A derivative(A x) {
+        const A e = exp(-fabs(x)), r = A(1) / (A(1) + e);
+        return e * r * r;
+    }
 };
 struct Tanh {
-    static constexpr bool from_output = true, is_identity = false;
+    static constexpr bool from_output = false, is_identity = false;
     template <typename A> static __device__ A value(A x) { return tanh(x); }
-    template <typename A> static __device__ A derivative(A a) { return (A(1) - a) * (A(1) + a); }
+    template <typename A> static __device__ A derivative(A x) {
+        const A e = exp(A(-2) * fabs(x)), r = A(2) / (A(1) + e);
+        return e * r * r;
+    }
 };
 struct ReLU {  // written so that a NaN stays a NaN
     static constexpr bool from_output = true, is_identity = false;
@@ -36,49 +50,45 @@ struct LeakyReLU {
     template <typename A> static __device__ A derivative(A a) { return a > A(0) ? A(1) : A(slope); }
 };
 struct ELU {
-    static constexpr bool from_output = true, is_identity = false;
+    static constexpr bool from_output = false, is_identity = false;
     static constexpr double alpha = 1.0, scale = 1.0;
     template <typename A> static __device__ A value(A x) { return x > A(0) ? x : expm1(x); }
-    template <typename A> static __device__ A derivative(A a) { return a > A(0) ? A(1) : a + A(1); }
+    template <typename A> static __device__ A derivative(A x) { return x > A(0) ? A(1) : exp(x); }
 };
 struct SELU {  // Klambauer et al. 2017
-    static constexpr bool from_output = true, is_identity = false;
+    static constexpr bool from_output = false, is_identity = false;
     static constexpr double alpha = 1.6732632423543772848170429916717, scale = 1.0507009873554804934193349852946;
     template <typename A> static __device__ A value(A x) {
         return x > A(0) ? A(scale) * x : A(scale * alpha) * expm1(x);
     }
-    template <typename A> static __device__ A derivative(A a) { return a > A(0) ? A(scale) : a + A(scale * alpha); }
+    template <typename A> static __device__ A derivative(A x) {
+        return x > A(0) ? A(scale) : A(scale * alpha) * exp(x);
+    }
 };
 struct GELU {
     static constexpr bool from_output = false, is_identity = false;
-    template <typename A> static __device__ A cdf(A x) { return A(0.5) * erfc(x * A(-0.70710678118654752440)); }
-    template <typename A> static __device__ A value(A x) { return x * cdf(x); }
-    template <typename A> static __device__ A derivative(A x) {
-        return cdf(x) + x * A(0.39894228040143267794) * exp(A(-0.5) * x * x);
-    }
+    template <typename A> static __device__ A value(A x) { return x * normal_distribution(x); }
+    template <typename A> static __device__ A derivative(A x) { return normal_distribution(x) + x * normal_density(x); }
 };
-struct GELUTanh {
+struct GELUTanh {  // x s with s = (1 + tanh(c (x + k x^3))) / 2 = sigmoid(2 c (x + k x^3)), c = sqrt(2 / pi)
     static constexpr bool from_output = false, is_identity = false;
-    static constexpr double c = 0.79788456080286535588, k = 0.044715;  // sqrt(2 / pi)
-    template <typename A> static __device__ A squashed(A x) { return tanh(A(c) * (x + A(k) * x * x * x)); }
-    template <typename A> static __device__ A value(A x) { return A(0.5) * x * (A(1) + squashed(x)); }
+    static constexpr double c = 0.79788456080286535588, k = 0.044715;
+    template <typename A> static __device__ A exponent(A x) { return A(2 * c) * x * (A(1) + A(k) * x * x); }
+    template <typename A> static __device__ A value(A x) { return x * stable_sigmoid(exponent(x)); }
     template <typename A> static __device__ A derivative(A x) {
-        const A t = squashed(x);
-        return A(0.5) * (A(1) + t) + A(0.5) * x * (A(1) - t * t) * A(c) * (A(1) + A(3 * k) * x * x);
+        const A t = x > A(30) ? A(30) : x < A(-30) ? A(-30) : x, u = exponent(t);  // s is 0 or 1 beyond
+        return stable_sigmoid(u) * (A(1) + A(2 * c) * t * stable_sigmoid(-u) * (A(1) + A(3 * k) * t * t));
     }
 };
-struct Softplus {  // f' = sigmoid(z) = 1 - exp(-a)
-    static constexpr bool from_output = true, is_identity = false;
+struct Softplus {
+    static constexpr bool from_output = false, is_identity = false;
     template <typename A> static __device__ A value(A x) { return (x > A(0) ? x : A(0)) + log1p(exp(-fabs(x))); }
-    template <typename A> static __device__ A derivative(A a) { return -expm1(-a); }
+    template <typename A> static __device__ A derivative(A x) { return stable_sigmoid(x); }
 };
 struct SiLU {
     static constexpr bool from_output = false, is_identity = false;
     template <typename A> static __device__ A value(A x) { return x * stable_sigmoid(x); }
-    template <typename A> static __device__ A derivative(A x) {
-        const A s = stable_sigmoid(x);
-        return s * (A(1) + x * (A(1) - s));
-    }
+    template <typename A> static __device__ A derivative(A x) { return stable_sigmoid(x) * (A(1) + x * stable_sigmoid(-x)); }
 };
 
 // a = f(z + bias). z, a: (rows, cols), may be the same array; bias: (cols,).

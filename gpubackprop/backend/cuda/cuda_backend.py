@@ -237,8 +237,11 @@ class CudaBackend(CupyBackend):
                 if "AUX" in used:
                     self.masks.written(out)
                 return
-        if function == "GELUTanh" and self._multiply(x, W, out, f"GELU_AUX{bias}", bias=b, aux=z):
-            return
+        if function == "GELUTanh":
+            # Without a backward pass there is nothing to keep, and z is out.
+            epilogue, kept = (f"GELU{bias}", None) if z is out else (f"GELU_AUX{bias}", z)
+            if self._multiply(x, W, out, epilogue, bias=b, aux=kept):
+                return
         self.dot(x, W, z)
         self._bias_activation(f, b, z, out)
 
@@ -297,10 +300,11 @@ class CudaBackend(CupyBackend):
         if not _alike(x, mask, out):
             super().dropout(x, stream, first, mask, out)
             return
-        quads = -(-x.size // 4) + 1
+        seed, layer = (int(part) for part in stream.key)
+        geometry = self.kernels.flat(-(-x.size // 16) + 1, 1)
         self.kernels.launch(
-            "dropout", (C_TYPE[x.dtype.name],), self.kernels.flat(quads, 1), x, mask, out, x.size, first, 1 / (1 - stream.p),
-            stream.threshold, stream.step, stream.layer % 2**32, *stream.key,
+            "dropout", (C_TYPE[x.dtype.name],), geometry, x, mask, out, x.size, first, 1 / (1 - stream.p), stream.threshold,
+            stream.step, layer, seed,
         )  # fmt: skip
 
     def normalize(self, x: Array, axis: int, eps: float, mean: Array, var: Array, rstd: Array, xhat: Array) -> None:

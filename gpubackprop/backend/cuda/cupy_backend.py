@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -58,7 +57,6 @@ class CupyBackend(ArrayBackend):
     def __init__(self, index: int = 0, precision: str = "native") -> None:
         super().__init__()
         import cupy
-        from cupyx.scipy.special import erfc
 
         if precision != "native":
             raise DeviceError(f'precision="{precision}" is not available through plain CuPy products')
@@ -66,7 +64,6 @@ class CupyBackend(ArrayBackend):
         self.index = index
         self.cupy = cupy
         self.xp: Any = cupy
-        self._erfc = erfc
         self.memory_errors = (cupy.cuda.memory.OutOfMemoryError,)
         self.fallback = ""
         """Why this is not the level of the backend above it; "" where it was asked for."""
@@ -149,9 +146,3 @@ class CupyBackend(ArrayBackend):
         gc.collect()
         with self:
             self.cupy.get_default_memory_pool().free_all_blocks()
-
-    def normal_cdf(self, z: Array, out: Array) -> None:
-        xp = self.xp
-        xp.multiply(z, -1 / sqrt(2), out=out)
-        self._erfc(out, out)
-        xp.multiply(out, 0.5, out=out)

@@ -210,7 +210,6 @@ def variants() -> dict[str, list[tuple[str | int, ...]]]:
     table["elementwise_loss"] = [(t, y, f) for t in STORAGE for y in targets[t][2:] for f in functors("loss.cu")]
     table["gather_rows"] = [(*x, *y) for x in GATHERED for y in GATHERED_TARGETS]
     table["convert"] = [("float", "f16"), ("float", "bf16"), ("f16", "float"), ("bf16", "float")]
-    table["philox_words"] = [("unsigned",)]
     for name in ("dropout", "batch_norm_apply", "batch_norm_backward"):
         table[name] = [(t,) for t in STORAGE]
     table["squared_norm"] = list(dict.fromkeys((t, r) for t, a in _ACCUMULATED for r in (a, "double")))

@@ -3,9 +3,9 @@
 // The flat buffer is cut into segments, one a tensor: offsets, lengths (segments,). Two stages of norms, then the update;
 // blockIdx.y is the segment. table, row, ahead, skip, copy: as in optimizer_step.
 
-// Sums of squares of two values over the block: partial (segments, gridDim.x, 2).
-template <typename A> __device__ __forceinline__ void store_squares(A first, A second, double* partial) {
-    const double a = block_sum(double(first)), b = block_sum(double(second));
+// Sums of squares of two values over the block: partial (segments, gridDim.x, 2). The squares of floats may be beyond float.
+__device__ __forceinline__ void store_squares(double first, double second, double* partial) {
+    const double a = block_sum(first), b = block_sum(second);
     if (threadIdx.x != 0) return;
     double* out = partial + 2 * ((index_t)blockIdx.y * gridDim.x + blockIdx.x);
     out[0] = a;
@@ -16,9 +16,9 @@ template <typename A> __device__ __forceinline__ void store_squares(A first, A s
 template <typename P>
 __global__ void segment_norms(const P* p, const P* g, const index_t* offsets, const index_t* lengths, double* partial) {
     const index_t start = offsets[blockIdx.y];
-    P weights = 0, gradients = 0;
+    double weights = 0, gradients = 0;
     grid_stride<1>(lengths[blockIdx.y], false, [&](index_t i, auto) {
-        const P w = p[start + i], slope = g[start + i];
+        const double w = p[start + i], slope = g[start + i];
         weights += w * w;
         gradients += slope * slope;
     });
@@ -81,7 +81,7 @@ __global__ void lamb_moments(const P* p, const P* g, P* m, P* v, const index_t* 
     const index_t start = offsets[blockIdx.y];
     const Moments<P> moments(b1, b2, eps);
     const LambUpdate<P> update(scalars_of_step<3>(table, row, ahead), eps, weight_decay);
-    P weights = 0, updates = 0;
+    double weights = 0, updates = 0;
     grid_stride<1>(lengths[blockIdx.y], false, [&](index_t offset, auto) {
         const index_t i = start + offset;
         const P w = p[i], slope = g[i];
@@ -91,8 +91,8 @@ __global__ void lamb_moments(const P* p, const P* g, P* m, P* v, const index_t* 
         m[i] = first;
         v[i] = second;
         const P u = update(w, first, second);
-        weights += w * w;
-        updates += u * u;
+        weights += double(w) * w;
+        updates += double(u) * u;
     });
     store_squares(weights, updates, partial);
 }

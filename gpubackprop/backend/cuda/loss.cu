@@ -56,7 +56,7 @@ __global__ void cross_entropy(const T* z, const Y* y, T* delta, index_t rows, in
     for_each_row<GROUP>(rows, [&](index_t row, int lane, bool active) {
         const T* logits = z + row * classes;
         const int count = active ? classes : 0;
-        A largest, exponentials, mass = 1, dot = 0;  // mass = sum of y, dot = sum of y (z - max)
+        A largest, exponentials, mass = 1, dot = 0;  // mass = sum of y, dot = sum of y (z - max), or half of it
         softmax_terms<GROUP>(logits, lane, count, largest, exponentials);
         index_t label = 0;
         if constexpr (IsLabel<Y>::value) {
@@ -66,10 +66,11 @@ __global__ void cross_entropy(const T* z, const Y* y, T* delta, index_t rows, in
                 if (c == label) dot = widen(logits[c]) - largest;
         } else {
             mass = 0;
+            // Half of z less half of its maximum is finite for every finite z, so that a target of 0 takes out whatever it is.
             for (int c = lane; c < count; c += GROUP) {
                 const A target = A(widen(y[row * classes + c]));
                 mass += target;
-                dot += target * (widen(logits[c]) - largest);
+                dot += target * (A(0.5) * widen(logits[c]) - A(0.5) * largest);
             }
             mass = group_sum<GROUP>(mass);
         }
@@ -80,7 +81,7 @@ __global__ void cross_entropy(const T* z, const Y* y, T* delta, index_t rows, in
             else target = A(widen(y[row * classes + c]));
             delta[row * classes + c] = narrow<T>((exp(widen(logits[c]) - largest) / exponentials * mass - target) * scale);
         }
-        if (active && lane == 0) loss += double(mass * log(exponentials) - dot);
+        if (active && lane == 0) loss += double(mass * log(exponentials)) - (IsLabel<Y>::value ? 1.0 : 2.0) * double(dot);
     });
     grid_sum(loss, partial, counter, Value{value, sum, weight, inverse_count});
 }
@@ -113,8 +114,8 @@ struct MeanAbsoluteError {
 struct BinaryCrossEntropy {
     static constexpr bool over_outputs = true;
     template <typename A> static __device__ A term(A z, A y, A& slope) {
-        slope = stable_sigmoid(z) - y;
-        return (z > A(0) ? z : A(0)) - z * y + log1p(exp(-fabs(z)));
+        slope = stable_sigmoid(z) * (A(1) - y) - stable_sigmoid(-z) * y;  // p - y, with all its digits where y is 0 or 1
+        return z * ((z > A(0) ? A(1) : A(0)) - y) + log1p(exp(-fabs(z)));
     }
 };
 

@@ -1,20 +1,19 @@
 // The gradient's norm, clipping, and dynamic loss scaling, all without the host.
 
 // Of the sum of squares of g (n elements): *sum = scale times it; *norm = its root; *clip = min(1, max_norm / (norm + 1e-6)), as
-// torch.nn.utils.clip_grad_norm_. Each null where not wanted. partial, counter: as in grid_sum. Launch: flat(n).
+// torch.nn.utils.clip_grad_norm_. Each null where not wanted. Squares are double: those of floats may be beyond float. partial, counter: as in grid_sum. Launch: flat(n).
 template <typename G, typename R>
 __global__ void squared_norm(const G* g, index_t n, double* partial, unsigned* counter, double scale, double max_norm, R* sum,
                              R* norm, R* clip) {
-    typedef acc_t<G> A;
     constexpr int V = vector_width<G>;
-    A squares = 0;
+    double squares = 0;
     grid_stride<V>(n, aligned<V>(g), [&](index_t i, auto width) {
         constexpr int W = decltype(width)::value;
         const Pack<G, W> values = load<W>(g, i);
 #pragma unroll
-        for (int k = 0; k < W; ++k) squares += widen(values.v[k]) * widen(values.v[k]);
+        for (int k = 0; k < W; ++k) squares += double(widen(values.v[k])) * widen(values.v[k]);
     });
-    grid_sum(double(squares), partial, counter, [&](double total) {
+    grid_sum(squares, partial, counter, [&](double total) {
         const double length = sqrt(total), factor = max_norm / (length + 1e-6);
         if (sum) *sum = R(scale * total);
         if (norm) *norm = R(length);

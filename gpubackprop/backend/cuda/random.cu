@@ -1,72 +1,77 @@
-// Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011) and dropout. Same words as gpubackprop/random.py:
-// element e of a layer's array in a step is word e % 4 of the block with
-// counter = (e / 4 low 32 bits, step low 32 bits, layer, e / 4 high 32 bits), key = (seed low, seed high).
+// Philox4x64-10 (Salmon, Moraes, Dror, Shaw 2011) and dropout. Same bits as gpubackprop/random.py:
+// element e of a layer's array in a step has bits 16 (e % 4) and up of word (e / 4) % 4 of the block with
+// counter = (e / 16, step, layer, 0), key = (seed, 0).
 
 typedef unsigned long long step_t;  // the network's step counter, on the device
 
 struct Words {
-    unsigned w[4];
+    unsigned long long w[4];
 };
-__device__ __forceinline__ Words philox4x32(unsigned c0, unsigned c1, unsigned c2, unsigned c3, unsigned k0, unsigned k1) {
+__device__ __forceinline__ Words philox4x64(unsigned long long c0, unsigned long long c1, unsigned long long c2,
+                                            unsigned long long c3, unsigned long long k0, unsigned long long k1) {
 #pragma unroll
     for (int round = 0; round < 10; ++round) {
-        const unsigned long long p0 = 0xD2511F53ull * c0, p1 = 0xCD9E8D57ull * c2;
-        c0 = (unsigned)(p1 >> 32) ^ c1 ^ k0;
-        c1 = (unsigned)p1;
-        c2 = (unsigned)(p0 >> 32) ^ c3 ^ k1;
-        c3 = (unsigned)p0;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
+        const unsigned long long high0 = __umul64hi(0xD2E7470EE14C6C93ull, c0), low0 = 0xD2E7470EE14C6C93ull * c0;
+        const unsigned long long high1 = __umul64hi(0xCA5A826395121157ull, c2), low1 = 0xCA5A826395121157ull * c2;
+        c0 = high1 ^ c1 ^ k0;
+        c1 = low1;
+        c2 = high0 ^ c3 ^ k1;
+        c3 = low0;
+        k0 += 0x9E3779B97F4A7C15ull;
+        k1 += 0xBB67AE8584CAA73Bull;
     }
     return Words{{c0, c1, c2, c3}};
 }
-__device__ __forceinline__ Words words_of(unsigned long long quad, step_t step, unsigned layer, unsigned key0, unsigned key1) {
-    return philox4x32((unsigned)quad, (unsigned)step, layer, (unsigned)(quad >> 32), key0, key1);
-}
 
-// The raw words, for checks: out (n,) of unsigned, out[i] is the word of element 4 first_quad + i. Launch: flat(ceil(n / 4)).
-template <typename U>
-__global__ void philox_words(U* out, index_t n, unsigned long long first_quad, const step_t* step, unsigned layer, unsigned key0,
-                             unsigned key1) {
-    grid_stride<1>((n + 3) / 4, false, [&](index_t quad, auto) {
-        const Words words = words_of(first_quad + quad, *step, layer, key0, key1);
+// The raw words of counter (first_block + i / 4, *step, layer, last) under (key0, key1), for checks: out (n,).
+// Launch: flat(ceil(n / 4)).
+__global__ void philox_words(unsigned long long* out, index_t n, unsigned long long first_block, const step_t* step,
+                             unsigned long long layer, unsigned long long last, unsigned long long key0,
+                             unsigned long long key1) {
+    grid_stride<1>((n + 3) / 4, false, [&](index_t block, auto) {
+        const Words words = philox4x64(first_block + block, *step, layer, last, key0, key1);
 #pragma unroll
         for (int k = 0; k < 4; ++k)
-            if (4 * quad + k < n) out[4 * quad + k] = words.w[k];
+            if (4 * block + k < n) out[4 * block + k] = words.w[k];
     });
 }
 
-// out = x * scale where the element is kept (word < threshold), 0 elsewhere; threshold = keep probability * 2^32, up to 2^32.
-// x, out: n elements, those of the layer's array from `first` on; may be the same. mask: (n,) gets scale or 0, for the backward
-// pass; null where it is not wanted. Launch: flat(ceil(n / 4) + 1).
+// out = x * scale where the element is kept (its 16 bits < threshold), 0 elsewhere; threshold = keep probability * 2^16, up to
+// 2^16. x, out: n elements, those of the layer's array from `first` on; may be the same. mask: (n,) gets scale or 0, for the
+// backward pass; null where it is not wanted. Launch: flat(ceil(n / 16) + 1).
 template <typename T>
-__global__ void dropout(const T* x, T* mask, T* out, index_t n, unsigned long long first, double scale,
-                        unsigned long long threshold, const step_t* step, unsigned layer, unsigned key0, unsigned key1) {
+__global__ void dropout(const T* x, T* mask, T* out, index_t n, unsigned long long first, double scale, unsigned threshold,
+                        const step_t* step, unsigned long long layer, unsigned long long seed) {
     typedef acc_t<T> A;
-    const int skipped = (int)(first % 4);
-    const bool vector = skipped == 0 && aligned<4>(x, mask, out);
-    grid_stride<1>((skipped + n + 3) / 4, false, [&](index_t quad, auto) {
-        const Words words = words_of(first / 4 + quad, *step, layer, key0, key1);
-        const index_t i = 4 * quad - skipped;
-        const auto factor = [&](int k) { return words.w[k] < threshold ? A(scale) : A(0); };
-        if (vector && i + 4 <= n) {
-            Pack<T, 4> values = load<4>(x, i), factors;
+    const int skipped = (int)(first % 16);
+    const bool vector = skipped % 4 == 0 && aligned<4>(x, mask, out);
+    grid_stride<1>((skipped + n + 15) / 16, false, [&](index_t block, auto) {
+        const Words words = philox4x64(first / 16 + block, *step, layer, 0, seed, 0);
 #pragma unroll
-            for (int k = 0; k < 4; ++k) {
-                const A f = factor(k);
-                factors.v[k] = narrow<T>(f);
-                values.v[k] = f == A(0) ? narrow<T>(f) : narrow<T>(widen(values.v[k]) * f);
-            }
-            store(out, i, values);
-            if (mask) store(mask, i, factors);
-        } else {
+        for (int word = 0; word < 4; ++word) {
+            const index_t i = 16 * block + 4 * word - skipped;
+            const auto factor = [&](int k) {
+                return ((unsigned)(words.w[word] >> (16 * k)) & 0xffffu) < threshold ? A(scale) : A(0);
+            };
+            if (vector && i >= 0 && i + 4 <= n) {
+                Pack<T, 4> values = load<4>(x, i), factors;
 #pragma unroll
-            for (int k = 0; k < 4; ++k)
-                if (i + k >= 0 && i + k < n) {
+                for (int k = 0; k < 4; ++k) {
                     const A f = factor(k);
-                    out[i + k] = f == A(0) ? narrow<T>(f) : narrow<T>(widen(x[i + k]) * f);
-                    if (mask) mask[i + k] = narrow<T>(f);
+                    factors.v[k] = narrow<T>(f);
+                    values.v[k] = f == A(0) ? narrow<T>(f) : narrow<T>(widen(values.v[k]) * f);
                 }
+                store(out, i, values);
+                if (mask) store(mask, i, factors);
+            } else {
+#pragma unroll
+                for (int k = 0; k < 4; ++k)
+                    if (i + k >= 0 && i + k < n) {
+                        const A f = factor(k);
+                        out[i + k] = f == A(0) ? narrow<T>(f) : narrow<T>(widen(x[i + k]) * f);
+                        if (mask) mask[i + k] = narrow<T>(f);
+                    }
+            }
         }
     });
 }

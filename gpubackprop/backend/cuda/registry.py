@@ -79,5 +79,6 @@ def update_rule(optimizer: optimizers.Optimizer) -> UpdateRule | None:
 
 
 def _is_standard(thing: object, functor: Functor) -> bool:
-    """Whether nothing was set on this object, and its class's constants are those of the struct."""
-    return not vars(thing) and all(getattr(thing, name) == value for name, value in functor.constants.items())
+    """Whether this object's constants are those of the struct, and nothing else was set on it."""
+    constants = functor.constants
+    return set(vars(thing)) <= set(constants) and all(getattr(thing, name) == v for name, v in constants.items())

@@ -227,13 +227,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @needs_numba
 def test_machine_code_gives_the_same_and_is_kept_on_disk(folder: Path) -> None:
-    found, expected = (Case(mlp((40, 64, 10), activation="gelu"), "adam") for _ in range(2))
+    found, expected = (
+        Case(mlp((40, 64, 10), activation="gelu", dropout=0.2, seed=2**63 + 5), "adam") for _ in range(2)
+    )
     code = found.code()
     compiled = code.program()
     assert compiled is not None
     found.run(compiled)
     expected.replay()
     assert_same(found, expected)
+    masks = [case.net.engine.training.batch(N).tensors[1].mask for case in (found, expected)]
+    np.testing.assert_array_equal(*masks)
     assert list(folder.glob("step-*.code"))
     assert not list(folder.glob(".*"))
 

@@ -38,6 +38,13 @@ static inline float __uint_as_float(unsigned bits) {
     return value;
 }
 
+static inline float normcdff(float x) { return float(0.5 * erfc(double(x) * -0.70710678118654752440)); }
+static inline double normcdf(double x) { return double(0.5L * erfcl((long double)(x) * -0.707106781186547524400844362104849039L)); }
+
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return (unsigned long long)((unsigned __int128)a * b >> 64);
+}
+
 // IEEE binary16, rounded to nearest, ties to even: what cvt.rn.f16.f32 and cvt.f32.f16 do.
 static inline float half_bits_to_float(unsigned short bits) {
     const unsigned sign = (bits & 0x8000u) << 16, exponent = (bits >> 10) & 31u, fraction = bits & 0x3ffu;

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpubackprop.backend.cpu.blas import Direct
 from gpubackprop.backend.cpu.recorder import Call
+from gpubackprop.random import MaskStream
 
 FORMULAS: dict[str, str] = {
     "add": "{0} + {1}",
@@ -38,11 +39,11 @@ FORMULAS: dict[str, str] = {
     "copy": "{0}",
     "axpy": "{0} + {1} * {2}",
     "axpby": "{0} * {1} + {2} * {3}",
-    "normal_cdf": "{type}(0.5) * erfc(-{0} * {type}(0.7071067811865476))",
+    "rint": "rint({0})",
 }
 """Ufunc -> the same in Python; {type} is the type that it is computed in."""
 
-TRANSCENDENTAL = {"exp", "expm1", "log", "log1p", "tanh", "normal_cdf"}
+TRANSCENDENTAL = {"exp", "expm1", "log", "log1p", "tanh"}
 
 
 class UntranslatableError(Exception):
@@ -90,7 +91,20 @@ class Indexed:
     values: np.ndarray
 
 
-Operation = Elementwise | Product | Reduction | Indexed
+@dataclass
+class Draw:
+    """out (n,) = scale where the element's 16 random bits are below the threshold, else 0; for the elements from `first` on.
+    key: (seed, layer), uint64; step: 0-d, uint64."""
+
+    out: np.ndarray
+    key: np.ndarray
+    step: np.ndarray
+    first: int
+    threshold: int
+    scale: float
+
+
+Operation = Elementwise | Product | Reduction | Indexed | Draw
 
 
 def operations(calls: list[Call]) -> list[Operation]:
@@ -120,12 +134,12 @@ def _operations(function: Callable[..., Any], arguments: tuple[Any, ...]) -> lis
         raise UntranslatableError(f"{name} with {', '.join(options)}")
     if isinstance(owner, np.ndarray):
         return [_method(owner, name, arguments)]
+    if isinstance(owner, MaskStream):
+        out, step, first = arguments
+        return [Draw(out, owner.key, step, first, owner.threshold, 1 / (1 - owner.p))]
     if function is np.copyto:
         out, value = arguments
         return [_copy(value, out)]
-    if name == "_normal_cdf":
-        z, out = arguments
-        return [Elementwise("normal_cdf", [z], [z.dtype], out)]
     raise UntranslatableError(f"a call of {name or function!r}")
 
 

@@ -38,11 +38,12 @@ minutes for 1,000), and replaying a step of so many calls costs little beside it
 _HEADER = '''\
 """A training step, generated for Numba by gpubackprop (format 2)."""
 
-from math import erfc, exp, expm1, log, log1p, sqrt, tanh
+from math import exp, expm1, log, log1p, sqrt, tanh
 
 from numba import float32, float64, int64, njit, uint8, uint64
+from numpy import rint
 
-from gpubackprop.backend.cpu.compiled.runtime import FASTMATH, dgemm, f4, f8, i8, sgemm, u1, u8
+from gpubackprop.backend.cpu.compiled.runtime import FASTMATH, dgemm, draw, f4, f8, i8, sgemm, u1, u8
 
 
 @njit(fastmath=FASTMATH, error_model="numpy", nogil=True)

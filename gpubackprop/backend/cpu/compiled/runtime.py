@@ -1,11 +1,13 @@
-"""What the generated code calls: pointers from addresses, and NumPy's own BLAS. Imported only where Numba is installed."""
+"""What the generated code calls: pointers from addresses, NumPy's own BLAS, and the masks of dropout. Imported only where
+Numba is installed."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import llvmlite.binding as llvm
-from numba import types
+from llvmlite import ir
+from numba import njit, types, uint64
 from numba.extending import intrinsic
 
 from gpubackprop.backend.cpu.blas import direct_blas
@@ -45,3 +47,37 @@ def _gemm(letter: str, real: Any) -> Any:
 
 
 sgemm, dgemm = _gemm("s", types.float32), _gemm("d", types.float64)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _high_product(typing_context: Any, a: Any, b: Any) -> Any:
+    """The upper 64 of the 128 bits of a b."""
+    wide = ir.IntType(128)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        product = builder.mul(*(builder.zext(value, wide) for value in arguments))
+        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
+
+    return types.uint64(types.uint64, types.uint64), generate
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def draw(
+    mask: Any, seed: Any, layer: Any, step: Any, size: Any, first: Any, threshold: Any, scale: Any
+) -> None:  # pragma: no cover - compiled
+    """The mask of `gpubackprop.random.MaskStream`: Philox4x64-10 of (element // 16, step, layer, 0), all of them uint64."""
+    end, block = first + size, first >> uint64(4)
+    while block << uint64(4) < end:
+        c0, c1, c2, c3, k0, k1 = block, step, layer, uint64(0), seed, uint64(0)
+        for _ in range(10):
+            high0, high1 = _high_product(c0, uint64(0xD2E7470EE14C6C93)), _high_product(c2, uint64(0xCA5A826395121157))
+            low0, low1 = c0 * uint64(0xD2E7470EE14C6C93), c2 * uint64(0xCA5A826395121157)
+            c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+            k0, k1 = k0 + uint64(0x9E3779B97F4A7C15), k1 + uint64(0xBB67AE8584CAA73B)
+        for i in range(uint64(16)):
+            element = (block << uint64(4)) + uint64(i)
+            word = c0 if i < 4 else c1 if i < 8 else c2 if i < 12 else c3
+            bits = (word >> (uint64(16) * (uint64(i) & uint64(3)))) & uint64(0xFFFF)
+            if first <= element < end:
+                mask[element - first] = scale if bits < threshold else scale * 0
+        block += uint64(1)

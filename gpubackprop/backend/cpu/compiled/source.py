@@ -14,6 +14,7 @@ import numpy as np
 from gpubackprop.backend.cpu.blas import direct_blas, layout
 from gpubackprop.backend.cpu.compiled.operations import (
     FORMULAS,
+    Draw,
     Elementwise,
     Indexed,
     Operation,
@@ -108,6 +109,8 @@ def write_step(operations: list[Operation]) -> Source:
             _write_product(source, operation)
         elif isinstance(operation, Reduction):
             _write_reduction(source, operation)
+        elif isinstance(operation, Draw):
+            _write_draw(source, operation)
         else:
             _write_indexed(source, operation)
     _write_loop(source, loop)
@@ -257,6 +260,12 @@ def _write_reduction(source: Source, r: Reduction) -> None:
     source.write(1, f"for {inner} in range(1, {count}):")
     source.write(2, f"{v} = {combined}")
     source.write(1, f"{source.element(r.out, outer)} = {type_of(r.out.dtype)}({v})")
+
+
+def _write_draw(source: Source, d: Draw) -> None:
+    numbers = ", ".join(f"uint64({n})" for n in (d.out.size, d.first, d.threshold))
+    counter = f"{source.element(d.key, '0')}, {source.element(d.key, '1')}, {source.element(d.step)}"
+    source.write(0, f"draw({source.pointer(d.out)}, {counter}, {numbers}, {type_of(d.out.dtype)}({d.scale!r}))")
 
 
 def _write_indexed(source: Source, x: Indexed) -> None:
