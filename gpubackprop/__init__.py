@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from gpubackprop.optimizers import RMSprop as RMSprop
     from gpubackprop.optimizers import schedules as schedules
     from gpubackprop.pipeline.model import load_run as load_run
+    from gpubackprop.pipeline.runs import resume_run as resume_run
     from gpubackprop.pipeline.runs import train_run as train_run
     from gpubackprop.proofs.gradcheck import gradcheck as gradcheck
     from gpubackprop.proofs.parity import check_parity as check_parity
@@ -67,7 +68,7 @@ _HOMES = {
     "network.perceptron": "mlp",
     "optimizers": "LAMB LARS SGD Adadelta Adagrad Adam AdamW Adamax NAdam RAdam RMSprop",
     "pipeline.model": "load_run",
-    "pipeline.runs": "train_run",
+    "pipeline.runs": "resume_run train_run",
     "proofs.gradcheck": "gradcheck",
     "proofs.parity": "check_parity",
     "training.callbacks": "Callback EarlyStopping",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+import signal
 import time
 from dataclasses import fields
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,19 +15,19 @@ from typer import Argument, Option
 
 from gpubackprop.cli.display import Display, duration, say
 from gpubackprop.data import NAMES
-from gpubackprop.pipeline.runs import RunInterruptedError, train_run
+from gpubackprop.errors import ArgumentError, unknown_name
+from gpubackprop.pipeline.runs import RunInterruptedError, resume_run, train_run
 from gpubackprop.pipeline.settings import Settings
-
-INTERRUPTED = 130
 
 
 def train(
+    context: typer.Context,
     data: Annotated[
-        str,
+        str | None,
         Argument(
             metavar="DATA", help=f"{', '.join(NAMES)}, or a file: .npz, .npy (x; y beside it), .csv[.gz], .parquet"
         ),
-    ],
+    ] = None,
     target: Annotated[str | None, Option(help="Column(s) of a table to predict, with commas between.")] = None,
     task: Annotated[str, Option(help="classification or regression; auto: as the target looks.")] = "auto",
     folder: Annotated[str | None, Option(help="Where the IDX files of (fashion-)mnist are.")] = None,
@@ -53,33 +56,72 @@ def train(
     precision: Annotated[str | None, Option(help="fp32, fp64, or on a GPU tf32, bf16, fp16.")] = None,
     seed: Annotated[int, Option(help="Of the weights, the order, dropout and the held-out rows.", min=0)] = 0,
     out: Annotated[str | None, Option(help="Run folder; by default runs/DATA-1, runs/DATA-2, ...")] = None,
-    overwrite: Annotated[bool, Option("--overwrite", help="Replace a run that is in --out.")] = False,
+    overwrite: Annotated[
+        bool, Option("--overwrite", help="Replace a run that is in --out, once this one is whole.")
+    ] = False,
+    resume: Annotated[
+        str | None,
+        Option(
+            metavar="RUN", help="Go on with a run that was interrupted; --epochs: so many more than it was to have."
+        ),
+    ] = None,
+    checkpoint_every: Annotated[
+        str | None,
+        Option(help='"500 steps", "5 minutes", "2 epochs". By default every minute and each epoch that improves.'),
+    ] = None,
+    stop_on: Annotated[
+        list[str] | None,
+        Option(metavar="SIGNAL", help="Save and end on this signal too, such as SIGUSR1 of SLURM; may be repeated."),
+    ] = None,
 ) -> None:
-    """Train a network on DATA; leave its weights, settings, history and curves in a run folder.
+    """Train a network on DATA; leave its weights, settings, history, curves and checkpoints in a run folder.
 
-    Rows are held out for `gpubackprop evaluate`: the official test part, or a share of the rows. Ctrl-C keeps what was reached.
+    Rows are held out for `gpubackprop evaluate`: the official test part, or a share of the rows. Ctrl-C, SIGTERM and SIGHUP
+    finish the batch and save; --resume goes on from there, or from the newest checkpoint, to the same result.
     """
     asked = {k: v for k, v in locals().items() if k in {f.name for f in fields(Settings)}}
     console = Console()
     started = time.perf_counter()
-    interrupted = False
+    common: dict[str, Any] = {
+        "folder": folder,
+        "checkpoint_every": checkpoint_every,
+        "stop_on": [_signal(name) for name in stop_on or ()],
+        "callbacks": [Display(console)],
+        "say": partial(say, console),
+    }
+    interrupted: RunInterruptedError | None = None
     try:
-        run = train_run(
-            data,
-            target=target,
-            task=task,
-            folder=folder,
-            out=out,
-            overwrite=overwrite,
-            callbacks=[Display(console)],
-            say=lambda text: say(console, text),
-            **asked,
-        )
+        if resume is not None:
+            given = {p for p in context.params if getattr(context.get_parameter_source(p), "name", "") == "COMMANDLINE"}
+            if others := sorted(given - _WITH_RESUME):
+                raise ArgumentError(
+                    f"a run that goes on keeps its settings: leave out {', '.join(f'{o}=...' for o in others)}"
+                )
+            run = resume_run(
+                resume, more_epochs=epochs or 0, data=data, device=device if "device" in given else None, **common
+            )
+        elif data is None:
+            raise ArgumentError("Missing argument DATA: what to train on (or --resume RUN)")
+        else:
+            run = train_run(data, target=target, task=task, out=out, overwrite=overwrite, **common, **asked)
     except RunInterruptedError as error:
-        interrupted, run = True, error.run
+        interrupted, run = error, error.run
     spent = duration(time.perf_counter() - started)
-    say(console, f"test ({run.judged_on}): {', '.join(f'{k} {v:.4f}' for k, v in run.scores.items())}")
+    if run.scores:
+        say(console, f"test ({run.judged_on}): {', '.join(f'{k} {v:.4f}' for k, v in run.scores.items())}")
     how = "interrupted" if interrupted else "done"
     say(console, f"{how} after {len(run.history)} epochs, {spent}; run folder: {run.path}")
     if interrupted:
-        raise typer.Exit(INTERRUPTED)
+        say(console, f"go on with: gpubackprop train --resume {shlex.quote(str(run.path))}")
+        raise typer.Exit(128 + interrupted.signal)
+
+
+_WITH_RESUME = {"resume", "epochs", "data", "device", "folder", "checkpoint_every", "stop_on"}
+
+
+def _signal(name: str) -> int:
+    """The number of the signal with this name, with or without SIG."""
+    try:
+        return int(signal.Signals[f"SIG{name.upper().removeprefix('SIG')}"])
+    except KeyError:
+        raise unknown_name("signal", name.lower(), [s.name.lower() for s in signal.Signals]) from None

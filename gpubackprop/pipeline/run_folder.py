@@ -23,7 +23,7 @@ CHECKPOINTS = "checkpoints"
 UNFINISHED = ".unfinished"
 """Behind the name of a run: the folder beside it in which a run that is to replace it is trained."""
 _REPLACING = ".replacing"
-"""A file in that folder, for as long as the other run is not replaced."""
+"""A file of the new run until the other one is replaced, and what was left of that is cleared away."""
 
 
 class RunFolder:
@@ -38,10 +38,18 @@ class RunFolder:
         try:
             for folder in dict.fromkeys((path, work)):
                 self._locks.append(FolderLock(folder))
-            (path / _REPLACING).unlink(missing_ok=True)
+            if (path / _REPLACING).exists():
+                # A process was killed between the exchange and the clearing.
+                self._discard(_unfinished(path))
         except BaseException:
             self.close()
             raise
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     # -- which folder ---------------------------------------------------------------------------------------------
 
@@ -150,15 +158,21 @@ class RunFolder:
         old, self.work = self.work, self.path
         # The new run is in its place: what may go wrong with the rest of the old one is no failure of it.
         with contextlib.suppress(OSError):
-            (self.path / _REPLACING).unlink(missing_ok=True)
-            self._clear(old)
-            self._locks[0].release()
-            old.rmdir()
+            self._discard(old)
 
     def close(self) -> None:
         """Let other processes write here; the files stay."""
         for held in self._locks:
             held.release()
+
+    def _discard(self, old: Path) -> None:
+        """Clear away what is left of a run that was replaced, but for the folder itself where the next one is trained there."""
+        if old.is_dir():
+            self._clear(old)
+            if old.resolve() != self.work.resolve():
+                (old / lock.NAME).unlink(missing_ok=True)
+                old.rmdir()
+        (self.path / _REPLACING).unlink()
 
     def _clear(self, folder: Path) -> None:
         """Take out what a run wrote; what nobody knows goes to `path`, unless it is the folder that is cleared."""

@@ -1,14 +1,14 @@
-"""A training run from data to its folder: what `gpubackprop train` does, as a function."""
+"""A training run from data to its folder: what `gpubackprop train` does, as functions."""
 
 from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
-import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,35 @@ import numpy as np
 
 from gpubackprop import __version__
 from gpubackprop.backend.cpu.blas_info import blas_name, blas_threads
+from gpubackprop.checks import whole_number
 from gpubackprop.data import NAMES, Dataset, Standardizer, Table, TextFormat, load
-from gpubackprop.errors import ArgumentError, ArgumentTypeError, DataError, MissingExtraError, unknown_name
+from gpubackprop.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CheckpointError,
+    DataError,
+    MissingExtraError,
+    unknown_name,
+)
+from gpubackprop.files.checkpoint import FORGED
 from gpubackprop.losses import get_loss
 from gpubackprop.pipeline.encoder import Choices, Encoder, described
 from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.pictures import draw
 from gpubackprop.pipeline.preparation import Part, Parts, baseline, divide, fingerprint, outputs_for, told
-from gpubackprop.pipeline.run_folder import RunFolder
+from gpubackprop.pipeline.run_folder import RunFolder, read_settings
 from gpubackprop.pipeline.settings import Settings
-from gpubackprop.training import Callback, History, Trainer, evaluate
-
-_SAVE_EVERY = 60.0
-"""Seconds between saves of the weights while training goes on."""
+from gpubackprop.training import (
+    Callback,
+    Checkpoints,
+    FitPlan,
+    History,
+    Interrupts,
+    Trainer,
+    TrainingInterrupted,
+    evaluate,
+)
+from gpubackprop.training.checkpoints import Every, Trouble
 
 Say = Callable[[str], None]
 
@@ -48,11 +64,11 @@ class Run:
     judged_on: str
 
 
-class RunInterruptedError(KeyboardInterrupt):
-    """Training was interrupted; what was reached is in `run` and in its folder."""
+class RunInterruptedError(TrainingInterrupted):
+    """A training run was interrupted by a signal; what was reached is in `run` and in its folder."""
 
-    def __init__(self, run: Run) -> None:
-        super().__init__(f"interrupted after {len(run.history)} epochs; what was reached is in {run.path}")
+    def __init__(self, number: int, run: Run) -> None:
+        super().__init__(number, f"interrupted after {len(run.history)} epochs; what was reached is in {run.path}")
         self.run = run
 
 
@@ -69,27 +85,30 @@ def train_run(
     max_bytes: int | None = None,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
+    checkpoint_every: str | None = None,
+    stop_on: Sequence[int] = (),
     callbacks: Sequence[Callback] = (),
     say: Say | None = None,
     **settings: Any,
 ) -> Run:
-    """Train a network on the data; leave its weights, settings, history and curves in a run folder.
+    """Train a network on the data; leave its weights, settings, history, curves and checkpoints in a run folder.
 
     data: a data set, or its name or file; target, task, folder, weight, group, format and max_bytes: as for `load`. columns:
     what to do with which columns of a table, where it shall not be what suits them. out: the run folder, by default
-    runs/<name>-1, runs/<name>-2, ...; overwrite: replace a run that is there. callbacks listen to the training; say is
-    called with each line for people to read. settings: fields of `pipeline.settings.Settings`, such as epochs=20,
-    layers=[512, 256], learning_rate=1e-3, device="cpu"; the others become what suits the data.
+    runs/<name>-1, runs/<name>-2, ...; overwrite: replace a run that is there, once this one is whole. checkpoint_every: as
+    `every` of `Checkpoints`. stop_on: signals that end the training in order beside SIGINT, SIGTERM and SIGHUP. callbacks
+    listen to the training; say is called with each line for people to read. settings: fields of `pipeline.settings.Settings`,
+    such as epochs=20, layers=[512, 256], learning_rate=1e-3, device="cpu"; the others become what suits the data.
 
-    Raises RunInterruptedError, a KeyboardInterrupt, after Ctrl-C, once what was reached is saved; ArgumentError, DataError,
+    Raises RunInterruptedError, a KeyboardInterrupt, after a signal, once what was reached is saved; ArgumentError, DataError,
     DeviceError or CheckpointError for arguments that cannot be used, for training that diverges, and for a folder that
-    cannot be written.
+    cannot be written or that another process writes into.
     """
+    every = None if checkpoint_every is None else Every.parse(checkpoint_every)
     known = {f.name for f in fields(Settings)}
     for name in settings:
         if name not in known:
             raise unknown_name("setting", name, known)
-    say = say or _nothing
     columns = columns or Choices()
     if isinstance(data, Dataset):
         loaded, source = data, None
@@ -116,11 +135,8 @@ def train_run(
         "group": group,
         "format": None if format is None else {**asdict(format), "missing": list(format.missing)},
     }
-    for note in loaded.notes:
-        say(note)
     model = prepare(loaded, parts.train, chosen, origin, columns)
     trainer = Trainer(model.network, chosen.make_optimizer(len(parts.train.x)))
-    run = RunFolder.create(None if out is None else os.fspath(out), loaded.name, overwrite)
     encoder, always = model.inputs, baseline(loaded, parts.train)
     table = described(encoder.columns) if isinstance(encoder, Encoder) else []
     about = {
@@ -145,40 +161,133 @@ def train_run(
             "threads": blas_threads(),
         },
     }
-    run.write_settings(about)
-    for line in (*table, *told(always), repr(loaded), repr(model.network), repr(trainer.optimizer)):
-        say(line)
-    say(f"training on {parts.train.what}, batches of {chosen.batch_size}; test: {parts.test.what}")
-    interrupted = False
-    try:
-        history = fit(trainer, model, parts, chosen, [_Keeper(run, model), *callbacks])
-    except KeyboardInterrupt:
-        interrupted, history = True, trainer.history
-    run.write_history(history)
-    if history.stopped == "diverged" and not history.best_epoch:
-        raise ArgumentError(
-            f"training diverged: after epoch {len(history)} the loss is {history['loss'][-1]}, so its weights are not saved. "
-            f"Lower learning_rate (it was {trainer.optimizer.learning_rate:g}), or say clip_norm=1"
-        )
-    model.save(run.work / "model.safetensors", trainer.optimizer)
-    scores = model.scores(parts.test.x, parts.test.y)
-    about["result"] = {
-        "stopped": history.stopped,
-        "epochs": len(history),
-        "best_epoch": history.best_epoch,
-        "test": scores,
-    }
-    run.write_settings(about)
-    if len(history):
+    training = _Training(trainer, model, parts, chosen, about, every, stop_on, callbacks, say)
+    with RunFolder.create(out, loaded.name, overwrite) as run:
+        for line in (*loaded.notes, *table, *told(always), repr(loaded), repr(model.network), repr(trainer.optimizer)):
+            training.say(line)
+        training.say(f"training on {parts.train.what}, batches of {chosen.batch_size}; test: {parts.test.what}")
+        return training.carry_out(run)
+
+
+def resume_run(
+    run: str | os.PathLike[str],
+    *,
+    more_epochs: int = 0,
+    data: Dataset | str | os.PathLike[str] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    checkpoint_every: str | None = None,
+    stop_on: Sequence[int] = (),
+    callbacks: Sequence[Callback] = (),
+    say: Say | None = None,
+) -> Run:
+    """Go on with a run that was interrupted, from its newest checkpoint, as if it never had been; or train a whole one further.
+
+    run: its folder. more_epochs: on top of those that it was to have. data: the training data, where they are not where they
+    were, or were no file; folder: as for `load`. device: None for that of the run. Everything else is as in `train_run`;
+    settings stay as they were.
+
+    Raises CheckpointError where the folder holds no checkpoint that is whole, DataError where the data are others, and what
+    `train_run` raises.
+    """
+    every = None if checkpoint_every is None else Every.parse(checkpoint_every)
+    more_epochs = whole_number("more_epochs", more_epochs, least=0)
+    with RunFolder.reopen(run) as opened:
+        trainer = Trainer.resume(opened.checkpoints, device=device or _device_of(opened.work))
         try:
-            run.write("curves.png", draw(history, loaded.name))
-        except MissingExtraError as error:
-            say(f"no curves.png: {error}")
-    run.finish()
-    done = Run(run.path, model, history, scores, parts.test.what)
-    if interrupted:
-        raise RunInterruptedError(done)
-    return done
+            about = dict(trainer.extra["run"])
+            settings = Settings(**about["settings"])
+            model = Model.built(trainer.net, trainer.extra)
+        except FORGED as error:
+            raise CheckpointError(f"{opened.checkpoints}: not the checkpoints of a run: {error!r}") from error
+        settings = replace(settings, epochs=(settings.epochs or 0) + more_epochs)
+        about["settings"] = asdict(settings)
+        loaded = _same_data(model, data, folder)
+        parts = divide(loaded, test=settings.test, validation=settings.validation or 0.0, seed=settings.seed)
+        training = _Training(trainer, model, parts, settings, about, every, stop_on, callbacks, say)
+        training.more_epochs = more_epochs
+        training.say(f"{loaded!r}\n{model.network!r}\n{trainer.optimizer!r}")
+        training.say(
+            f"going on after {model.network.epochs} whole epochs of {settings.epochs}; test: {parts.test.what}"
+        )
+        return training.carry_out(opened)
+
+
+class _Training:
+    """A run that is ready to be trained, or to go on, in its folder."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        model: Model,
+        parts: Parts,
+        settings: Settings,
+        about: dict[str, Any],
+        every: Every | None,
+        stop_on: Sequence[int],
+        callbacks: Sequence[Callback],
+        say: Say | None,
+    ) -> None:
+        self.trainer, self.model, self.parts, self.settings, self.about = trainer, model, parts, settings, about
+        self.every, self.stop_on, self.callbacks = every, stop_on, callbacks
+        self.say = say or (lambda line: None)
+        self.report = say or warnings.warn
+        self.more_epochs = 0
+
+    def carry_out(self, run: RunFolder) -> Run:
+        """Train, and leave the result in the folder. Raises what `train_run` raises."""
+        interrupts = Interrupts(self.stop_on)
+        extra = {**self.model.extra(), "run": self.about}
+        checkpoints = Checkpoints(run.checkpoints, self.every, extra=extra, report=self.report, interrupts=interrupts)
+        callbacks = [_HistoryFile(run, self.report), *self.callbacks, checkpoints]
+        with interrupts:
+            run.write_settings(self.about)
+            stopped_by = None
+            try:
+                history = fit(self.trainer, self.model, self.parts, self.settings, callbacks, self.more_epochs)
+            except KeyboardInterrupt as interrupt:
+                if interrupts.forced:
+                    raise
+                stopped_by = getattr(interrupt, "signal", signal.SIGINT)
+                history = self.trainer.history
+            if stopped_by and not history and run.work != run.path:
+                raise RunInterruptedError(stopped_by, Run(run.work, self.model, history, {}, ""))
+            done = self._keep(run, history)
+            if interrupts.signal is None:
+                self._draw(run, done)
+        if stopped_by or interrupts.signal:
+            raise RunInterruptedError(stopped_by or interrupts.signal or 0, done)
+        return done
+
+    def _keep(self, run: RunFolder, history: History) -> Run:
+        """Write what the training gave, and let it take its place."""
+        trainer, model, test = self.trainer, self.model, self.parts.test
+        finite = all(np.isfinite(w).all() for w in model.network.get_weights().values())
+        if not finite or (history.stopped == "diverged" and not history.best_epoch):
+            loss = history["loss"][-1] if len(history) else "not finite"
+            raise ArgumentError(
+                f"training diverged: after epoch {len(history)} the loss is {loss}, so its weights are not saved. "
+                f"Lower learning_rate (it was {trainer.optimizer.learning_rate:g}), or say clip_norm=1"
+            )
+        model.save(run.work / "model.safetensors", trainer.optimizer)
+        run.write_history(history)
+        scores = model.scores(test.x, test.y)
+        self.about["result"] = {
+            "stopped": history.stopped,
+            "epochs": len(history),
+            "best_epoch": history.best_epoch,
+            "test": scores,
+        }
+        run.write_settings(self.about)
+        run.finish()
+        return Run(run.path, model, history, scores, test.what)
+
+    def _draw(self, run: RunFolder, done: Run) -> None:
+        if len(done.history):
+            try:
+                run.write("curves.png", draw(done.history, done.model.data["name"]))
+            except MissingExtraError as error:
+                self.say(f"no curves.png: {error}")
 
 
 def prepare(
@@ -215,12 +324,16 @@ def prepare(
     return Model(net, inputs, scale, description)
 
 
-def fit(trainer: Trainer, model: Model, parts: Parts, settings: Settings, callbacks: list[Callback]) -> History:
-    """Train the model on the training part, watching the validation part if there is one."""
+def fit(
+    trainer: Trainer, model: Model, parts: Parts, settings: Settings, callbacks: list[Callback], more_epochs: int = 0
+) -> History:
+    """Train the model on the training part, or go on with that, watching the validation part if there is one."""
     x, y = model.prepare_training(parts.train), model.prepare_targets(parts.train.y)
     v = parts.validation
     watched = None if v is None else (model.prepare(v.x), model.prepare_targets(v.y))
     trainer.callbacks[:] = callbacks if watched else [_TrainingScore(x[:1000], y[:1000]), *callbacks]
+    if trainer.resumed:
+        return trainer.continue_fit(x, y, watched, more_epochs=more_epochs)
     return trainer.fit(
         x,
         y,
@@ -242,24 +355,49 @@ class _TrainingScore(Callback):
         record.update({k: v for k, v in scores.items() if k in ("accuracy", "r2")})
 
 
-class _Keeper(Callback):
-    """Writes each epoch's line, and now and then the weights, so that a run that is killed leaves something."""
+class _HistoryFile(Callback):
+    """Writes each epoch's line as soon as there is one."""
 
-    def __init__(self, run: RunFolder, model: Model) -> None:
-        self.run, self.model = run, model
-        self.saved = time.monotonic()
+    def __init__(self, run: RunFolder, report: Say) -> None:
+        self.run, self.trouble = run, Trouble("history", report)
+
+    def on_fit_start(self, trainer: Trainer, plan: FitPlan) -> None:
+        if trainer.resumed:
+            self.run.write_history(trainer.history)
 
     def on_epoch_end(self, trainer: Trainer, record: dict[str, Any]) -> None:
-        self.run.append_history(record)
-        if time.monotonic() - self.saved > _SAVE_EVERY and isfinite(record["loss"]):
-            self.model.save(self.run.work / "model.safetensors", trainer.optimizer)
-            self.saved = time.monotonic()
+        try:
+            if self.trouble.told:
+                self.run.write_history(trainer.history)
+            else:
+                self.run.append_history(record)
+            self.trouble.note(None)
+        except DataError as error:
+            self.trouble.note(str(error))
+
+
+def _same_data(model: Model, data: Dataset | str | os.PathLike[str] | None, folder: Any) -> Dataset:
+    """The data that the model was trained on; DataError where they are others, or are not known."""
+    known = model.data
+    if not isinstance(data, Dataset):
+        source = known["source"] if data is None else os.fspath(data)
+        if source is None:
+            raise DataError("the network was trained on arrays, not on a file: hand them over as data=")
+        data = model.load_data(source, folder=folder or known["folder"], same=True)
+    if fingerprint(data) != known["sha256"]:
+        raise DataError(f"{data.name}: not the data that the run was trained on; it can go on with the same rows only")
+    return data
+
+
+def _device_of(run: Path) -> str:
+    """The device that a run was to be trained on, as far as its settings can still be read."""
+    try:
+        device = read_settings(run)["settings"]["device"]
+    except (DataError, LookupError, TypeError):
+        device = "auto"
+    return device if isinstance(device, str) else "auto"
 
 
 def _lasting(path: str) -> str:
     """A path that means the same from another folder; names of data sets and pairs of files as they are."""
     return path if path in NAMES or not os.path.exists(path) else str(Path(path).resolve())
-
-
-def _nothing(line: str) -> None:
-    """Where nobody listens."""

@@ -68,7 +68,7 @@ class Checkpoints(Callback):
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        every: str | None = None,
+        every: str | Every | None = None,
         *,
         keep: int = 2,
         extra: Mapping[str, Any] | None = None,
@@ -76,7 +76,7 @@ class Checkpoints(Callback):
         interrupts: Interrupts | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self.every = Every(seconds=60.0) if every is None else Every.parse(every)
+        self.every = Every(seconds=60.0) if every is None else every if isinstance(every, Every) else Every.parse(every)
         self.improving = every is None
         self.keep = whole_number("keep", keep)
         self.extra = dict(extra or {})
@@ -195,17 +195,32 @@ def newest(folder: Path, device: str | Backend, custom: Custom | None = None) ->
         path.unlink(missing_ok=True)
 
 
+class Trouble:
+    """Tells once that something cannot be written while training goes on, and once that it can be again."""
+
+    def __init__(self, what: str, report: Callable[[str], None]) -> None:
+        self.what, self.report = what, report
+        self.told = False
+
+    def note(self, failure: str | None) -> None:
+        """How the last attempt went: what was wrong, or None."""
+        if failure and not self.told:
+            self.report(f"{failure}; training goes on, and what was saved before is whole")
+        elif self.told and not failure:
+            self.report(f"the {self.what} can be written again")
+        self.told = failure is not None
+
+
 class _Writer:
     """Writes the newest of what it is handed, one at a time, on a thread that ends when there is nothing to do."""
 
     def __init__(self, job: Callable[[int, Snapshot], None], report: Callable[[str], None]) -> None:
-        self._job, self._report = job, report
+        self._job, self._trouble = job, Trouble("checkpoints", report)
         self._changed = threading.Condition()
         self._waiting: tuple[int, Snapshot] | None = None
         self._thread: threading.Thread | None = None
         self._hurry = False
         self._failure: str | None = None
-        self._told: str | None = None
 
     def hand_over(self, step: int, taken: Snapshot) -> None:
         """Write this instead of what still waits. Reports what happened to those before."""
@@ -214,7 +229,7 @@ class _Writer:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
                 self._thread.start()
-        self._tell()
+        self._trouble.note(self._failure)
 
     def finish(self) -> None:
         """Write what waits, without a rest, and wait for it."""
@@ -225,15 +240,7 @@ class _Writer:
         if thread is not None:
             thread.join()
         self._hurry = False
-        self._tell()
-
-    def _tell(self) -> None:
-        failure = self._failure
-        if failure and not self._told:
-            self._report(f"{failure}; training goes on, and the checkpoints before are whole")
-        elif self._told and not failure:
-            self._report("checkpoints can be written again")
-        self._told = failure
+        self._trouble.note(self._failure)
 
     def _run(self) -> None:
         while True:

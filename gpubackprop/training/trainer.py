@@ -219,7 +219,7 @@ class Trainer:
         there.
         """
         path = Path(path)
-        found = newest(path, device, custom) if path.is_dir() else load_checkpoint(path, device, custom=custom)
+        found = load_checkpoint(path, device, custom=custom) if path.is_file() else newest(path, device, custom)
         if found.optimizer is None or "fit" not in found.extra:
             raise CheckpointError(f"{path}: holds a network, but not the state of a fit: gb.load reads it")
         now = this_process(found.net)
@@ -295,6 +295,11 @@ class Trainer:
             state["callbacks"].append({"type": type(c).__name__, "values": plain})
             state |= {f"callback.{i}.{k}": v for k, v in values.items() if k not in plain}
         return state
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What lay beside the fit in the checkpoint that `resume` read: `Checkpoints(extra=...)`."""
+        return {} if self._checkpoint is None else self._checkpoint.extra
 
     @property
     def resumed(self) -> bool:

@@ -20,7 +20,7 @@ from gpubackprop.data.images import SYSTEM_FOLDER
 from gpubackprop.pipeline import runs
 from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.preparation import divide
-from gpubackprop.pipeline.run_folder import FILES
+from gpubackprop.pipeline.run_folder import CHECKPOINTS, FILES
 from gpubackprop.pipeline.runs import fit, prepare
 from gpubackprop.pipeline.settings import Settings
 from tests.cli.commands import refused, run, started
@@ -93,7 +93,7 @@ def test_fashion_mnist() -> None:
 def test_the_run_folder() -> None:
     text = run("train", "wine", *QUICK, "--validation", "0.2")
     assert "run folder: runs/wine-1" in text
-    assert sorted(p.name for p in Path("runs/wine-1").iterdir()) == sorted(FILES)
+    assert sorted(p.name for p in Path("runs/wine-1").iterdir()) == sorted([*FILES, CHECKPOINTS])
     about = json.loads(Path("runs/wine-1/settings.json").read_text())
     assert about["settings"]["epochs"] == 3
     assert about["rows"]["test"] == "36 of 178 rows, held out at random"
@@ -186,6 +186,7 @@ def test_a_run_is_replaced_only_when_asked_and_only_by_a_whole_one() -> None:
     diverging = ("--optimizer", "sgd", "--learning-rate", "1e30", "--loss", "mean_squared_error")
     assert "diverged" in refused("train", "diabetes", *QUICK, *diverging, "--out", "run", "--overwrite")
     assert contents("run") == before
+    assert list(Path("run.unfinished/checkpoints").iterdir()) == []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Model, "save", Mock(side_effect=MemoryError))
         run("train", "wine", *QUICK, "--out", "run", "--overwrite", code=1)
@@ -195,7 +196,7 @@ def test_a_run_is_replaced_only_when_asked_and_only_by_a_whole_one() -> None:
     assert after.keys() == before.keys()
     assert after["notes.txt"] == b"mine"
     assert after["model.safetensors"] != before["model.safetensors"]
-    assert not Path("run/unfinished").exists()
+    assert [p.name for p in Path().iterdir()] == ["run"]
 
 
 def test_a_run_that_diverges_says_so() -> None:

@@ -80,7 +80,7 @@ def two(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     monkeypatch.setattr(fake_cupy.ndarray, "set", noted(fake_cupy.ndarray.set))
     monkeypatch.setattr(fake_cupy.ndarray, "get", noted(fake_cupy.ndarray.get))
     monkeypatch.setattr(fake_cupy.ndarray, "device", property(device_of))
-    yield SimpleNamespace(current=current, seen=seen)
+    return SimpleNamespace(current=current, seen=seen)
 
 
 def data(n: int = 40) -> tuple[np.ndarray, np.ndarray]:

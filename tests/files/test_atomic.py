@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gpubackprop.errors import CheckpointError, DataError
-from gpubackprop.files.atomic import replacing
+from gpubackprop.files import atomic
+from gpubackprop.files.atomic import exchange, replacing
 
 
 def test_nothing_is_seen_before_the_end(tmp_path: Path) -> None:
@@ -79,3 +80,48 @@ def test_a_file_that_cannot_be_flushed_is_one_unless_its_system_never_flushes(
     with replacing(tmp_path / "file") as file:
         file.write(b"new")
     assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"was {name}").touch()
+    return tmp_path / "a", tmp_path / "b"
+
+
+@pytest.mark.parametrize("code", [0, errno.EINVAL, errno.ENOSYS])
+def test_two_folders_change_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """In one step, or in three where the system has none."""
+
+    def refused(a: bytes, b: bytes) -> None:
+        raise OSError(code, os.strerror(code))
+
+    if code:
+        monkeypatch.setattr(atomic, "_exchange", refused)
+    a, b = two(tmp_path)
+    exchange(a, b)
+    assert [p.name for p in (*a.iterdir(), *b.iterdir())] == ["was b", "was a"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_folders_that_cannot_change_their_names_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = two(tmp_path)
+    with pytest.raises(OSError, match="No such file"):
+        exchange(a, tmp_path / "none")
+
+    def refused(a: bytes, b: bytes) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    real, calls = os.rename, []
+
+    def second_fails(source: object, target: object) -> None:
+        calls.append(source)
+        if len(calls) == 2:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        real(source, target)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(atomic, "_exchange", refused)
+    monkeypatch.setattr(os, "rename", second_fails)
+    with pytest.raises(OSError, match="busy"):
+        exchange(a, b)
+    assert [p.name for p in (*a.iterdir(), *b.iterdir())] == ["was a", "was b"]

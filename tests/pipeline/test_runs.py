@@ -11,7 +11,7 @@ import pytest
 
 import gpubackprop as gb
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DataError
-from gpubackprop.pipeline.run_folder import FILES
+from gpubackprop.pipeline.run_folder import CHECKPOINTS, FILES
 from gpubackprop.pipeline.runs import RunInterruptedError
 
 pytest.importorskip("sklearn", reason="the data extra is not installed")
@@ -33,7 +33,7 @@ def test_a_run_from_python_is_that_of_the_command(capsys: pytest.CaptureFixture[
     done = gb.train_run("wine", out="python", **QUICK)
     assert capsys.readouterr() == ("", "")
     assert (done.path, len(done.history)) == (Path("python"), 3)
-    assert sorted(p.name for p in done.path.iterdir()) == sorted(FILES)
+    assert sorted(p.name for p in done.path.iterdir()) == sorted([*FILES, CHECKPOINTS])
     command, python = (Path(p, "model.safetensors").read_bytes() for p in ("command", "python"))
     assert command == python
     assert json.loads(Path("command/settings.json").read_text())["result"]["test"] == done.scores

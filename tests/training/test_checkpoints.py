@@ -131,7 +131,7 @@ def test_more_epochs(tmp_path: Path) -> None:
     resumed = gb.Trainer.resume(tmp_path, device="cpu")
     assert len(resumed.continue_fit(X, Y, VALIDATION, more_epochs=2)) == EPOCHS + 2
     assert_same_run(resumed, long)
-    with pytest.raises(ArgumentError, match="Trainer.resume"):
+    with pytest.raises(ArgumentError, match=r"Trainer\.resume"):
         resumed.continue_fit(X, Y)
 
 
