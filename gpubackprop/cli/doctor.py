@@ -16,7 +16,7 @@ from gpubackprop.backend.select import fallback_reason, get_backend
 from gpubackprop.cli.devices import devices
 from gpubackprop.optimizers import SGD
 
-_PACKAGES = ("numba", "scipy", "scikit-learn", "pyarrow", "matplotlib", "cupy-cuda12x", "cupy-cuda13x", "nvmath-python")
+_PACKAGES = ("numba", "scipy", "scikit-learn", "pyarrow", "matplotlib", "cupy-cuda12x", "cupy-cuda13x")
 _EXTRAS = {
     "numba": "numba",
     "scipy": "numba",
@@ -25,7 +25,6 @@ _EXTRAS = {
     "matplotlib": "plot",
     "cupy-cuda12x": "cuda12",
     "cupy-cuda13x": "cuda13",
-    "nvmath-python": "cuda12",
 }
 
 

@@ -38,6 +38,9 @@ class State:
     graph_launches: int = 0
     live: int = 0
     limit: int = 1 << 40
+    device: int = 0
+    host: float = 0.0
+    """Milliseconds that the host has spent on queueing work and on waiting for it."""
     streams: dict[int, Any] = field(default_factory=dict)
     null: Any = None
     local: threading.local = field(default_factory=threading.local)
@@ -73,13 +76,18 @@ def _refuse_under_capture(what: str) -> None:
         raise RuntimeError(f"the current stream is capturing, so {what} are disallowed")
 
 
-def run(work: Callable[[], Any], stream: Any = None) -> None:
-    """Do some device work now, or keep it if its stream is being captured."""
+HOST = 0.01
+"""Milliseconds that the host needs for one launch or one event."""
+
+
+def run(work: Callable[[], Any], stream: Any = None, milliseconds: float = 0.002) -> None:
+    """Do some device work now, which takes the device so long, or keep it if its stream is being captured."""
     stream = stream or state.stack[-1]
     if stream.nodes is None:
+        stream.take(milliseconds)
         work()
     else:
-        stream.nodes.append(work)
+        stream.nodes.append((work, milliseconds))
 
 
 def _memory(nbytes: int) -> np.ndarray:
@@ -357,14 +365,16 @@ def _erfc(z: ndarray, out: ndarray) -> ndarray:
 class Graph:
     """cupy.cuda.Graph: the work of a capture."""
 
-    def __init__(self, nodes: list[Callable[[], Any]], pools: list[Any]) -> None:
+    def __init__(self, nodes: list[tuple[Callable[[], Any], float]], pools: list[Any]) -> None:
         self.nodes = nodes
         self.pools = pools
 
     def launch(self, stream: Any = None) -> None:
-        assert (stream or state.stack[-1]).nodes is None, "a graph was launched on a stream that is being captured"
+        stream = stream or state.stack[-1]
+        assert stream.nodes is None, "a graph was launched on a stream that is being captured"
         state.graph_launches += 1
-        for work in self.nodes:
+        stream.take(sum(milliseconds for _, milliseconds in self.nodes))
+        for work, _ in self.nodes:
             work()
 
     def upload(self, stream: Any = None) -> None:
@@ -375,9 +385,16 @@ class Stream:
     """cupy.cuda.Stream."""
 
     def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
-        self.nodes: list[Callable[[], Any]] | None = None
+        self.nodes: list[tuple[Callable[[], Any], float]] | None = None
         self.ptr = 0 if null else id(self)
+        self.clock = 0.0
+        """When the device is done with what is queued here, in milliseconds."""
         state.streams[self.ptr] = self
+
+    def take(self, milliseconds: float) -> None:
+        """Queue work that takes the device so long; queueing takes the host `HOST`."""
+        state.host += HOST
+        self.clock = max(self.clock, state.host) + milliseconds
 
     def __enter__(self) -> Stream:
         state.stack.append(self)
@@ -404,9 +421,10 @@ class Stream:
         if self.nodes is not None:
             raise RuntimeError("the stream is capturing, so waits are disallowed")
         state.waits += 1
+        state.host = max(state.host, self.clock)
 
     def wait_event(self, event: Any) -> None:
-        assert event.recorded, "a stream waits for an event that was never recorded"
+        self.clock = max(self.clock, event.at)
 
     def record(self, event: Any = None) -> Any:
         event = event or Event()
@@ -418,14 +436,17 @@ class Event:
     """cupy.cuda.Event."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False) -> None:
-        self.recorded = False
+        self.at = 0.0
 
     def record(self, stream: Any = None) -> None:
-        self.recorded = True
+        stream = stream or state.stack[-1]
+        stream.take(0.0)
+        self.at = stream.clock
 
     def synchronize(self) -> None:
         _refuse_under_capture("waits")
         state.waits += 1
+        state.host = max(state.host, self.at)
 
 
 class MemoryPool:
@@ -551,7 +572,7 @@ def module() -> types.ModuleType:
         MemoryPool=MemoryPool,
         using_allocator=using_allocator,
         get_current_stream=lambda: state.stack[-1],
-        get_elapsed_time=lambda start, end: 1.0,
+        get_elapsed_time=lambda start, end: end.at - start.at,
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=runtime,
     )
