@@ -98,17 +98,6 @@ def test_the_extra_that_fits(monkeypatch: pytest.MonkeyPatch, installed: str, dr
     assert libraries.extra() == extra
 
 
-def test_the_driver_is_asked_for_its_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    code = 'extern "C" int cuDriverGetVersion(int* version) { *version = 12080; return 0; }'
-    command = ["g++", "-shared", "-fPIC", "-x", "c++", "-", "-o", str(tmp_path / "libgbdriver.so")]
-    subprocess.run(command, input=code, text=True, check=True)
-    opened = libraries._open
-    monkeypatch.setattr(libraries, "_open", lambda file: opened(str(tmp_path / "libgbdriver.so")))
-    assert libraries.driver_version() == 12080
-    monkeypatch.setattr(libraries, "_open", lambda file: None)
-    assert libraries.driver_version() == 0
-
-
 @pytest.mark.parametrize("major", libraries.MAJORS)
 def test_an_extra_brings_libraries_of_one_version_of_cuda(major: int) -> None:
     """What NVIDIA names without a version is the newest one's; bindings in Python are not needed."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpubackprop.backend.array_backend import ArrayBackend
 from gpubackprop.backend.base import Array, DeviceInfo
+from gpubackprop.backend.cuda.diagnosis import explain
 from gpubackprop.errors import DeviceError
 
 
@@ -26,10 +27,7 @@ def problem(index: int) -> str | None:
                 return "a product of two 8 x 8 matrices came out wrong there"
     except Exception as error:
         # CuPy, the driver and its libraries fail in many types; each is a reason, none is hidden.
-        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-            return 'CuPy is not installed (pip install "gpubackprop[cuda12]", or [cuda13] for a CUDA 13 driver)'
-        first = str(error).strip().splitlines()
-        return f"CuPy is installed but does not work: {type(error).__name__}: {first[0] if first else ''}"
+        return explain(error)
     return None
 
 

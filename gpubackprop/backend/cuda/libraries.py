@@ -47,10 +47,15 @@ def extra(majors: Sequence[int] = MAJORS) -> str:
 
 def driver_version() -> int:
     """The CUDA version that the NVIDIA driver supports, as 1000 major + 10 minor; 0 where there is no driver."""
-    driver, found = _open("libcuda.so.1"), ctypes.c_int(0)
-    if driver is not None:
-        driver.cuDriverGetVersion(ctypes.byref(found))
+    library, found = driver(), ctypes.c_int(0)
+    if library is not None:
+        library.cuDriverGetVersion(ctypes.byref(found))
     return found.value
+
+
+def driver() -> ctypes.CDLL | None:
+    """The library of the NVIDIA driver, or None where there is no driver."""
+    return _open("libcuda.so.1")
 
 
 def _places(name: str, file: str) -> Iterator[str]:
