@@ -310,7 +310,7 @@ class Library:
             numbers = factors or (factor(alpha), factor(beta))
             _product(values, name, sizes, layouts, (a, b, d), numbers, scratch, name in self.broken)
 
-        fake_cupy.run(work, fake_cupy.state.streams[stream or 0], milliseconds)
+        fake_cupy.run(work, fake_cupy.queue_of(stream or 0), milliseconds)
 
 
 def _extra_addresses(name: str, values: dict[int, int]) -> list[int]:
