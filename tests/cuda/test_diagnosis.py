@@ -1,5 +1,5 @@
-"""Why there is no GPU, on made-up machines: a driver built here or none, packages that seem to be installed, and a CuPy that fails
-as the real one does there."""
+"""Why there is no GPU, on made-up machines: a driver built here or none, packages that seem to be installed, and a CuPy that
+fails as the real one does there."""
 
 from __future__ import annotations
 

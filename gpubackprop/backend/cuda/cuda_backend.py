@@ -166,11 +166,8 @@ class CudaBackend(CupyBackend):
         return t
 
     def copy_in(self, host: np.ndarray, out: Array) -> None:
-        if out.dtype.name in HALF and not self.owns(host):
-            out.set(np.asarray(host).astype(out.dtype, order="C"))
-        else:
-            super().copy_in(host, out)
-            self.parameters_changed()
+        super().copy_in(host, out)
+        self.parameters_changed()
 
     def fill(self, array: Array, value: float) -> None:
         super().fill(array, value)

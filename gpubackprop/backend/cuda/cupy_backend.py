@@ -10,6 +10,7 @@ import numpy as np
 from gpubackprop.backend.array_backend import ArrayBackend
 from gpubackprop.backend.base import Array, DeviceInfo
 from gpubackprop.backend.cuda.diagnosis import explain
+from gpubackprop.backend.cuda.staging import Staging
 from gpubackprop.errors import DeviceError
 
 
@@ -63,6 +64,7 @@ class CupyBackend(ArrayBackend):
         self._erfc = erfc
         self._device = cupy.cuda.Device(index)
         self._device.use()
+        self._staging = Staging(cupy)
         self.memory_errors = (cupy.cuda.memory.OutOfMemoryError,)
         self.fallback = ""
         """Why this is not the level of the backend above it; "" where it was asked for."""
@@ -80,8 +82,13 @@ class CupyBackend(ArrayBackend):
 
     def asarray(self, host: np.ndarray, dtype: Any = None) -> Array:
         with self._device:
-            # copy=None takes a device array as it is; CuPy 14 reads copy=False as "never copy".
-            return self.cupy.array(host, dtype=dtype, copy=None if self.owns(host) else True, order="C")
+            if isinstance(host, self.cupy.ndarray):
+                # copy=None takes a device array as it is; CuPy 14 reads copy=False as "never copy".
+                return self.cupy.array(host, dtype=dtype, copy=None if self.owns(host) else True, order="C")
+            host = np.asarray(host)
+            out = self.cupy.empty(host.shape, host.dtype if dtype is None else dtype)
+            self._staging.copy(host, out)
+            return out
 
     def to_host(self, array: Array) -> np.ndarray:
         return np.asarray(self.cupy.asnumpy(array))
@@ -90,7 +97,7 @@ class CupyBackend(ArrayBackend):
         if self.owns(host):
             self.cupy.copyto(out, host, casting="unsafe")
         else:
-            out.set(np.asarray(host, out.dtype, order="C"))
+            self._staging.copy(np.asarray(host), out)
 
     def fill(self, array: Array, value: float) -> None:
         array.fill(value)

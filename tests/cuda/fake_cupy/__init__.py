@@ -1,5 +1,5 @@
-"""A stand-in for CuPy 14.2: NumPy underneath, CuPy's rules and words on top. It lets the host half of the CUDA backend run without
-a GPU; `tests/cuda/conformance` says, expression by expression, what it has to answer, and asks the real CuPy the same.
+"""A stand-in for CuPy 14.2: NumPy underneath, CuPy's rules and words on top. It lets the host half of the CUDA backend run
+without a GPU; `tests/cuda/conformance` says, expression by expression, what it has to answer, and asks the real CuPy the same.
 
 Arrays refuse to become host arrays or Python numbers unasked and refuse to be mixed with host arrays or with arrays of another
 device. Work is queued on streams; what is captured is done at each `Graph.launch`. Kernels run through g++ and the shim.
@@ -25,7 +25,6 @@ DEFERRED = os.environ.get("GPUBACKPROP_TEST_DEFERRED", "") not in ("", "0")
 def module(*, devices: int = 1, deferred: bool = DEFERRED, strict: bool = True) -> types.ModuleType:
     """A fresh `cupy` module over a fresh `state`."""
     fresh = State(devices, deferred, strict)
-    state.__dict__.clear()
     state.__dict__.update(fresh.__dict__)
     memory.reset()
     cupy = types.ModuleType("cupy")

@@ -141,6 +141,12 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801
         number = number if isinstance(value, ndarray) else number.astype(self.dtype)
         _do(lambda: np.copyto(target, number, casting="unsafe"), self)
 
+    def _queue(self, stream: Any) -> device.Queue:
+        """The stream of a copy; the null stream is that of the array's device."""
+        stream = state.streams(state.device)[-1] if stream is None else stream
+        queue: device.Queue = state.nulls[self.data.device_id] if stream.ptr == 0 else stream.queue
+        return queue
+
     # -- to and from the host ---------------------------------------------------------------------------------------
 
     def set(self, array: Any, stream: Any = None) -> None:
@@ -153,19 +159,19 @@ class ndarray(NDArrayOperatorsMixin):  # noqa: N801
         if not self.flags.forc:
             raise RuntimeError("Cannot set to non-contiguous array")
         source = np.ascontiguousarray(array) if self.flags.c_contiguous else np.asfortranarray(array)
-        queue = current() if stream is None else stream.queue
+        queue = self._queue(stream)
         device.refuse_under_capture(queue, "H2D")
         _upload(source.reshape(array.shape), self, queue)
 
-    def get(self, stream: Any = None, order: str = "C", out: np.ndarray | None = None, blocking: bool = True) -> np.ndarray:
-        queue = current() if stream is None else stream.queue
+    def get(
+        self, stream: Any = None, order: str = "C", out: np.ndarray | None = None, blocking: bool = True
+    ) -> np.ndarray:
+        queue = self._queue(stream)
         device.refuse_under_capture(queue, "D2H")
         if out is None:
             out = np.empty(self.shape, self.dtype, order=_order(self.host, order))  # type: ignore[call-overload]
         source = self.host
-        with device.Device(self.data.device_id):
-            run(lambda: np.copyto(out, source), queue)
-        state.transfers += 0  # what comes back is counted as a wait
+        queue.put(lambda: np.copyto(out, source), 0.002, anywhere=True)
         if blocking:
             state.waits += 1
             queue.finish()
@@ -270,8 +276,7 @@ def _upload(source: np.ndarray, out: ndarray, queue: device.Queue) -> None:
         state.waits += 1
         queue.finish()
         source = source.copy()
-    with device.Device(out.data.device_id):
-        run(lambda: np.copyto(target, source), queue, touches=[target.ctypes.data])
+    queue.put(lambda: np.copyto(target, source), 0.002, [target.ctypes.data], anywhere=True)
 
 
 def _check_broadcast(source: tuple[int, ...], target: tuple[int, ...], message: str) -> None:

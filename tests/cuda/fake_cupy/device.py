@@ -26,7 +26,10 @@ ERRORS = {
     901: ("cudaErrorStreamCaptureInvalidated", "operation failed due to a previous error during capture"),
     904: ("cudaErrorStreamCaptureUnjoined", "capturing stream has unjoined work"),
     905: ("cudaErrorStreamCaptureIsolation", "dependency created on uncaptured work in another stream"),
-    906: ("cudaErrorStreamCaptureImplicit", "operation would make the legacy stream depend on a capturing blocking stream"),
+    906: (
+        "cudaErrorStreamCaptureImplicit",
+        "operation would make the legacy stream depend on a capturing blocking stream",
+    ),
     907: ("cudaErrorCapturedEvent", "operation not permitted on an event last recorded in a capturing stream"),
 }
 
@@ -76,7 +79,7 @@ class State:
     local: threading.local = field(default_factory=threading.local)
 
     def __post_init__(self) -> None:
-        self.nulls = [Queue(i, True, 0) for i in range(self.devices)]
+        self.nulls = [Queue(i, True, 0, self.deferred) for i in range(self.devices)]
         self.used = dict.fromkeys(range(self.devices), 0)
         self.taken = dict.fromkeys(range(self.devices), 0)
 
@@ -149,9 +152,11 @@ class Capture:
 class Queue:
     """A stream as CUDA has it: items in order, each done after the ones before it."""
 
-    def __init__(self, device: int, blocking: bool, number: int) -> None:
+    def __init__(self, device: int, blocking: bool, number: int, late: bool) -> None:
         self.device, self.blocking, self.number = device, blocking, number
         self.items: deque[Callable[[], Any] | Marker] = deque()
+        self.late = late
+        """Whether work is put off here until something waits for it."""
         self.queued = self.done = 0
         self.clock = 0.0
         """When the device is done with what is queued here, in milliseconds."""
@@ -160,10 +165,12 @@ class Queue:
         """Nodes that this stream put into the capture, and how many of them others have waited for."""
         self.destroyed = False
 
-    def put(self, work: Callable[[], Any], milliseconds: float, touches: Sequence[int] = ()) -> None:
-        """Queue work, or capture it."""
+    def put(
+        self, work: Callable[[], Any], milliseconds: float, touches: Sequence[int] = (), *, anywhere: bool = False
+    ) -> None:
+        """Queue work, or capture it. anywhere: as copies may, also while another device is current."""
         with state.lock:
-            if self.device != state.device:
+            if self.device != state.device and not anywhere:
                 raise CUDARuntimeError(400)
             if self.capture is not None:
                 if self.capture.invalid:
@@ -179,7 +186,7 @@ class Queue:
         """Append an item as it is."""
         self.items.append(item)
         self.queued += 1
-        if not state.deferred:
+        if not self.late:
             self.finish()
 
     def spend(self, milliseconds: float) -> None:
@@ -259,13 +266,15 @@ class Stream:
 
     null: Stream
 
-    def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None) -> None:
+    def __init__(
+        self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None
+    ) -> None:
         assert not ptds, "the stand-in has no per-thread default streams"
         self._own: Queue | None = None
         self.device_id, self.ptr = -1, 0
         if not null:
             self.device_id, self.ptr = state.device, next(_numbers)
-            self._own = state.queues[self.ptr] = Queue(self.device_id, not non_blocking, self.ptr)
+            self._own = state.queues[self.ptr] = Queue(self.device_id, not non_blocking, self.ptr, state.deferred)
             weakref.finalize(self, self._own.destroy)
 
     @property
