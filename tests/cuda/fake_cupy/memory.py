@@ -55,8 +55,9 @@ class Block:
 
     def free(self) -> None:
         """cudaFree, which waits for the device."""
-        for queue in device.queues_of(self.device):
-            queue.finish()
+        if self.taken is state.taken:
+            for queue in device.queues_of(self.device):
+                queue.finish()
         self.taken[self.device] -= self.size
         del _blocks[bisect.bisect_left(_blocks, (self.start, self))]
 
