@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.backend.base import Array, ElementwiseFunction, Loop, LossFunction, Program
+from gpubackprop.backend.base import Array, Backend, ElementwiseFunction, Loop, LossFunction, Program
 from gpubackprop.backend.cuda import kernel_table as table
 from gpubackprop.backend.cuda import normalization, plans, registry
 from gpubackprop.backend.cuda.cupy_backend import CupyBackend
@@ -51,16 +51,26 @@ class CudaBackend(CupyBackend):
         super().__init__(index)
         self.precision = precision
         self._half = half_type(precision, self.cupy)
-        self.kernels = Kernels(self.cupy, index)
-        self.updates = Updates(self.kernels, self.cupy)
-        planner = plans.of_device(self.cupy, index) if products else None
-        self.products = Products(planner, precision == "tf32", epilogues) if planner else None
-        self.recorder = Recorder(self.cupy, planner.launch if planner else None)
-        self.graphs = self.loops = graphs and products
-        self.masks = Masks(self.cupy)
-        self.copies = None if self._half is None else HalfCopies(self.kernels, self._half)
-        self.loss_scale = LossScale(self.kernels) if precision == "fp16" else None
-        self._try_out()
+        self.copies: HalfCopies | None = None
+        with self:
+            self.kernels = Kernels(self.cupy, index)
+            self.updates = Updates(self.kernels, self.cupy)
+            planner = plans.of_device(self.cupy, index) if products else None
+            self.products = Products(planner, precision == "tf32", epilogues) if planner else None
+            self.recorder = Recorder(self.cupy, planner.launch if planner else None)
+            self.graphs = self.loops = graphs and products
+            self.masks = Masks(self.cupy)
+            if self._half is not None:
+                self.copies = HalfCopies(self.kernels, self._half)
+            self.loss_scale = LossScale(self.kernels) if precision == "fp16" else None
+            self._try_out()
+
+    def __enter__(self) -> Backend:
+        super().__enter__()
+        if self._depth == 1:
+            # Whoever had the device before may have written to the parameters.
+            self.parameters_changed()
+        return self
 
     def _try_out(self) -> None:
         """A small kernel and a small product, to know now whether compiler, driver, launch and cuBLASLt work together."""
@@ -399,7 +409,7 @@ class CudaBackend(CupyBackend):
     # -- update -----------------------------------------------------------------------------------------------------
 
     def scalars(self, count: int, dtype: Any) -> Scalars:
-        with self._device:
+        with self:
             return self.updates.scalars(count, dtype)
 
     def write_scalars(self, h: Any, values: tuple[float, ...]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.backend.array_backend import ArrayBackend
-from gpubackprop.backend.base import Array, DeviceInfo
+from gpubackprop.backend.base import Array, Backend, DeviceInfo
 from gpubackprop.backend.cuda.diagnosis import explain
 from gpubackprop.backend.cuda.staging import Staging
 from gpubackprop.errors import DeviceError
@@ -46,7 +46,11 @@ def describe_cuda() -> list[DeviceInfo]:
 
 
 class CupyBackend(ArrayBackend):
-    """GPU number `index`. Arrays are `cupy.ndarray`s on that device; work is queued on CuPy's current stream."""
+    """GPU number `index`. Arrays are `cupy.ndarray`s on that device; work is queued on CuPy's current stream.
+
+    Operations of the vocabulary are for `with backend:`, which makes this the current device of the thread and afterwards puts
+    back the one that was; what moves data, makes arrays or waits does so by itself.
+    """
 
     is_gpu = True
 
@@ -62,26 +66,41 @@ class CupyBackend(ArrayBackend):
         self.cupy = cupy
         self.xp: Any = cupy
         self._erfc = erfc
-        self._device = cupy.cuda.Device(index)
-        self._device.use()
         self._staging = Staging(cupy)
         self.memory_errors = (cupy.cuda.memory.OutOfMemoryError,)
         self.fallback = ""
         """Why this is not the level of the backend above it; "" where it was asked for."""
 
+    def __enter__(self) -> Backend:
+        super().__enter__()
+        if self._depth == 1:
+            # A new object each time: CuPy keeps in it which device to go back to.
+            self._device = self.cupy.cuda.Device(self.index)
+            try:
+                self._device.__enter__()
+            except BaseException:
+                super().__exit__()
+                raise
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._depth == 1:
+            self._device.__exit__(*error)
+        super().__exit__(*error)
+
     def describe(self) -> str:
         return f"plain CuPy, eager{self.fallback}"
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        with self._device:
+        with self:
             return self.cupy.empty(shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        with self._device:
+        with self:
             return self.cupy.zeros(shape, dtype)
 
     def asarray(self, host: np.ndarray, dtype: Any = None) -> Array:
-        with self._device:
+        with self:
             if isinstance(host, self.cupy.ndarray):
                 # copy=None takes a device array as it is; CuPy 14 reads copy=False as "never copy".
                 return self.cupy.array(host, dtype=dtype, copy=None if self.owns(host) else True, order="C")
@@ -91,16 +110,19 @@ class CupyBackend(ArrayBackend):
             return out
 
     def to_host(self, array: Array) -> np.ndarray:
-        return np.asarray(self.cupy.asnumpy(array))
+        with self:
+            return np.asarray(self.cupy.asnumpy(array))
 
     def copy_in(self, host: np.ndarray, out: Array) -> None:
-        if self.owns(host):
-            self.cupy.copyto(out, host, casting="unsafe")
-        else:
-            self._staging.copy(np.asarray(host), out)
+        with self:
+            if self.owns(host):
+                self.cupy.copyto(out, host, casting="unsafe")
+            else:
+                self._staging.copy(np.asarray(host), out)
 
     def fill(self, array: Array, value: float) -> None:
-        array.fill(value)
+        with self:
+            array.fill(value)
 
     def owns(self, array: object) -> bool:
         return isinstance(array, self.cupy.ndarray) and array.device.id == self.index
@@ -109,7 +131,7 @@ class CupyBackend(ArrayBackend):
         return self.owns(a) and bool(self.cupy.may_share_memory(a, b))
 
     def synchronize(self) -> None:
-        self._device.synchronize()
+        self.cupy.cuda.Device(self.index).synchronize()
 
     data_share = 0.5
     """The share of the memory that is free now which a data set may take; a larger one is streamed."""
@@ -117,20 +139,21 @@ class CupyBackend(ArrayBackend):
     def stream(self, x: np.ndarray, y: np.ndarray) -> Any:
         if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)):
             return None
-        with self._device:
+        with self:
             free, _ = self.cupy.cuda.runtime.memGetInfo()
-        if x.nbytes + y.nbytes <= self.data_share * free:
-            return None
-        from gpubackprop.backend.cuda.streams import StreamedRows
+            if x.nbytes + y.nbytes <= self.data_share * free:
+                return None
+            from gpubackprop.backend.cuda.streams import StreamedRows
 
-        return StreamedRows(self, x, y)
+            return StreamedRows(self, x, y)
 
     def release_memory(self) -> None:
         """Give memory that no array holds back to the device."""
         import gc
 
         gc.collect()
-        self.cupy.get_default_memory_pool().free_all_blocks()
+        with self:
+            self.cupy.get_default_memory_pool().free_all_blocks()
 
     def normal_cdf(self, z: Array, out: Array) -> None:
         xp = self.xp

@@ -17,8 +17,8 @@ _NULL = np.uint64(0)
 
 
 class Kernels:
-    """launch(name, template, geometry, *arguments) on CuPy's current stream of one device, and the memory that the blocks of
-    a launch leave their sums in.
+    """launch(name, template, geometry, *arguments) on CuPy's current stream, and the memory that the blocks of a launch leave
+    their sums in. index: of the device, which must be the current one in all of this.
 
     Arguments are device arrays (None for a null pointer) and numbers, in the order of the kernel's signature. Raises
     DeviceError where NVRTC refuses, MissingExtraError where it is not installed.
@@ -26,12 +26,11 @@ class Kernels:
 
     def __init__(self, cupy: Any, index: int) -> None:
         self.cupy = cupy
-        self._device = cupy.cuda.Device(index)
-        with self._device as device:
-            self.multiprocessors = int(device.attributes["MultiProcessorCount"])
-            self.arch = _best_architecture(str(device.compute_capability))
-            self.counter: Array = cupy.zeros((1,), np.uint32)
-            """The blocks of a launch that are done; 0 between launches."""
+        device = cupy.cuda.Device(index)
+        self.multiprocessors = int(device.attributes["MultiProcessorCount"])
+        self.arch = _best_architecture(str(device.compute_capability))
+        self.counter: Array = cupy.zeros((1,), np.uint32)
+        """The blocks of a launch that are done; 0 between launches."""
         self._partial: dict[str, Array] = {}
         self._loaded: dict[tuple[Any, ...], tuple[Callable[..., None], tuple[Callable[[Any], Any], ...]]] = {}
 
@@ -53,8 +52,7 @@ class Kernels:
         """Room for n partial sums, which the next launch that asks may overwrite."""
         key = np.dtype(dtype).name
         if key not in self._partial or self._partial[key].size < n:
-            with self._device:
-                self._partial[key] = self.cupy.empty((n,), dtype)
+            self._partial[key] = self.cupy.empty((n,), dtype)
         return self._partial[key][:n]
 
     def memory(self) -> tuple[Array, ...]:
