@@ -311,9 +311,13 @@ class Backend(ABC):
         total = total + rows C, 0-d like value. A device may keep a factor in this delta, and with it in all that follow from it: `unscale` and `delta_to_host` take it out.
         """
 
+    def gathers(self, source: Array, dtype: Any) -> bool:
+        """Whether `gather_rows` takes the rows of this array into one of another type."""
+        return bool(source.dtype == dtype)
+
     @abstractmethod
     def gather_rows(self, source: Array, index: Array, out: Array) -> None:
-        """out[i] = source[index[i]]; the indices are known to be in range."""
+        """out[i] = source[index[i]]; the indices are known to be in range. The types are the same, or `gathers` says yes."""
 
     @abstractmethod
     def take(self, flat: Array, index: Array, out: Array) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gpubackprop.backend.base import Array, Backend
@@ -11,15 +13,20 @@ class Rows:
     """The rows of x (n, d) and of their targets y, (n,) or (n, m): the `RowSource` of data that fits on the device.
 
     resident: move both to the device once; otherwise each part is copied when it is loaded, which is what a single step
-    needs. kind: "labels" or "targets", which of a batch's buffers the targets go to.
+    needs. dtype: of x and of targets in a batch; resident arrays of another type are converted once, but for an x that the
+    device converts as it gathers. kind: "labels" or "targets", which of a batch's buffers the targets go to.
     """
 
-    def __init__(self, be: Backend, x: Array, y: Array, resident: bool = True) -> None:
+    def __init__(self, be: Backend, x: Array, y: Array, dtype: Any = None, resident: bool = True) -> None:
         self.be = be
-        self.x = be.asarray(x) if resident else x
-        self.y = be.asarray(y) if resident else y
         self.n = len(x)
         self.kind = "labels" if y.ndim == 1 else "targets"
+        self.x, self.y = x, y
+        if resident:
+            self.x = be.asarray(x)
+            if dtype is not None and not be.gathers(self.x, dtype):
+                self.x = be.asarray(self.x, dtype)
+            self.y = be.asarray(y, np.int64 if self.kind == "labels" else dtype)
         self._order: Array = None
 
     @property

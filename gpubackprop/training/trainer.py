@@ -341,7 +341,7 @@ class Trainer:
             if engine.shares_memory(x) or engine.shares_memory(y):
                 # A view of the weights, as data, would change while they are trained.
                 x, y = x.copy(), y.copy()
-            source = be.stream(x, y) or Rows(be, x, y)
+            source = be.stream(x, y) or Rows(be, x, y, net.dtype)
         with ExitStack() as signals:
             for c in callbacks:
                 c.on_fit_start(self, FitPlan(fit.epochs, fit.steps, fit.n, fit.size))

@@ -291,6 +291,33 @@ def test_many_steps_in_one_launch(gpu, optimizer, shuffle):  # noqa: F811
         np.testing.assert_array_equal(array, weights[1][name])
 
 
+DTYPES = [
+    (np.int32, np.int16),
+    (np.bool_, np.uint8),
+    (np.float64, np.int64),
+    (np.float16, np.int32),
+    (np.uint8, np.int64),
+]
+
+
+@pytest.mark.parametrize("level", ["plain CuPy", "own kernels", "graphs, epilogues"])
+@pytest.mark.parametrize(("x_type", "y_type"), DTYPES)
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_fit_on_device_arrays_of_another_type(gpu, level, x_type, y_type, labels, shuffle):  # noqa: F811
+    """Converted once, not at each step, and to what the host's arrays are converted to."""
+    x = np.random.default_rng(0).integers(0, 2, (200, INPUTS)).astype(x_type)
+    y = np.random.default_rng(1).integers(0, CLASSES, 200 if labels else (200, CLASSES)).astype(y_type)
+    loss, weights = "cross_entropy" if labels else "half_squared_error", []
+    for device in (LEVELS[level](), "cpu"):
+        net = gb.Network([gb.Dense(INPUTS, 8, "tanh"), gb.Dense(8, CLASSES)], loss=loss, device=device, seed=1)
+        there = (x, y) if device == "cpu" else tuple(net.backend.asarray(a) for a in (x, y))
+        gb.Trainer(net, gb.SGD(0.1)).fit(*there, epochs=2, batch_size=16, shuffle=shuffle)
+        weights.append(net.get_weights())
+    for name, want in weights[1].items():
+        assert relative(weights[0][name], want) < 1e-5, name
+
+
 @pytest.mark.parametrize("level", ["plain CuPy", "epilogues, eager", "graphs, epilogues"])
 def test_out_of_memory_halves_the_batch(gpu, level):  # noqa: F811
     x, y = data(4096)

@@ -100,7 +100,14 @@ def everything(net: gb.Network) -> dict[str, np.ndarray]:
     gb.Trainer(net, optimizer).fit(x, y, epochs=2, batch_size=4, validation_data=(x, y))
     for size in (None, 7):
         net.train_step(x, y, optimizer, micro_batch_size=size)
-    net.loss(x, y), net.loss_and_gradients(x, y), net.deltas(x, y), net.input_gradient(x, y), net.predict(x), net.forward(x)
+    (
+        net.loss(x, y),
+        net.loss_and_gradients(x, y),
+        net.deltas(x, y),
+        net.input_gradient(x, y),
+        net.predict(x),
+        net.forward(x),
+    )
     net.set_weights(net.get_weights())
     optimizer.set_state(optimizer.get_state())
     return net.get_weights()

@@ -38,7 +38,13 @@ def data(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def network(device: Any) -> gb.Network:
-    parts = [gb.Dense(12, 40, "relu"), gb.Dropout(0.1), gb.Dense(40, 16, "gelu_tanh"), gb.LayerNorm(16), gb.Dense(16, 4)]
+    parts = [
+        gb.Dense(12, 40, "relu"),
+        gb.Dropout(0.1),
+        gb.Dense(40, 16, "gelu_tanh"),
+        gb.LayerNorm(16),
+        gb.Dense(16, 4),
+    ]
     return gb.Network(parts, loss="cross_entropy", device=device, seed=1)
 
 

@@ -94,7 +94,11 @@ def test_parameters_are_converted_once_a_step_at_most(gpu, monkeypatch, capture,
     monkeypatch.setattr(backend.kernels, "launch", lambda name, *rest: (names.append(name), launch(name, *rest)))
     layers = [gb.Dense(24, 32, "relu"), gb.Dense(32, 16, "relu"), gb.Dense(16, 8)]
     net = gb.Network(layers, loss="cross_entropy", device=backend, seed=1, capture=capture)
-    for run in (lambda: net.train_step(x, y, gb.SGD(0.1)), lambda: net.loss_and_gradients(x, y), lambda: net.predict(x)):
+    for run in (
+        lambda: net.train_step(x, y, gb.SGD(0.1)),
+        lambda: net.loss_and_gradients(x, y),
+        lambda: net.predict(x),
+    ):
         for _ in range(2):
             names.clear()
             run()

@@ -398,10 +398,14 @@ class CudaBackend(CupyBackend):
 
     # -- rows -------------------------------------------------------------------------------------------------------
 
+    def gathers(self, source: Array, dtype: Any) -> bool:
+        return bool(row_types(source, dtype) or target_types(source, dtype)) or super().gathers(source, dtype)
+
     def gather_rows(self, source: Array, index: Array, out: Array) -> None:
-        if index.dtype == np.int64 and row_types(source, out):
+        plain = index.dtype == np.int64 and out.flags.c_contiguous
+        if plain and row_types(source, out.dtype):
             gather(self.kernels, (source, out), None, index)
-        elif index.dtype == np.int64 and target_types(source, out):
+        elif plain and target_types(source, out.dtype):
             gather(self.kernels, None, (source, out), index)
         else:
             super().gather_rows(source, index, out)

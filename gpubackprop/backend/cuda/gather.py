@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 
 from gpubackprop.backend.base import Array
 from gpubackprop.backend.cuda import kernel_table as table
@@ -10,17 +13,16 @@ from gpubackprop.backend.cuda.kernel_table import C_TYPE, GATHERED, GATHERED_TAR
 from gpubackprop.backend.cuda.launcher import Kernels
 
 
-def row_types(source: Array, out: Array) -> tuple[str, str] | None:
-    """The kernel's types for rows (any, d) and their buffer (n, d); None where it has none for them."""
-    types = C_TYPE.get(source.dtype.name, ""), C_TYPE.get(out.dtype.name, "")
-    fits = source.ndim == 2 and source.flags.c_contiguous and out.flags.c_contiguous and types in GATHERED
-    return types if fits else None
+def row_types(source: Array, dtype: Any) -> tuple[str, str] | None:
+    """The kernel's types for rows (any, d) and a buffer (n, d) of `dtype`; None where it has none for them."""
+    types = C_TYPE.get(source.dtype.name, ""), C_TYPE.get(np.dtype(dtype).name, "")
+    return types if source.ndim == 2 and source.flags.c_contiguous and types in GATHERED else None
 
 
-def target_types(source: Array, out: Array) -> tuple[str, str] | None:
-    """The kernel's types for labels (any,) or targets (any, m) and their buffer; None where it has none for them."""
-    types = C_TYPE.get(source.dtype.name, ""), C_TYPE.get(out.dtype.name, "")
-    return types if source.flags.c_contiguous and out.flags.c_contiguous and types in GATHERED_TARGETS else None
+def target_types(source: Array, dtype: Any) -> tuple[str, str] | None:
+    """The kernel's types for labels (any,) or targets (any, m) and a buffer of `dtype`; None where it has none for them."""
+    types = C_TYPE.get(source.dtype.name, ""), C_TYPE.get(np.dtype(dtype).name, "")
+    return types if source.flags.c_contiguous and types in GATHERED_TARGETS else None
 
 
 def gather(
@@ -45,12 +47,12 @@ def gather(
 
 
 def _side(
-    pair: tuple[Array, Array] | None, types_of: Callable[[Array, Array], tuple[str, str] | None]
+    pair: tuple[Array, Array] | None, types_of: Callable[[Array, Any], tuple[str, str] | None]
 ) -> tuple[Array, Array, int, tuple[str, str]]:
     """(source, out, columns, types); nothing, of any type, for None."""
     if pair is None:
         return None, None, 0, ("float", "float")
     source, out = pair
-    types = types_of(source, out)
+    types = types_of(source, out.dtype)
     assert types is not None
     return source, out, out.shape[1] if out.ndim == 2 else 1, types

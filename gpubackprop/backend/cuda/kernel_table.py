@@ -43,8 +43,6 @@ STORAGE = ("float", "double", "f16", "bf16")
 GATHERED = tuple(product(("unsigned char", "f16", "float", "double"), STORAGE))
 """Types of rows in a data set and in the batch."""
 GATHERED_TARGETS = (
-    ("unsigned char", "long long"),
-    ("int", "long long"),
     ("long long", "long long"),
     ("float", "float"),
     ("double", "double"),

@@ -78,7 +78,7 @@ class DeviceLoop:
         """Whether kernels can gather these rows, and the optimizer's kernel reads its numbers from a table."""
         if not (Updates.has(optimizer) and backend.owns(rows.x) and backend.owns(rows.y)):
             return False
-        types = row_types(rows.x, batch.x), target_types(rows.y, batch.target_buffer(rows.kind))
+        types = row_types(rows.x, batch.x.dtype), target_types(rows.y, batch.target_buffer(rows.kind).dtype)
         return None not in types
 
     def is_over(self, rows: Any) -> bool:
