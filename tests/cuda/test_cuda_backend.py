@@ -234,7 +234,8 @@ def test_a_steady_step_allocates_and_waits_for_nothing(gpu):  # noqa: F811
     for _ in range(5):
         net.train_step(x, y, optimizer)
     allocations, transfers, waits = (b - a for a, b in zip(before, gpu.state.counts(), strict=True))
-    assert (allocations, transfers, waits) == (0, 2 * 5, 0)
+    # A device that puts everything off lets the memory for copies run out.
+    assert (allocations, transfers, waits) == (0, 2 * 5, 2 * 5 if gpu.state.deferred else 0)
     assert len(gpu.launched) - launches == 5
 
 
@@ -414,7 +415,7 @@ def test_a_capture_that_fails_runs_eagerly(gpu, caplog, monkeypatch):  # noqa: F
     with caplog.at_level(logging.WARNING, "gpubackprop.cuda"):
         assert_same_steps(net, reference, lambda: gb.SGD(0.1), 1e-5)
     assert "could not be captured" in caplog.text
-    assert "eager (no graph: RuntimeError" in net.summary()
+    assert "eager (no graph: CUDARuntimeError: cudaErrorStreamCaptureUnsupported" in net.summary()
 
 
 def test_without_cublaslt_own_kernels_are_left(gpu, monkeypatch):  # noqa: F811

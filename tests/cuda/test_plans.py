@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubackprop.backend.cuda import cache, plans, timing
+from gpubackprop.backend.cuda import plans, timing
 from gpubackprop.backend.cuda.plans import Operands, Planner, Problem, UnsupportedError, of_device
 from gpubackprop.backend.cuda.products import Products
+from gpubackprop.files import cache
 from tests.cuda.stand_in import gpu, shim  # noqa: F401
 
 FAST, SLOW, ANY = 0xA161, 0xA160, 0xA162
@@ -35,9 +36,22 @@ def multiply(gpu: Any, planner: Planner | None = None, epilogue: str = "DEFAULT"
     return out, done
 
 
-def kept_file() -> Path:
-    (file,) = Path(cache.directory()).glob("*.json")
-    return file
+def kept_files() -> list[Path]:
+    return list((cache.cache_folder() / "code").glob("algorithms-*.json"))
+
+
+def kept() -> Any:
+    (file,) = kept_files()
+    return json.loads(cache.load(file.name) or b"")
+
+
+def keep(value: Any) -> None:
+    (file,) = kept_files()
+    cache.store(file.name, json.dumps(value).encode())
+
+
+def algorithms() -> list[list[int]]:
+    return [entry["algorithm"] for entry in kept()["algorithms"].values()]
 
 
 def problem(**options: Any) -> Problem:
@@ -79,9 +93,9 @@ def test_what_cannot_be_captured_is_timed_without_a_graph(gpu, caplog):  # noqa:
 
 def test_the_choice_is_kept_and_says_how_it_was_made(gpu):  # noqa: F811
     multiply(gpu)
-    kept = json.loads(kept_file().read_text())
-    assert (kept["device"], kept["cublasLt"], kept["measured"]) == ("stand-in", 120900, timing.HOW)
-    (entry,) = kept["algorithms"].values()
+    found = kept()
+    assert (found["device"], found["cublasLt"], found["measured"]) == ("stand-in", 120900, timing.HOW)
+    (entry,) = found["algorithms"].values()
     assert entry["algorithm"] == [FAST] * 8
     assert entry["microseconds"] > 0
     gpu.library.ran.clear()
@@ -102,14 +116,13 @@ def test_the_choice_is_kept_and_says_how_it_was_made(gpu):  # noqa: F811
 )
 def test_what_another_way_or_version_left_is_made_anew(gpu, spoil):  # noqa: F811
     multiply(gpu)
-    good = kept_file().read_text()
-    kept = json.loads(good)
-    spoil(kept)
-    kept_file().write_text(json.dumps(kept))
+    found = kept()
+    spoil(found)
+    keep(found)
     out, done = multiply(gpu)
     assert done
     assert (out.get() == 4).all()
-    assert [e["algorithm"] for e in json.loads(kept_file().read_text())["algorithms"].values()] == [[FAST] * 8]
+    assert algorithms() == [[FAST] * 8]
 
 
 def test_an_algorithm_that_fails_is_left_out(gpu, caplog):  # noqa: F811
@@ -132,7 +145,7 @@ def test_a_kept_algorithm_that_fails_is_chosen_anew_or_refused(gpu, others):  # 
     assert done == others
     if others:
         assert (out.get() == 4).all()
-        assert [e["algorithm"] for e in json.loads(kept_file().read_text())["algorithms"].values()] == [[SLOW] * 8]
+        assert algorithms() == [[SLOW] * 8]
     else:
         with pytest.raises(UnsupportedError, match="no algorithm runs: failed"):
             planner.plan(problem(), Operands(0, 0, 0))
@@ -204,7 +217,7 @@ def test_in_a_capture_nothing_is_tried(gpu):  # noqa: F811
     planner.launch(graph)
     assert (out.get() == 4).all()
     assert gpu.library.ran == [SLOW]
-    assert not list(Path(cache.directory()).glob("*.json")), "what was not measured is not kept"
+    assert not kept_files(), "what was not measured is not kept"
     assert products.multiply(ones, ones, out, "BIAS", bias=bias), "outside of the capture it can be tested"
 
 
