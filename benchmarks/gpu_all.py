@@ -60,8 +60,9 @@ def doctor(dry: bool) -> dict[str, Any]:
                 optimizer = gb.Adam(1e-3)
                 losses = [float(net.backend.to_host(net.train_step(x, y, optimizer))) for _ in range(4)]
                 entry: dict[str, Any] = {"how": net.backend.describe(), "losses": losses}
-                for name in ("used", "refused"):
-                    entry[name] = getattr(getattr(net.backend, "lt", None), name, None)
+                products = getattr(net.backend, "products", None)
+                entry["used"] = sorted(getattr(products, "used", ()))
+                entry["refused"] = getattr(products, "refused", {})
                 entry["capture_failed"] = getattr(getattr(net.backend, "recorder", None), "failure", None)
             except Exception as error:  # the report is there to hold whatever goes wrong
                 entry = {"failed": f"{type(error).__name__}: {error}"}

@@ -136,7 +136,7 @@ def test_inner_files_take_nothing_but_the_version_from_the_package_itself() -> N
 
 
 def test_only_the_cuda_folder_knows_cupy() -> None:
-    vendors = ("cupy", "cupyx", "cupy_backends", "nvmath", "cuda", "pynvml")
+    vendors = ("cupy", "cupyx", "cupy_backends", "cuda", "pynvml")
     found = [
         f"{name} imports {other}"
         for name, others in IMPORTS.items()
@@ -180,7 +180,7 @@ def test_every_module_imports_with_the_hard_dependencies_alone() -> None:
 
 
 def test_importing_the_package_loads_no_optional_library() -> None:
-    optional = "cupy torch sklearn pyarrow matplotlib numba scipy pandas jax nvmath"
+    optional = "cupy torch sklearn pyarrow matplotlib numba scipy pandas jax"
     script = f"import sys, gpubackprop; print(*[n for n in '{optional}'.split() if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT.parent, check=True)
     assert done.stdout.split() == []

@@ -160,7 +160,7 @@ def kernel_times(config: Config, repeats: int = 10) -> list[tuple[str, float]]:
     CUDA events around each launch. Launches through CuPy's own functions are not seen."""
     import cupy
 
-    from gpubackprop.backend.cuda import cublaslt
+    from gpubackprop.backend.cuda import plans
     from gpubackprop.backend.cuda.cuda_backend import CudaBackend
 
     precision = "native" if config.precision == "fp32" else config.precision
@@ -180,9 +180,9 @@ def kernel_times(config: Config, repeats: int = 10) -> list[tuple[str, float]]:
 
     for _ in range(3):
         peer.step()
-    kernels, plan_call = peer.net.backend.kernels, cublaslt.Plan.__call__
+    kernels, queue = peer.net.backend.kernels, plans.Plan.queue
     kernels.launch = timed(lambda name, template, *_: f"{name}<{', '.join(map(str, template))}>", kernels.launch)
-    cublaslt.Plan.__call__ = timed(lambda plan, *_: _product_name(plan.problem), plan_call)  # type: ignore[method-assign]
+    plans.Plan.queue = timed(lambda plan, *_: _product_name(plan.problem), queue)  # type: ignore[method-assign]
     try:
         runs = []
         for _ in range(repeats):
@@ -191,7 +191,7 @@ def kernel_times(config: Config, repeats: int = 10) -> list[tuple[str, float]]:
             peer.wait()
             runs.append([(name, cupy.cuda.get_elapsed_time(start, end)) for name, start, end in events])
     finally:
-        cublaslt.Plan.__call__ = plan_call  # type: ignore[method-assign]
+        plans.Plan.queue = queue  # type: ignore[method-assign]
     return [(calls[0][0], median(ms for _, ms in calls)) for calls in zip(*runs, strict=True)]
 
 

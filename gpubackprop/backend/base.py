@@ -309,8 +309,8 @@ class Backend(ABC):
         """value = C (a 0-d array) and delta = dC/da, of shape (n, m); v: the loss's own buffers.
 
         `rows` is the number of samples that C is a mean over: n, or more when this is a part of a batch. Unless it is None,
-        total = total + rows C, 0-d like value. A device may keep a factor in this delta, and with it in all that follow from it:
-        `unscale` and `delta_to_host` take it out.
+        total = total + rows C, 0-d like value. A device may keep a factor in this delta, and with it in all that follow from
+        it: `unscale` and `delta_to_host` take it out.
         """
 
     def gathers(self, source: Array, dtype: Any) -> bool:

@@ -12,21 +12,13 @@ from typer import Option
 
 from gpubackprop import __version__, mlp
 from gpubackprop.backend.cpu.blas_info import blas_name, blas_threads
+from gpubackprop.backend.cuda.diagnosis import software
 from gpubackprop.backend.select import fallback_reason, get_backend
 from gpubackprop.cli.devices import devices
 from gpubackprop.optimizers import SGD
 
-_PACKAGES = ("numba", "scipy", "scikit-learn", "pyarrow", "matplotlib", "cupy-cuda12x", "cupy-cuda13x", "nvmath-python")
-_EXTRAS = {
-    "numba": "numba",
-    "scipy": "numba",
-    "scikit-learn": "data",
-    "pyarrow": "data",
-    "matplotlib": "plot",
-    "cupy-cuda12x": "cuda12",
-    "cupy-cuda13x": "cuda13",
-    "nvmath-python": "cuda12",
-}
+_EXTRAS = {"numba": "numba", "scipy": "numba", "scikit-learn": "data", "pyarrow": "data", "matplotlib": "plot"}
+"""Which extra brings a package."""
 
 
 def doctor(
@@ -44,7 +36,9 @@ def doctor(
     devices()
     reason = fallback_reason()
     say(f'device="auto" takes {get_backend("auto").name}' + (f": {reason}" if reason else ""))
-    for name in _PACKAGES:
+    for line in software():
+        say(f"  {line}")
+    for name in _EXTRAS:
         say(f"  {name:<14} {_version(name)}")
     net = mlp([8, 16, 3], loss="cross_entropy", device=device, precision=precision)
     rng = np.random.default_rng(0)

@@ -9,6 +9,7 @@ import gpubackprop as gb
 from gpubackprop.backend import select
 from gpubackprop.backend.base import Backend
 from gpubackprop.backend.cpu.numpy_backend import NumpyBackend
+from gpubackprop.backend.cuda import libraries
 from gpubackprop.backend.select import fallback_reason, get_backend
 from gpubackprop.backend.strict import StrictBackend
 from gpubackprop.errors import ArgumentError, DeviceError
@@ -16,8 +17,9 @@ from gpubackprop.errors import ArgumentError, DeviceError
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine without CuPy, whatever this one has."""
+    """A machine without CuPy and without a driver, whatever this one has."""
     monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setattr(libraries, "driver", lambda: None)
     select._cuda_problem.cache_clear()
     yield
     select._cuda_problem.cache_clear()
@@ -37,14 +39,14 @@ def test_auto_falls_back_and_says_why() -> None:
     assert get_backend().name == get_backend("auto").name == "cpu"
     reason = fallback_reason()
     assert reason is not None
-    assert reason.startswith('CuPy is not installed (pip install "gpubackprop[cuda12]"')
+    assert reason.startswith("this machine has no NVIDIA driver")
 
 
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:7"])
 def test_cuda_never_falls_back(name: str) -> None:
     with pytest.raises(
-        DeviceError, match=rf'device "{name}" cannot be used: CuPy is not installed.*"cpu" runs on the CPU'
+        DeviceError, match=rf'device "{name}" cannot be used: this machine has no NVIDIA driver.*"cpu" runs on the CPU'
     ):
         get_backend(name)
     with pytest.raises(DeviceError, match="cannot be used"):
@@ -76,5 +78,5 @@ def test_devices() -> None:
     assert found["cpu"].working
     assert found["cpu"].memory > 0
     assert not found["cuda"].working
-    assert "CuPy is not installed" in found["cuda"].reason
+    assert "no NVIDIA driver" in found["cuda"].reason
     assert found["strict"].working

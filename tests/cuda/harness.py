@@ -22,7 +22,7 @@ from gpubackprop.backend.cuda.compile import source
 SHIM = Path(__file__).parent / "shim" / "cuda_shim.hpp"
 GUARD = 64
 POISON = 0xA5
-FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-fno-strict-aliasing", "-w")
+FLAGS = ("-O1", "-std=c++17", "-shared", "-fPIC", "-fno-strict-aliasing", "-w", "-fsanitize=alignment")
 NUMPY = {"float": np.float32, "double": np.float64, "f16": np.float16, "bf16": np.uint16, "unsigned char": np.uint8,
          "int": np.int32, "long long": np.int64, "index_t": np.int64, "unsigned": np.uint32,
          "unsigned long long": np.uint64}  # fmt: skip

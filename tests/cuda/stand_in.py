@@ -11,6 +11,7 @@ import pytest
 
 from gpubackprop.backend import select
 from gpubackprop.backend.cuda import compile as compiler
+from gpubackprop.backend.cuda import cublaslt, plans, timing
 from gpubackprop.backend.cuda import kernel_table as table
 from tests.cuda import fake_cublaslt, fake_cupy, harness
 from tests.cuda.conftest import core
@@ -53,7 +54,8 @@ def shim(pytestconfig: pytest.Config) -> Shim:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, shim: Shim) -> Iterator[SimpleNamespace]:
-    """A machine with one GPU, as far as Python can tell. `gpu.state` counts; `gpu.library` is cuBLASLt's stand-in."""
+    """A machine with one GPU, as far as Python can tell. `gpu.state` counts; `gpu.library` is cuBLASLt's stand-in;
+    `gpu.launched`: the graphs of steps that were launched."""
     cupy = fake_cupy.install(monkeypatch, shim)
     library = fake_cublaslt.install(monkeypatch)
     monkeypatch.setenv("GPUBACKPROP_CACHE", str(tmp_path / "cache"))
@@ -65,6 +67,14 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, shim: Shim) -> Iterator[
     monkeypatch.setattr(compiler, "compile_cubin", compile_cubin)
     monkeypatch.setattr(compiler, "version", lambda: "shim")
     monkeypatch.setattr(compiler, "supported_architectures", lambda: ["sm_70", "sm_80", "sm_90", "sm_100"])
+    # Fewer calls to time: what is timed here runs on the CPU.
+    monkeypatch.setattr(timing, "CALLS", 3)
+    monkeypatch.setattr(timing, "LEAST", 1)
+    launched: list[Any] = []
+    launch = plans.Planner.launch
+    monkeypatch.setattr(plans.Planner, "launch", lambda self, graph: launched.append(graph) or launch(self, graph))
     select._cuda_problem.cache_clear()
-    yield SimpleNamespace(cupy=cupy, state=fake_cupy.state, library=library, table=table)
+    yield SimpleNamespace(cupy=cupy, state=fake_cupy.state, library=library, table=table, launched=launched)
+    cublaslt.library.cache_clear()
+    assert not library.violations, library.violations[0]
     select._cuda_problem.cache_clear()

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import gpubackprop as gb
+from gpubackprop.backend.cuda import libraries
 from gpubackprop.backend.cuda.cuda_backend import CudaBackend
 from gpubackprop.backend.cuda.cupy_backend import CupyBackend
-from gpubackprop.errors import DeviceError
+from gpubackprop.errors import DeviceError, MissingExtraError
 from gpubackprop.losses import MANY_CLASSES, CrossEntropy
 from gpubackprop.optimizers.schedules import Cosine
 from tests.cuda.stand_in import gpu, shim  # noqa: F401
@@ -219,7 +220,7 @@ def test_graph_and_eager_give_the_same_bits(gpu):  # noqa: F811
         for _ in range(4):
             net.train_step(x, y, optimizer)
         weights.append(net.get_weights())
-    assert gpu.state.graph_launches == 2 * 1 + 1  # steps 2, 3 and 4 of the first network; none of the second
+    assert len(gpu.launched) == 2 * 1 + 1  # steps 2, 3 and 4 of the first network; none of the second
     for name, array in weights[0].items():
         np.testing.assert_array_equal(array, weights[1][name])
 
@@ -229,12 +230,13 @@ def test_a_steady_step_allocates_and_waits_for_nothing(gpu):  # noqa: F811
     net, optimizer = network(CudaBackend(0)), gb.Adam(0.01)
     for _ in range(3):
         net.train_step(x, y, optimizer)
-    before, launches = gpu.state.counts(), gpu.state.graph_launches
+    before, launches = gpu.state.counts(), len(gpu.launched)
     for _ in range(5):
         net.train_step(x, y, optimizer)
     allocations, transfers, waits = (b - a for a, b in zip(before, gpu.state.counts(), strict=True))
-    assert (allocations, transfers, waits) == (0, 2 * 5, 0)
-    assert gpu.state.graph_launches - launches == 5
+    # A device that puts everything off lets the memory for copies run out.
+    assert (allocations, transfers, waits) == (0, 2 * 5, 2 * 5 if gpu.state.deferred else 0)
+    assert len(gpu.launched) - launches == 5
 
 
 def test_a_short_last_batch_and_a_larger_one(gpu):  # noqa: F811
@@ -280,11 +282,11 @@ def test_many_steps_in_one_launch(gpu, optimizer, shuffle):  # noqa: F811
         backend.loops = loops
         net = network(backend, l2=1e-3)
         rule = gb.AdamW(0.01, clip_norm=1.0, schedule=Cosine()) if optimizer == "adamw" else OPTIMIZERS[optimizer]()
-        launches = gpu.state.graph_launches
+        launches = len(gpu.launched)
         gb.Trainer(net, rule).fit(x, y, epochs=3, batch_size=8, shuffle=shuffle)
         assert rule.t == 63
         # 16 in one and 3 or 4 singly, and the short batch from its second epoch on.
-        assert gpu.state.graph_launches - launches == ((1 + 3) + (1 + 4) + (1 + 4) + 2 if loops else 59 + 2)
+        assert len(gpu.launched) - launches == ((1 + 3) + (1 + 4) + (1 + 4) + 2 if loops else 59 + 2)
         weights.append(net.get_weights())
     for name, array in weights[0].items():
         np.testing.assert_array_equal(array, weights[1][name])
@@ -367,7 +369,7 @@ def test_a_layer_that_is_not_recordable_stands_between_graphs(gpu):  # noqa: F81
     for name, want in nets[1].get_weights().items():
         assert relative(nets[0].get_weights()[name], want) < 1e-5, name
     assert backend.recorder.failure is None
-    assert gpu.state.graph_launches == 3 * 4  # the layer's three calls cut the step into four
+    assert len(gpu.launched) == 3 * 4  # the layer's three calls cut the step into four
 
 
 # -- down the chain -------------------------------------------------------------------------------------------------
@@ -383,7 +385,7 @@ def test_an_epilogue_that_cannot_be_had(gpu, caplog, epilogue, how):  # noqa: F8
     backend = CudaBackend(0)
     with caplog.at_level(logging.WARNING, "gpubackprop.cuda"):
         assert_same_steps(network(backend), network("cpu"), lambda: gb.SGD(0.05), 1e-5)
-    assert f"{epilogue} in float32" in backend.lt.refused
+    assert f"{epilogue} in float32" in backend.products.refused
     assert f"{epilogue} in float32 is not used" in caplog.text
     assert epilogue in backend.describe()
 
@@ -413,14 +415,17 @@ def test_a_capture_that_fails_runs_eagerly(gpu, caplog, monkeypatch):  # noqa: F
     with caplog.at_level(logging.WARNING, "gpubackprop.cuda"):
         assert_same_steps(net, reference, lambda: gb.SGD(0.1), 1e-5)
     assert "could not be captured" in caplog.text
-    assert "eager (no graph: RuntimeError" in net.summary()
+    assert "eager (no graph: CUDARuntimeError: cudaErrorStreamCaptureUnsupported" in net.summary()
 
 
 def test_without_cublaslt_own_kernels_are_left(gpu, monkeypatch):  # noqa: F811
-    monkeypatch.setitem(__import__("sys").modules, "nvmath.bindings", None)
+    def missing(name, majors):
+        raise MissingExtraError("loading libcublasLt.so.12", "cuda12")
+
+    monkeypatch.setattr(libraries, "load", missing)
     net = network("cuda")
     assert net.backend.products is None
-    assert "no cuBLASLt and CUDA graphs: MissingExtraError" in net.summary()
+    assert "no cuBLASLt and CUDA graphs: MissingExtraError: loading libcublasLt.so.12" in net.summary()
     assert_same_steps(net, network("cpu"), lambda: gb.SGD(0.1), 1e-5)
     with pytest.raises(DeviceError, match="tf32"):
         network("cuda", precision="tf32")

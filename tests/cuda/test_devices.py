@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +13,7 @@ import gpubackprop as gb
 from gpubackprop.backend.cuda.cuda_backend import CudaBackend
 from gpubackprop.backend.cuda.cupy_backend import CupyBackend
 from tests.cuda import fake_cupy
+from tests.cuda.fake_cupy import device
 from tests.cuda.stand_in import gpu, shim  # noqa: F401
 
 LEVELS = {
@@ -25,62 +25,22 @@ LEVELS = {
 }
 
 
-class Current(threading.local):
-    """The current device of a thread."""
-
-    device = 0
-
-
 @pytest.fixture
-def two(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:  # noqa: F811
-    """Two GPUs. `seen`: the current device of each piece of work, each allocation and each transfer."""
-    current, seen = Current(), []
+def two(gpu: Any, shim: Any, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:  # noqa: F811
+    """Two GPUs. `seen`: the devices that work was queued on; `state.used`: the bytes that arrays hold on each."""
+    cupy, seen = fake_cupy.install(monkeypatch, shim, devices=2), []
+    put = device.Queue.put
 
-    class Device(fake_cupy.Device):
-        def __init__(self, device: int = 0) -> None:
-            super().__init__(device)
-            self.before: list[int] = []
+    def noted(self: Any, *arguments: Any, **options: Any) -> None:
+        seen.append(self.device)
+        put(self, *arguments, **options)
 
-        def use(self) -> None:
-            raise AssertionError("the current device was changed for good")
+    def use(self: Any) -> None:
+        raise AssertionError("the current device was changed for good")
 
-        def __enter__(self) -> Device:
-            self.before.append(current.device)
-            current.device = self.id
-            return self
-
-        def __exit__(self, *_: Any) -> None:
-            current.device = self.before.pop()
-
-    def noted(function: Any) -> Any:
-        def call(*arguments: Any, **options: Any) -> Any:
-            seen.append(current.device)
-            return function(*arguments, **options)
-
-        return call
-
-    def new(shape: Any, dtype: Any, make: Any = fake_cupy._new) -> Any:
-        array = make(shape, dtype)
-        array.where = current.device
-        return array
-
-    def device_of(array: Any) -> Device:
-        return Device((array if array.base is None else array.base).where)
-
-    def plain(value: Any, check: Any = fake_cupy._plain) -> Any:
-        if isinstance(value, fake_cupy.ndarray):
-            assert value.device.id == current.device, "an array of one device in work of another"
-        return check(value)
-
-    monkeypatch.setattr(gpu.cupy.cuda, "Device", Device)
-    monkeypatch.setattr(gpu.cupy.cuda.runtime, "getDeviceCount", lambda: 2)
-    monkeypatch.setattr(fake_cupy, "_new", noted(new))
-    monkeypatch.setattr(fake_cupy, "_plain", plain)
-    monkeypatch.setattr(fake_cupy, "run", noted(fake_cupy.run))
-    monkeypatch.setattr(fake_cupy.ndarray, "set", noted(fake_cupy.ndarray.set))
-    monkeypatch.setattr(fake_cupy.ndarray, "get", noted(fake_cupy.ndarray.get))
-    monkeypatch.setattr(fake_cupy.ndarray, "device", property(device_of))
-    return SimpleNamespace(current=current, seen=seen)
+    monkeypatch.setattr(device.Queue, "put", noted)
+    monkeypatch.setattr(device.Device, "use", use)
+    return SimpleNamespace(cupy=cupy, state=gpu.state, seen=seen)
 
 
 def data(n: int = 40) -> tuple[np.ndarray, np.ndarray]:
@@ -116,10 +76,10 @@ def everything(net: gb.Network) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("level", LEVELS)
 def test_all_work_is_done_on_the_backends_own_device(two, level):
     wanted = everything(network("cpu"))
-    two.seen.clear()
     got = everything(network(LEVELS[level](1)))
     assert set(two.seen) == {1}
-    assert two.current.device == 0
+    assert two.state.used[0] == 0
+    assert two.state.device == 0
     if level != "fp16":
         for name, array in wanted.items():
             np.testing.assert_allclose(got[name], array, rtol=2e-2, atol=1e-4)
@@ -136,7 +96,7 @@ def test_two_devices_side_by_side(two):
         np.testing.assert_array_equal(array, nets[1].get_weights()[name])
     nets[0].to("cuda:1").train_step(x, y, rules[0])
     assert gb.check_parity(nets[1], x, y, devices=("cuda:0", "cuda:1"), steps=3)
-    assert two.current.device == 0
+    assert two.state.device == 0
 
 
 def test_work_in_a_thread_goes_to_the_device_of_the_network(two):
@@ -149,15 +109,14 @@ def test_work_in_a_thread_goes_to_the_device_of_the_network(two):
             for _ in range(4):
                 net.train_step(x, y, rule)
             net.predict(x)
-            assert two.current.device == 0
+            assert two.state.device == 0
         except BaseException as error:
             failures.append(error)
 
     two.seen.clear()
-    threads = [threading.Thread(target=work)]
-    for thread in threads:
-        thread.start()
-        thread.join()
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
     assert failures == []
     assert set(two.seen) == {1}
 

@@ -10,24 +10,9 @@ import pytest
 import gpubackprop as gb
 from gpubackprop.backend.cuda.cuda_backend import CudaBackend
 from gpubackprop.backend.cuda.loop import STEPS
-from tests.cuda import fake_cupy
 from tests.cuda.stand_in import gpu, shim  # noqa: F401
 
 PRECISIONS = ["native", "tf32", "bf16", "fp16"]
-
-
-@pytest.fixture
-def graphs(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:  # noqa: F811
-    """The number of nodes of each graph that is launched."""
-    sizes: list[int] = []
-    launch = fake_cupy.Graph.launch
-
-    def noted(self: Any, stream: Any = None) -> None:
-        sizes.append(len(self.nodes))
-        launch(self, stream)
-
-    monkeypatch.setattr(fake_cupy.Graph, "launch", noted)
-    return sizes
 
 
 def data(n: int, targets: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -42,45 +27,45 @@ def network(precision: str, loss: str = "cross_entropy", **options: Any) -> gb.N
     return gb.Network(layers, loss=loss, device=CudaBackend(0, precision), seed=1, **options)
 
 
-def in_the_loop(graphs: list[int], net: gb.Network, rule: Any, targets: bool = False) -> int:
+def in_the_loop(gpu: Any, net: gb.Network, rule: Any, targets: bool = False) -> int:  # noqa: F811
     """Nodes of the graph of many steps, launched once for all but the first of 17."""
-    graphs.clear()
+    gpu.launched.clear()
     gb.Trainer(net, rule).fit(*data(8 * (STEPS + 1), targets), epochs=1, batch_size=8)
-    (nodes,) = graphs
-    return nodes
+    (graph,) = gpu.launched
+    return len(graph.nodes)
 
 
 # What each step takes: rows and labels; three products; the loss; three gradients; two deltas; the update. fp16 has a pass over
 # the gradients more, and the scale of the next step. Once a graph: moving on in the order of the rows.
 @pytest.mark.parametrize(("precision", "nodes"), [*zip(PRECISIONS, [11, 11, 11, 13], strict=True)])
-def test_a_step_in_the_devices_loop(graphs, precision, nodes):
+def test_a_step_in_the_devices_loop(gpu, precision, nodes):  # noqa: F811
     for rule in (gb.SGD(0.1), gb.SGD(0.1, momentum=0.9), gb.Adam()):
-        assert in_the_loop(graphs, network(precision), rule) == STEPS * nodes + 1
+        assert in_the_loop(gpu, network(precision), rule) == STEPS * nodes + 1
 
 
 @pytest.mark.parametrize("loss", ["half_squared_error", "binary_cross_entropy"])
-def test_other_losses_take_no_more(graphs, loss):
-    assert in_the_loop(graphs, network("native", loss), gb.Adam(), targets=True) == STEPS * 11 + 1
+def test_other_losses_take_no_more(gpu, loss):  # noqa: F811
+    assert in_the_loop(gpu, network("native", loss), gb.Adam(), targets=True) == STEPS * 11 + 1
 
 
-def test_penalties_take_two_nodes_a_weight_and_two_for_the_sum(graphs):
-    assert in_the_loop(graphs, network("native", l1=1e-3, l2=1e-3), gb.Adam()) == STEPS * (11 + 2 * 3 + 2) + 1
+def test_penalties_take_two_nodes_a_weight_and_two_for_the_sum(gpu):  # noqa: F811
+    assert in_the_loop(gpu, network("native", l1=1e-3, l2=1e-3), gb.Adam()) == STEPS * (11 + 2 * 3 + 2) + 1
 
 
-def test_clipping_takes_its_norm_and_a_pass(graphs):
+def test_clipping_takes_its_norm_and_a_pass(gpu):  # noqa: F811
     # and the sum of the epoch's norms
-    assert in_the_loop(graphs, network("native"), gb.Adam(clip_norm=1.0)) == STEPS * (11 + 2 + 1) + 1
+    assert in_the_loop(gpu, network("native"), gb.Adam(clip_norm=1.0)) == STEPS * (11 + 2 + 1) + 1
 
 
 @pytest.mark.parametrize(("precision", "nodes"), [*zip(PRECISIONS, [10, 10, 11, 13], strict=True)])
-def test_a_step_that_the_host_launches(graphs, precision, nodes):
+def test_a_step_that_the_host_launches(gpu, precision, nodes):  # noqa: F811
     """No gathering; in half precision the parameters, which the host may have written, are converted first."""
     net, rule = network(precision), gb.Adam()
     for _ in range(3):
         net.train_step(*data(8), rule)
-    graphs.clear()
+    gpu.launched.clear()
     net.train_step(*data(8), rule)
-    assert graphs == [nodes]
+    assert [len(graph.nodes) for graph in gpu.launched] == [nodes]
 
 
 @pytest.mark.parametrize("capture", [True, False])

@@ -41,12 +41,16 @@ __global__ void indices(int* out) {
     const int thread = threadIdx.y * blockDim.x + threadIdx.x, block = blockIdx.y * gridDim.x + blockIdx.x;
     out[block * blockDim.x * blockDim.y + thread] = block * 1000 + threadIdx.x * 10 + threadIdx.y;
 }
+struct alignas(16) Four { int v[4]; };
+__global__ void reads_four(int* out) { out[threadIdx.x] = reinterpret_cast<Four*>(out + 1)->v[0]; }
+__global__ void writes_four(int* out) { *reinterpret_cast<Four*>(out + 1) = Four{}; }
+__global__ void nothing(int* out) {}
 __global__ void writes_input(const int* in) { const_cast<int*>(in)[0] = 7; }
 """
 OUT = (Parameter("out", "int", True, False),)
 IN = (Parameter("in", "int", True, True),)
 NAMES = ("transpose_lanes", "early_leave", "split_shuffle", "two_shuffles", "partial_mask", "race", "reuse", "overrun",
-         "underrun", "indices")  # fmt: skip
+         "underrun", "indices", "reads_four", "writes_four", "nothing")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +86,28 @@ def test_divergence_is_an_error(kernels, name, message):
 def test_block_must_be_whole_warps(kernels):
     with pytest.raises(RuntimeError, match="multiple of 32"):
         launch(kernels, "indices", 31)
+
+
+@pytest.mark.parametrize("name", ["reads_four", "writes_four"])
+def test_misaligned_vectors_are_an_error(kernels, name):
+    with pytest.raises(RuntimeError, match="misaligned address at"):
+        launch(kernels, name)
+
+
+@pytest.mark.parametrize(
+    ("grid", "block", "message"),
+    [
+        ((1, 65536, 1), (32, 1, 1), "65535 blocks"),
+        ((1, 1, 65536), (32, 1, 1), "65535 blocks"),
+        ((2**31, 1, 1), (32, 1, 1), "2.31-1"),
+        ((1, 1, 1), (1, 1, 128), "64 threads"),
+        ((0, 1, 1), (32, 1, 1), "empty"),
+        ((1, 1, 1), (2048, 1, 1), "1024"),
+    ],
+)
+def test_a_geometry_that_no_device_takes(kernels, grid, block, message):
+    with pytest.raises(RuntimeError, match=message):
+        kernels("nothing", (), Launch(grid, block), np.zeros(32, np.int32))
 
 
 @pytest.mark.parametrize("name", ["race", "reuse"])

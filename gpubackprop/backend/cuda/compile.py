@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from gpubackprop.backend.cuda import libraries
 from gpubackprop.errors import ArgumentError, DeviceError, MissingExtraError
 
 DIRECTORY = Path(__file__).parent
@@ -45,15 +46,7 @@ class Compiled:
 
 @cache
 def _nvrtc() -> ctypes.CDLL:
-    try:
-        from cuda.pathfinder import DynamicLibNotFoundError, load_nvidia_dynamic_lib
-    except ImportError as error:
-        raise MissingExtraError("compiling CUDA kernels (cuda-pathfinder)", "cuda12") from error
-    try:
-        path = load_nvidia_dynamic_lib("nvrtc").abs_path
-    except DynamicLibNotFoundError as error:
-        raise MissingExtraError("compiling CUDA kernels (NVRTC)", "cuda12") from error
-    library = ctypes.CDLL(path)
+    library = libraries.load("nvrtc")
     library.nvrtcGetErrorString.restype = ctypes.c_char_p
     return library
 

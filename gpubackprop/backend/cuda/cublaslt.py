@@ -1,305 +1,172 @@
-"""cuBLASLt: descriptors, algorithms, plans.
+"""The functions of libcublasLt that this library needs, bound by ctypes.
 
-cuBLASLt is taken because it can be captured into a graph: the stream, the workspace and the algorithm are all named by the
-caller. It is column-major: a row-major matrix is, without a copy, the transpose of a column-major one, and so
-out = a b is computed as out^T = b^T a^T. Below, M, N, K are those of that transposed product: M columns and N rows of `out`.
+Numbers and widths are those of NVIDIA's documentation (cublasLt.h, cublas_api.h, library_types.h); `Library` asks the
+library itself for the widths, so that another layout is refused and never written past.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import weakref
-from collections.abc import Callable
-from dataclasses import astuple, dataclass, replace
+import ctypes
+from ctypes import POINTER, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from functools import cache
 from typing import Any
 
-import numpy as np
+from gpubackprop.backend.cuda import libraries
+from gpubackprop.errors import DeviceError
 
-from gpubackprop.backend.base import Array
-from gpubackprop.files import cache
-
-log = logging.getLogger("gpubackprop.cuda")
-
-WORKSPACE = 32 * 2**20
-"""Bytes that an algorithm may use beside its operands: what NVIDIA recommends for Hopper."""
-CANDIDATES = 8
-"""Algorithms that are asked for and timed."""
-_REPEATS = 5
-
-# cudaDataType_t and cublasComputeType_t (library_types.h, cublas_api.h)
 DATA_TYPE = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
-_COMPUTE_32F, _COMPUTE_64F, _COMPUTE_32F_FAST_TF32 = 68, 70, 77
+"""cudaDataType_t, by the name of the dtype."""
+COMPUTE_32F, COMPUTE_32F_FAST_TF32, COMPUTE_64F = 68, 77, 70
+"""cublasComputeType_t."""
+DEVICE_POINTERS = 1
+"""cublasLtPointerMode_t of alpha and beta in device memory."""
+EPILOGUE = {
+    "DEFAULT": 1,
+    "BIAS": 4,
+    "RELU": 2,
+    "RELU_BIAS": 2 | 4,
+    "RELU_AUX": 2 | 128,
+    "RELU_AUX_BIAS": 2 | 4 | 128,
+    "DRELU": 8 | 128,
+    "DRELU_BGRAD": 8 | 16 | 128,
+    "GELU": 32,
+    "GELU_BIAS": 32 | 4,
+    "GELU_AUX": 32 | 128,
+    "GELU_AUX_BIAS": 32 | 4 | 128,
+    "DGELU": 64 | 128,
+    "DGELU_BGRAD": 64 | 16 | 128,
+    "BGRADA": 256,
+}
+"""cublasLtEpilogue_t: what is done to a product before it is stored."""
+DESCRIPTOR: dict[str, tuple[int, Any]] = {
+    "POINTER_MODE": (2, c_int32),
+    "TRANSA": (3, c_int32),
+    "TRANSB": (4, c_int32),
+    "EPILOGUE": (7, c_uint32),
+    "BIAS_POINTER": (8, c_uint64),
+    "EPILOGUE_AUX_POINTER": (11, c_uint64),
+    "EPILOGUE_AUX_LD": (12, c_int64),
+}
+"""cublasLtMatmulDescAttributes_t, as far as they are used: number and type."""
+PREFERENCE: dict[str, tuple[int, Any]] = {
+    "MAX_WORKSPACE_BYTES": (1, c_uint64),
+    "MIN_ALIGNMENT_A_BYTES": (5, c_uint32),
+    "MIN_ALIGNMENT_B_BYTES": (6, c_uint32),
+    "MIN_ALIGNMENT_C_BYTES": (7, c_uint32),
+    "MIN_ALIGNMENT_D_BYTES": (8, c_uint32),
+}
+"""cublasLtMatmulPreferenceAttributes_t, as far as they are used: number and type."""
 
-# struct cublasLtMatmulHeuristicResult_t of cublasLt.h: the algorithm is its first 64 bytes
-_RESULT = np.dtype([("algo", "u8", 8), ("workspace", "u8"), ("state", "i4"), ("waves", "f4"), ("reserved", "i4", 4)])
+
+class Algorithm(ctypes.Structure):
+    """cublasLtMatmulAlgo_t: opaque, and the same in another process with the same library and device."""
+
+    _fields_ = (("data", c_uint64 * 8),)
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A product as cuBLASLt sees it: D = epilogue(alpha op(A) op(B) + beta C), C being D, all column-major.
+class Result(ctypes.Structure):
+    """cublasLtMatmulHeuristicResult_t."""
 
-    `types`: of A (and B), of D. `alignment`: of A, B and D in bytes, up to 256. `aux_ld`: in elements (bits for ReLU).
+    _fields_ = (
+        ("algorithm", Algorithm),
+        ("workspace", c_size_t),
+        ("state", c_int),
+        ("waves", ctypes.c_float),
+        ("reserved", c_int * 4),
+    )
+
+
+class CublasLtError(Exception):
+    """A status of cuBLASLt that is not 0."""
+
+
+_OBJECT, _PLACE = c_void_p, POINTER(c_void_p)
+_PRODUCT = (_OBJECT,) * 6  # handle, descriptor, layouts of A, B, C, D
+_SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "Create": (_PLACE,),
+    "Destroy": (_OBJECT,),
+    "MatmulDescCreate": (_PLACE, c_int, c_int),
+    "MatmulDescDestroy": (_OBJECT,),
+    "MatmulDescSetAttribute": (_OBJECT, c_int, c_void_p, c_size_t),
+    "MatmulDescGetAttribute": (_OBJECT, c_int, c_void_p, c_size_t, POINTER(c_size_t)),
+    "MatrixLayoutCreate": (_PLACE, c_int, c_uint64, c_uint64, c_int64),
+    "MatrixLayoutDestroy": (_OBJECT,),
+    "MatmulPreferenceCreate": (_PLACE,),
+    "MatmulPreferenceDestroy": (_OBJECT,),
+    "MatmulPreferenceSetAttribute": (_OBJECT, c_int, c_void_p, c_size_t),
+    "MatmulPreferenceGetAttribute": (_OBJECT, c_int, c_void_p, c_size_t, POINTER(c_size_t)),
+    "MatmulAlgoGetHeuristic": (*_PRODUCT, _OBJECT, c_int, POINTER(Result), POINTER(c_int)),
+    "MatmulAlgoCheck": (*_PRODUCT, POINTER(Algorithm), POINTER(Result)),
+    # handle, descriptor, alpha, A, B, beta, C, D (each with its layout), algorithm, workspace and its size, stream
+    "Matmul": (
+        *(_OBJECT, _OBJECT, c_void_p, c_void_p, _OBJECT, c_void_p, _OBJECT, c_void_p, c_void_p, _OBJECT, c_void_p, _OBJECT),
+        *(POINTER(Algorithm), c_void_p, c_size_t, c_void_p),
+    ),
+}  # fmt: skip
+
+
+class Library:
+    """libcublasLt: `call` its functions by what stands after "cublasLt" in their names.
+
+    Raises DeviceError where a function is missing, or an attribute has another width than is documented.
     """
 
-    M: int
-    N: int
-    K: int
-    transpose_a: bool
-    transpose_b: bool
-    types: tuple[str, str]
-    alignment: tuple[int, int, int]
-    epilogue: str = "DEFAULT"
-    tf32: bool = False
-    adds: bool = False
-    device_alpha: bool = False
-
-    @property
-    def lda(self) -> int:
-        """Leading dimension of A as it is stored."""
-        return self.K if self.transpose_a else self.M
-
-    @property
-    def ldb(self) -> int:
-        """Leading dimension of B as it is stored."""
-        return self.N if self.transpose_b else self.K
-
-    @property
-    def aux_ld(self) -> int:
-        """ReLU keeps a mask of bits whose rows are padded to 128; GELU its input, with rows of a multiple of 8."""
-        return -(-self.M // 128) * 128 if "RELU" in self.epilogue else self.M
-
-    @property
-    def has_bias(self) -> bool:
-        """Whether a bias is read, or its gradient written."""
-        return "BIAS" in self.epilogue or "BGRAD" in self.epilogue
-
-    @property
-    def has_aux(self) -> bool:
-        """Whether something is kept for the backward pass, or read in it."""
-        return "AUX" in self.epilogue or self.epilogue in ("DRELU", "DGELU")
-
-    def small(self) -> Problem:
-        """A problem of the same kind that takes no time: the same width but for multiples of 128, few rows."""
-        M = self.M if self.M <= 256 else 128 + self.M % 128
-        N, K = min(self.N, 96), min(self.K, 96)
-        return replace(self, M=M, N=N, K=K, alignment=(256, 256, 256), adds=False, device_alpha=False)
-
-    def possible(self) -> bool:
-        """Whether cuBLASLt documents such a product at all."""
-        if "GELU" in self.epilogue and ("AUX" in self.epilogue or "DGELU" in self.epilogue) and self.M % 8:
-            return False
-        return not (self.K == 1 and self.epilogue in ("DRELU", "DGELU", "BGRADA"))
-
-
-class UnsupportedError(Exception):
-    """cuBLASLt has no algorithm for a problem, or the one it has failed its self-test."""
-
-
-class Plan:
-    """The descriptors of one problem and the algorithm for it."""
-
-    def __init__(self, lt: CublasLt, problem: Problem) -> None:
-        self.lt, self.problem = lt, problem
-        api, p = lt.api, problem
-        double = p.types[0] == "float64"
-        compute = _COMPUTE_64F if double else _COMPUTE_32F_FAST_TF32 if p.tf32 else _COMPUTE_32F
-        scale = DATA_TYPE["float64" if double else "float32"]
-        self.scalar = np.float64 if double else np.float32
-        self.descriptor = api.matmul_desc_create(compute, scale)
-        a_type, d_type = (DATA_TYPE[t] for t in p.types)
-        rows_a, rows_b = (p.K, p.M) if p.transpose_a else (p.M, p.K), (p.N, p.K) if p.transpose_b else (p.K, p.N)
-        self.a = api.matrix_layout_create(a_type, *rows_a, p.lda)
-        self.b = api.matrix_layout_create(a_type, *rows_b, p.ldb)
-        self.d = api.matrix_layout_create(d_type, p.M, p.N, p.M)
-        self.set("TRANSA", int(p.transpose_a))
-        self.set("TRANSB", int(p.transpose_b))
-        self.set("EPILOGUE", int(getattr(api.Epilogue, p.epilogue)))
-        if p.device_alpha:
-            self.set("POINTER_MODE", int(api.PointerMode.DEVICE))
-        if p.has_aux:
-            self.set("EPILOGUE_AUX_LD", p.aux_ld)
-            # The heuristics refuse a null pointer; the true one is set before each call.
-            self.set("EPILOGUE_AUX_POINTER", 16)
-        if p.has_bias:
-            self.set("BIAS_POINTER", 16)
-        self.algorithm: np.ndarray = np.zeros(8, "u8")
-        # At exit the library may be gone before this object: then the driver has taken everything back already.
-        weakref.finalize(self, _destroy, api, self.descriptor, (self.a, self.b, self.d)).atexit = False
-
-    def set(self, attribute: str, value: int) -> None:
-        """Set an attribute of the product's descriptor, in the width that the library documents for it."""
-        api = self.lt.api
-        number = getattr(api.MatmulDescAttribute, attribute)
-        buffer = np.array([value], api.get_matmul_desc_attribute_dtype(number))
-        api.matmul_desc_set_attribute(self.descriptor, number, buffer.ctypes.data, buffer.nbytes)
-
-    def candidates(self) -> np.ndarray:
-        """The algorithms that the library would take, best guess first; raises UnsupportedError where there is none."""
-        api, p = self.lt.api, self.problem
-        preference = api.matmul_preference_create()
+    def __init__(self, library: Any) -> None:
         try:
-            names = ("A", "B", "C", "D")
-            limits = {"MAX_WORKSPACE_BYTES": WORKSPACE}
-            limits |= {f"MIN_ALIGNMENT_{n}_BYTES": p.alignment[min(i, 2)] for i, n in enumerate(names)}
-            for name, value in limits.items():
-                number = getattr(api.MatmulPreferenceAttribute, name)
-                buffer = np.array([value], api.get_matmul_preference_attribute_dtype(number))
-                api.matmul_preference_set_attribute(preference, number, buffer.ctypes.data, buffer.nbytes)
-            results, count = np.zeros(CANDIDATES, _RESULT), np.zeros(1, np.int32)
+            self._functions = {name: getattr(library, f"cublasLt{name}") for name in _SIGNATURES}
+            status, version = library.cublasLtGetStatusString, library.cublasLtGetVersion
+        except AttributeError as error:
+            raise DeviceError(f"this libcublasLt is too old: {error}") from None
+        for name, arguments in _SIGNATURES.items():
+            self._functions[name].argtypes, self._functions[name].restype = arguments, c_int
+        status.argtypes, status.restype = (c_int,), ctypes.c_char_p
+        version.argtypes, version.restype = (), c_size_t
+        self._status = status
+        self.version = int(version())
+        """As 10000 major + 100 minor + patch."""
+        self._check_widths()
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Raises CublasLtError, with the library's own words, for a status that is not 0."""
+        status = self._functions[name](*arguments)
+        if status:
+            raise CublasLtError(f"{self._status(status).decode()} (status {status} of cublasLt{name})")
+
+    def create(self, kind: str, *arguments: Any) -> int:
+        """A new object: kind "", "MatmulDesc", "MatrixLayout" or "MatmulPreference"."""
+        place = c_void_p()
+        self.call(f"{kind}Create", ctypes.byref(place), *arguments)
+        assert place.value is not None  # status 0 means that there is one
+        return place.value
+
+    def set_attribute(self, kind: str, item: int, attribute: str, value: int) -> None:
+        """Set an attribute of a "MatmulDesc" or "MatmulPreference"."""
+        number, width = (DESCRIPTOR if kind == "MatmulDesc" else PREFERENCE)[attribute]
+        self.call(f"{kind}SetAttribute", item, number, ctypes.byref(width(value)), ctypes.sizeof(width))
+
+    def _check_widths(self) -> None:
+        for kind, attributes, arguments in (
+            ("MatmulDesc", DESCRIPTOR, (COMPUTE_32F, DATA_TYPE["float32"])),
+            ("MatmulPreference", PREFERENCE, ()),
+        ):
+            item = self.create(kind, *arguments)
             try:
-                api.matmul_algo_get_heuristic(
-                    self.lt.handle, self.descriptor, self.a, self.b, self.d, self.d, preference, CANDIDATES,
-                    results.ctypes.data, count.ctypes.data,
-                )  # fmt: skip
-            except api.cuBLASLtError as error:
-                raise UnsupportedError(f"no algorithm ({error})") from None
-        finally:
-            api.matmul_preference_destroy(preference)
-        usable = results[: int(count[0])]
-        usable = usable[(usable["state"] == 0) & (usable["workspace"] <= WORKSPACE)]
-        if not len(usable):
-            raise UnsupportedError("no algorithm")
-        return np.array(usable["algo"])
-
-    def accepts(self, algorithm: np.ndarray) -> bool:
-        """Whether the library can run an algorithm that was kept from an earlier run."""
-        lt, result = self.lt, np.zeros(1, _RESULT)
-        try:
-            lt.api.matmul_algo_check(
-                lt.handle, self.descriptor, self.a, self.b, self.d, self.d, algorithm.ctypes.data, result.ctypes.data
-            )
-        except lt.api.cuBLASLtError:
-            return False
-        return int(result[0]["state"]) == 0 and int(result[0]["workspace"]) <= WORKSPACE
-
-    def __call__(self, a: int, b: int, d: int, alpha: Any = 1.0, beta: Any = 0.0, bias: int = 0, aux: int = 0) -> None:
-        """Queue the product on the current stream; all operands are addresses. alpha and beta: numbers, or, with
-        `device_alpha`, addresses of numbers on the device."""
-        if bias and self.problem.has_bias:
-            self.set("BIAS_POINTER", bias)
-        if aux and self.problem.has_aux:
-            self.set("EPILOGUE_AUX_POINTER", aux)
-        if self.problem.device_alpha:
-            alpha_at, beta_at = int(alpha), int(beta)
-        else:
-            factors = np.array([alpha, beta], self.scalar)
-            alpha_at, beta_at = factors.ctypes.data, factors.ctypes.data + factors.itemsize
-        lt = self.lt
-        stream = lt.cupy.cuda.get_current_stream().ptr
-        lt.api.matmul(
-            lt.handle, self.descriptor, alpha_at, a, self.a, b, self.b, beta_at, d, self.d, d, self.d,
-            self.algorithm.ctypes.data, lt.workspace.data.ptr, WORKSPACE, stream,
-        )  # fmt: skip
+                for name, (number, width) in attributes.items():
+                    size = c_size_t()
+                    self.call(f"{kind}GetAttribute", item, number, None, 0, ctypes.byref(size))
+                    if size.value != ctypes.sizeof(width):
+                        raise DeviceError(
+                            f"libcublasLt {self.version} keeps {name} in {size.value} bytes, "
+                            f"where {ctypes.sizeof(width)} are documented: this version cannot be used"
+                        )
+            finally:
+                self.call(f"{kind}Destroy", item)
 
 
-def _destroy(api: Any, descriptor: int, layouts: tuple[int, ...]) -> None:
-    for layout in layouts:
-        api.matrix_layout_destroy(layout)
-    api.matmul_desc_destroy(descriptor)
-
-
-class CublasLt:
-    """The library's handle on one device, its workspace, and a plan for every problem that came up.
-
-    A problem's algorithm is the fastest of the library's candidates, timed once and then kept on disk with the name of
-    the device and the library's version: the same machine adds up in the same order in the next run.
-    """
-
-    def __init__(self, cupy: Any, index: int) -> None:
-        from nvmath.bindings import cublasLt
-
-        api: Any = cublasLt
-        self.cupy, self.api = cupy, api
-        with cupy.cuda.Device(index):
-            self.handle = api.create()
-            self.workspace: Array = cupy.empty((WORKSPACE,), np.uint8)
-            name = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
-        self._file = f"algorithms-{cache.digest(name, api.get_version())}.json"
-        self._chosen: dict[str, list[int]] = json.loads(cache.load(self._file) or b"{}")
-        self._plans: dict[Problem, Plan | None] = {}
-        self.refused: dict[str, str] = {}
-        """Kinds of epilogue that are not used here, with the reason."""
-        self.used: dict[str, int] = {}
-        """Plans made, by epilogue."""
-
-    def plan(self, problem: Problem, a: int, b: int, beta: float) -> Plan | None:
-        """The plan for a problem, made at its first use, or None where cuBLASLt cannot do it."""
-        if problem not in self._plans:
-            try:
-                if not problem.possible():
-                    raise UnsupportedError(f"not with {problem.M} columns and an inner width of {problem.K}")
-                self._plans[problem] = self._make(problem, a, b)
-                self.used[problem.epilogue] = self.used.get(problem.epilogue, 0) + 1
-            except UnsupportedError as reason:
-                self._plans[problem] = None
-                self.refuse(problem, str(reason))
-        return self._plans[problem]
-
-    def refuse(self, problem: Problem, reason: str) -> None:
-        """Take no such plan from now on, and say so once a kind."""
-        self._plans[problem] = None
-        kind = f"{problem.epilogue} in {'tf32' if problem.tf32 else problem.types[0]}"
-        if kind not in self.refused:
-            self.refused[kind] = f"{problem.M}x{problem.N}x{problem.K}: {reason}"
-            log.warning("cuBLASLt: %s is not used: %s", kind, self.refused[kind])
-
-    def _make(self, problem: Problem, a: int, b: int) -> Plan:
-        plan = Plan(self, problem)
-        key = repr(astuple(problem))
-        kept = self._chosen.get(key)
-        if isinstance(kept, list) and len(kept) == 8 and plan.accepts(np.array(kept, "u8")):
-            plan.algorithm = np.array(kept, "u8")
-            return plan
-        found = plan.candidates()
-        plan.algorithm = found[0].copy()
-        if len(found) > 1:
-            plan.algorithm = self._fastest(plan, found, a, b)
-        self._chosen[key] = [int(v) for v in plan.algorithm]
-        cache.store(self._file, json.dumps(self._chosen).encode())
-        return plan
-
-    def _fastest(self, plan: Plan, found: np.ndarray, a: int, b: int) -> np.ndarray:
-        """The quickest algorithm, on the true operands but with outputs of its own: nothing of the network is written."""
-        cupy, p = self.cupy, plan.problem
-        outputs: tuple[Array, ...] = ()
-        try:
-            itemsize = 2 if "16" in p.types[1] else 8 if p.types[1] == "float64" else 4
-            sizes = (
-                p.M * p.N * itemsize,
-                max(p.M, p.N) * 8,
-                p.aux_ld * p.N * itemsize if "DEFAULT" not in p.epilogue else 8,
-            )
-            outputs = tuple(cupy.zeros((size,), np.uint8) for size in sizes)
-            factors = cupy.zeros((2,), np.float32)
-        except cupy.cuda.memory.OutOfMemoryError:
-            log.warning("no memory to time products in: the library's first choice is taken for %s", p)
-            return np.array(found[0])
-        d, bias, aux = (o.data.ptr for o in outputs)
-        scalars = (factors.data.ptr, factors.data.ptr + 4) if p.device_alpha else (1.0, 0.0)
-        best, fastest = np.array(found[0]), np.inf
-        for algorithm in found:
-            plan.algorithm = algorithm.copy()
-            try:
-                seconds = self._time(lambda: plan(a, b, d, scalars[0], scalars[1], bias, aux))
-            except self.api.cuBLASLtError as error:
-                log.warning("cuBLASLt: an algorithm for %s failed and is left out: %s", p, error)
-                continue
-            if seconds < fastest:
-                best, fastest = plan.algorithm, seconds
-        if not np.isfinite(fastest):
-            raise UnsupportedError("every algorithm failed")
-        return best
-
-    def _time(self, work: Callable[[], None]) -> float:
-        cuda = self.cupy.cuda
-        work()
-        times = []
-        for _ in range(_REPEATS):
-            start, end = cuda.Event(), cuda.Event()
-            start.record()
-            work()
-            end.record()
-            end.synchronize()
-            times.append(cuda.get_elapsed_time(start, end))
-        return float(np.median(times))
+@cache
+def library(major: int) -> Library:
+    """The libcublasLt of a major version of CUDA. Raises MissingExtraError where there is none."""
+    found = Library(libraries.load("cublasLt", (major,)))
+    if found.version // 10000 != major:
+        raise DeviceError(f"libcublasLt.so.{major} says that it is version {found.version}")
+    return found

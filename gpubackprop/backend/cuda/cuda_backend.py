@@ -10,8 +10,7 @@ import numpy as np
 
 from gpubackprop.backend.base import Array, Backend, ElementwiseFunction, Loop, LossFunction, Program
 from gpubackprop.backend.cuda import kernel_table as table
-from gpubackprop.backend.cuda import normalization, registry
-from gpubackprop.backend.cuda.cublaslt import CublasLt
+from gpubackprop.backend.cuda import normalization, plans, registry
 from gpubackprop.backend.cuda.cupy_backend import CupyBackend
 from gpubackprop.backend.cuda.gather import gather, row_types, target_types
 from gpubackprop.backend.cuda.graph import EagerProgram, GraphProgram, Recorder
@@ -22,7 +21,7 @@ from gpubackprop.backend.cuda.masks import Masks
 from gpubackprop.backend.cuda.precision import HALF, HalfCopies, LossScale, half_type
 from gpubackprop.backend.cuda.products import Products
 from gpubackprop.backend.cuda.update import Scalars, Updates
-from gpubackprop.errors import DeviceError, MissingExtraError
+from gpubackprop.errors import DeviceError
 from gpubackprop.random import MaskStream
 
 log = logging.getLogger("gpubackprop.cuda")
@@ -56,8 +55,9 @@ class CudaBackend(CupyBackend):
         with self:
             self.kernels = Kernels(self.cupy, index)
             self.updates = Updates(self.kernels, self.cupy)
-            self.products = self._products(epilogues) if products else None
-            self.recorder = Recorder(self.cupy)
+            planner = plans.of_device(self.cupy, index) if products else None
+            self.products = Products(planner, precision == "tf32", epilogues) if planner else None
+            self.recorder = Recorder(self.cupy, planner.launch if planner else None)
             self.graphs = self.loops = graphs and products
             self.masks = Masks(self.cupy)
             if self._half is not None:
@@ -72,13 +72,6 @@ class CudaBackend(CupyBackend):
             self.parameters_changed()
         return self
 
-    def _products(self, epilogues: bool) -> Products:
-        try:
-            lt = CublasLt(self.cupy, self.index)
-        except ImportError as error:
-            raise MissingExtraError("cuBLASLt (nvmath-python)", "cuda12") from error
-        return Products(lt, self.precision == "tf32", epilogues)
-
     def _try_out(self) -> None:
         """A small kernel and a small product, to know now whether compiler, driver, launch and cuBLASLt work together."""
         if self.products is None and self.precision != "native":
@@ -92,16 +85,10 @@ class CudaBackend(CupyBackend):
         a = self.asarray(np.arange(64, dtype=np.float32).reshape(8, 8))
         out = self.zeros((8, 8), np.float32)
         if not self.products.multiply(a, a.T, out):
-            raise DeviceError(f"cuBLASLt has no product of 8 x 8 matrices: {'; '.join(self.lt.refused.values())}")
+            raise DeviceError(f"cuBLASLt has no product of 8 x 8 matrices: {'; '.join(self.products.refused.values())}")
         host = self.to_host(a)
         if not np.allclose(self.to_host(out), host @ host.T, rtol=4e-3):
             raise DeviceError("a product of two 8 x 8 matrices by cuBLASLt came out wrong")
-
-    @property
-    def lt(self) -> CublasLt:
-        """The library behind the products."""
-        assert self.products is not None
-        return self.products.lt
 
     def describe(self) -> str:
         if self.products is None:
@@ -110,7 +97,7 @@ class CudaBackend(CupyBackend):
         if self.recorder.failure:
             steps = f"eager (no graph: {self.recorder.failure})"
         products = "cuBLASLt with epilogues" if self.products.epilogues else "cuBLASLt without epilogues"
-        refused = "".join(f"; {kind} not used: {why}" for kind, why in self.lt.refused.items())
+        refused = "".join(f"; {kind} not used: {why}" for kind, why in self.products.refused.items())
         return f"{steps}, own kernels, {products}{refused}"
 
     # -- recording ------------------------------------------------------------------------------------------------
@@ -189,12 +176,8 @@ class CudaBackend(CupyBackend):
         return t
 
     def copy_in(self, host: np.ndarray, out: Array) -> None:
-        if out.dtype.name in HALF and not self.owns(host):
-            with self:
-                out.set(np.asarray(host).astype(out.dtype, order="C"))
-        else:
-            super().copy_in(host, out)
-            self.parameters_changed()
+        super().copy_in(host, out)
+        self.parameters_changed()
 
     def fill(self, array: Array, value: float) -> None:
         super().fill(array, value)

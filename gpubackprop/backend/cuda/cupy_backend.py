@@ -8,6 +8,8 @@ import numpy as np
 
 from gpubackprop.backend.array_backend import ArrayBackend
 from gpubackprop.backend.base import Array, Backend, DeviceInfo
+from gpubackprop.backend.cuda.diagnosis import explain
+from gpubackprop.backend.cuda.staging import Staging
 from gpubackprop.errors import DeviceError
 
 
@@ -25,10 +27,7 @@ def problem(index: int) -> str | None:
                 return "a product of two 8 x 8 matrices came out wrong there"
     except Exception as error:
         # CuPy, the driver and its libraries fail in many types; each is a reason, none is hidden.
-        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-            return 'CuPy is not installed (pip install "gpubackprop[cuda12]", or [cuda13] for a CUDA 13 driver)'
-        first = str(error).strip().splitlines()
-        return f"CuPy is installed but does not work: {type(error).__name__}: {first[0] if first else ''}"
+        return explain(error)
     return None
 
 
@@ -64,6 +63,7 @@ class CupyBackend(ArrayBackend):
         self.index = index
         self.cupy = cupy
         self.xp: Any = cupy
+        self._staging = Staging(cupy)
         self.memory_errors = (cupy.cuda.memory.OutOfMemoryError,)
         self.fallback = ""
         """Why this is not the level of the backend above it; "" where it was asked for."""
@@ -98,8 +98,13 @@ class CupyBackend(ArrayBackend):
 
     def asarray(self, host: np.ndarray, dtype: Any = None) -> Array:
         with self:
-            # copy=None takes a device array as it is; CuPy 14 reads copy=False as "never copy".
-            return self.cupy.array(host, dtype=dtype, copy=None if self.owns(host) else True, order="C")
+            if isinstance(host, self.cupy.ndarray):
+                # copy=None takes a device array as it is; CuPy 14 reads copy=False as "never copy".
+                return self.cupy.array(host, dtype=dtype, copy=None if self.owns(host) else True, order="C")
+            host = np.asarray(host)
+            out = self.cupy.empty(host.shape, host.dtype if dtype is None else dtype)
+            self._staging.copy(host, out)
+            return out
 
     def to_host(self, array: Array) -> np.ndarray:
         with self:
@@ -110,7 +115,7 @@ class CupyBackend(ArrayBackend):
             if self.owns(host):
                 self.cupy.copyto(out, host, casting="unsafe")
             else:
-                out.set(np.asarray(host, out.dtype, order="C"))
+                self._staging.copy(np.asarray(host), out)
 
     def fill(self, array: Array, value: float) -> None:
         with self:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 log = logging.getLogger("gpubackprop.cuda")
 
 
 class Recorder:
-    """Captures on a stream and from a memory pool of its own, and knows whether it is doing so."""
+    """Captures on a stream and from a memory pool of its own, and knows whether it is doing so.
 
-    def __init__(self, cupy: Any) -> None:
+    launch: launches a graph, in turn with what else uses the memory that its products use.
+    """
+
+    def __init__(self, cupy: Any, launch: Callable[[Any], None] | None = None) -> None:
         self.cupy = cupy
+        self._launch = launch
         self.parts: list[Callable[[], Any]] | None = None
         """While capturing: the graphs so far, and the host calls between them."""
         self.failure: str | None = None
@@ -56,7 +61,8 @@ class Recorder:
 
     def _close(self) -> None:
         assert self.parts is not None
-        self.parts.append(self._stream.end_capture().launch)
+        graph = self._stream.end_capture()
+        self.parts.append(graph.launch if self._launch is None else partial(self._launch, graph))
 
     def _abandon(self, stream: Any) -> None:
         """End a capture that went wrong: a stream that is left capturing would spoil whatever follows."""

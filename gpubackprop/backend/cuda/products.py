@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from gpubackprop.backend.base import Array
-from gpubackprop.backend.cuda.cublaslt import DATA_TYPE, CublasLt, Problem, UnsupportedError
+from gpubackprop.backend.cuda.cublaslt import DATA_TYPE, CublasLtError
+from gpubackprop.backend.cuda.plans import Operands, Planner, Problem, UnsupportedError
 from gpubackprop.backend.cuda.selftest import TOLERANCE, epilogue_error
+
+log = logging.getLogger("gpubackprop.cuda")
 
 
 def alignment(address: int) -> int:
@@ -18,12 +22,16 @@ def alignment(address: int) -> int:
 class Products:
     """The vocabulary's products, each with the epilogues that it may take, in order of preference.
 
-    tf32: whether float32 products may round their operands to TF32. Every method returns whether it did the work; False
-    leaves everything as it was.
+    tf32: whether float32 products may round their operands to TF32. Every method returns whether it did the work; where it
+    did not, the output holds nothing of use.
     """
 
-    def __init__(self, lt: CublasLt, tf32: bool, epilogues: bool = True) -> None:
-        self.lt, self.tf32, self.epilogues = lt, tf32, epilogues
+    def __init__(self, planner: Planner, tf32: bool, epilogues: bool = True) -> None:
+        self.planner, self.tf32, self.epilogues = planner, tf32, epilogues
+        self.refused: dict[str, str] = {}
+        """Kinds of product that cuBLASLt does not do here, with the reason for the first such one."""
+        self.used: set[str] = set()
+        """Epilogues that were done."""
         self._verified: dict[Problem, str] = {}
         self.epilogue_error = epilogue_error
 
@@ -40,7 +48,10 @@ class Products:
         aux: Array | None = None,
         device_alpha: bool = False,
     ) -> bool:
-        """out = epilogue(alpha a b + beta out) for row-major a (n, k), b (k, m), each as it is or a transposed view."""
+        """out = epilogue(alpha a b + beta out) for row-major a (n, k), b (k, m), each as it is or a transposed view.
+
+        device_alpha: alpha and beta are addresses of numbers on the device.
+        """
         if epilogue != "DEFAULT" and not self.epilogues:
             return False
         layout_a, layout_b = _layout(a), _layout(b)
@@ -49,48 +60,58 @@ class Products:
         if str(a.dtype) != str(b.dtype) or not {str(a.dtype), str(out.dtype)} <= set(DATA_TYPE) or not a.shape[1]:
             return False
         (n, k), m = a.shape, b.shape[1]
-        addresses = (b.data.ptr, a.data.ptr, out.data.ptr)
-        problem = Problem(
-            m, n, k, layout_b, layout_a, (str(a.dtype), str(out.dtype)),
-            tuple(alignment(p) for p in addresses), epilogue,  # type: ignore[arg-type]
-            self.tf32 and str(a.dtype) == "float32", bool(device_alpha or beta), device_alpha,
-        )  # fmt: skip
-        plan = self.lt.plan(problem, addresses[0], addresses[1], beta)
-        if plan is None or not self._trusted(problem):
+        at_bias, at_aux = (0 if v is None else v.data.ptr for v in (bias, aux))
+        operands = Operands(b.data.ptr, a.data.ptr, out.data.ptr, alpha, beta, at_bias, at_aux)
+        aligned = tuple(alignment(p) for p in (*operands[:3], at_bias, at_aux))
+        tf32 = self.tf32 and str(a.dtype) == "float32"
+        types = (str(a.dtype), str(out.dtype))
+        problem = Problem(m, n, k, layout_b, layout_a, types, aligned, epilogue, tf32, device_alpha)  # type: ignore[arg-type]
+        try:
+            plan = self.planner.plan(problem, operands)
+            self._verify(problem)
+            self.planner.run(plan, operands)
+        except UnsupportedError as reason:
+            self._refuse(problem, str(reason))
             return False
-        plan(
-            *addresses, alpha, beta,
-            bias=0 if bias is None else bias.data.ptr, aux=0 if aux is None else aux.data.ptr,
-        )  # fmt: skip
+        except CublasLtError as error:
+            self.planner.refuse(problem, str(error))
+            self._refuse(problem, str(error))
+            return False
+        self.used.add(epilogue)
         return True
 
     def first_of(self, epilogues: Sequence[str], a: Array, b: Array, out: Array, **options: Any) -> str | None:
         """Multiply with the first of these epilogues that can be had; its name, or None where none can."""
         return next((e for e in epilogues if self.multiply(a, b, out, e, **options)), None)
 
-    def _trusted(self, problem: Problem) -> bool:
-        """Whether this kind of epilogue, at this width, does here what it is taken for: tried once, on small operands."""
+    def _refuse(self, problem: Problem, reason: str) -> None:
+        if problem.kind not in self.refused:
+            self.refused[problem.kind] = f"{problem.M}x{problem.N}x{problem.K}: {reason}"
+            log.warning("cuBLASLt: %s is not used: %s", problem.kind, self.refused[problem.kind])
+
+    def _verify(self, problem: Problem) -> None:
+        """Raises UnsupportedError where this kind of epilogue, at this width, does not do here what it is taken for: tried
+        once, on small operands."""
         if problem.epilogue == "DEFAULT":
-            return True
+            return
         small = problem.small()
         if small not in self._verified:
-            self._verified[small] = self._verify(small)
+            if self.planner.capturing():
+                raise UnsupportedError("cannot be tested during a capture")
+            self._verified[small] = self._tested(small)
         if self._verified[small]:
-            self.lt.refuse(problem, self._verified[small])
-        return not self._verified[small]
+            raise UnsupportedError(self._verified[small])
 
-    def _verify(self, small: Problem) -> str:
+    def _tested(self, small: Problem) -> str:
         """Why the epilogue is not to be trusted; "" where it is."""
         tolerance = TOLERANCE["tf32" if small.tf32 else small.types[1]]
         try:
-            error = self.epilogue_error(self.lt, small)
-        except UnsupportedError as reason:
+            error = self.epilogue_error(self.planner, small)
+        except (UnsupportedError, CublasLtError) as reason:
             return f"could not be tested: {reason}"
-        return (
-            ""
-            if error <= tolerance
-            else f"its self-test is off by {error:.1e}, relative, where {tolerance:.0e} is allowed"
-        )
+        if error <= tolerance:
+            return ""
+        return f"its self-test is off by {error:.1e}, relative, where {tolerance:.0e} is allowed"
 
 
 def _layout(matrix: Array) -> bool | None:

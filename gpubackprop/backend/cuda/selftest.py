@@ -7,18 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.backend.cuda.cublaslt import CublasLt, Plan, Problem
+from gpubackprop.backend.cuda.plans import Operands, Planner, Problem
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "tf32": 4e-3, "float16": 4e-3, "bfloat16": 3e-2}
 """Largest difference between a product with an epilogue and one without, relative in norm: a self-test, not a parity test."""
 
 
-def epilogue_error(lt: CublasLt, problem: Problem) -> float:
+def epilogue_error(planner: Planner, problem: Problem) -> float:
     """Carry out a product with an epilogue on random operands, and compare all that it writes with NumPy in float64.
 
     Returns the largest error, relative in norm. Waits for the device: this is no part of a step.
     """
-    plan = _first_plan(lt, problem)
     p, rng = problem, np.random.default_rng(0)
     a_type, d_type = (_numpy_type(t) for t in p.types)
     # Row-major views of the column-major operands: their transposes.
@@ -26,7 +25,7 @@ def epilogue_error(lt: CublasLt, problem: Problem) -> float:
     b = rng.normal(size=(p.K, p.N) if p.transpose_b else (p.N, p.K)).astype(a_type)
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     z = (wide_b.T if p.transpose_b else wide_b) @ (wide_a.T if p.transpose_a else wide_a)
-    cupy = lt.cupy
+    cupy = planner.cupy
     on_device = [cupy.asarray(v) for v in (a, b, np.zeros((p.N, p.M), d_type))]
     a_at, b_at, out_at = (v.data.ptr for v in on_device)
     bias: np.ndarray = rng.normal(size=p.M).astype(d_type)
@@ -36,10 +35,9 @@ def epilogue_error(lt: CublasLt, problem: Problem) -> float:
     bias_there, aux_there = cupy.asarray(bias), cupy.asarray(aux)
     if p.epilogue == "DRELU":
         # The mask is the library's own format: it is made by the epilogue that makes it in a step.
-        mask = _first_plan(lt, replace(p, epilogue="RELU_AUX"))
-        mask(a_at, b_at, out_at, aux=aux_there.data.ptr)
+        _do(planner, replace(p, epilogue="RELU_AUX"), Operands(a_at, b_at, out_at, aux=aux_there.data.ptr))
         z = z * (cupy.asnumpy(on_device[2]).astype(np.float64) > 0)
-    plan(a_at, b_at, out_at, bias=bias_there.data.ptr, aux=aux_there.data.ptr)
+    _do(planner, p, Operands(a_at, b_at, out_at, bias=bias_there.data.ptr, aux=aux_there.data.ptr))
     out = cupy.asnumpy(on_device[2]).astype(np.float64)
     if "BIAS" in p.epilogue:
         z = z + bias.astype(np.float64)
@@ -57,10 +55,8 @@ def epilogue_error(lt: CublasLt, problem: Problem) -> float:
     return max([_relative(out, want), *errors])
 
 
-def _first_plan(lt: CublasLt, problem: Problem) -> Plan:
-    plan = Plan(lt, problem)
-    plan.algorithm = plan.candidates()[0].copy()
-    return plan
+def _do(planner: Planner, problem: Problem, operands: Operands) -> None:
+    planner.run(planner.plan(problem, operands), operands)
 
 
 def _gelu_tanh(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.backend.base import Array
+from gpubackprop.backend.cuda.staging import page_locked
 
 SLOTS = 2
 
@@ -22,9 +23,7 @@ class _Slot:
     """Room for one batch on both sides, and the events that say whose turn it is."""
 
     def __init__(self, be: Any, x: np.ndarray, y: np.ndarray, n: int) -> None:
-        import cupyx
-
-        self.host = tuple(cupyx.empty_pinned((n, *a.shape[1:]), a.dtype) for a in (x, y))
+        self.host = tuple(page_locked((n, *a.shape[1:]), a.dtype) for a in (x, y))
         self.device = tuple(be.empty((n, *a.shape[1:]), a.dtype) for a in (x, y))
         self.copied = be.cupy.cuda.Event(disable_timing=True)
         self.free = be.cupy.cuda.Event(disable_timing=True)
@@ -45,8 +44,8 @@ class StreamedRows:
         self._order: np.ndarray | None = None
         self._stream = be.cupy.cuda.Stream(non_blocking=True)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gpubackprop-rows")
-        weakref.finalize(self, self._thread.shutdown, wait=False)
         self._slots: list[_Slot] = []
+        weakref.finalize(self, _close, self._thread, self._stream, self._slots).atexit = False
         self._next: tuple[int, int, _Slot, Future[None]] | None = None
 
     def order(self, permutation: np.ndarray) -> None:
@@ -77,8 +76,9 @@ class StreamedRows:
 
     def _begin(self, start: int, n: int) -> None:
         if not self._slots or len(self._slots[0].host[0]) < n:
-            # Slots that are still being read stay alive with what reads them.
-            self._slots = [_Slot(self.be, self.x, self.y, n) for _ in range(SLOTS)]
+            # The pool must not hand out memory that copies are still being written to.
+            self._stream.synchronize()
+            self._slots[:] = [_Slot(self.be, self.x, self.y, n) for _ in range(SLOTS)]
         slot = self._slots.pop(0)
         self._slots.append(slot)
         self._next = (start, n, slot, self._thread.submit(_fill, self.be, self._stream, slot, *self._rows(start, n)))
@@ -92,6 +92,17 @@ class StreamedRows:
         if self._next is not None:
             self._next[3].result()
             self._next = None
+
+
+def _close(thread: ThreadPoolExecutor, stream: Any, slots: list[_Slot]) -> None:
+    """Let go of the slots once nothing is copied to them any more: in the thread, after what it is doing."""
+
+    def last() -> None:
+        stream.synchronize()
+        slots.clear()
+
+    thread.submit(last)
+    thread.shutdown(wait=False)
 
 
 def _fill(be: Any, stream: Any, slot: _Slot, index: Any, n: int, sources: tuple[np.ndarray, ...]) -> None:

@@ -4,12 +4,15 @@
 // barriers let it. A launch fails, naming the reason, where
 //   * some threads of a block wait at a barrier and others have left or wait elsewhere (stricter than the hardware, which
 //     tolerates threads that have returned);
-//   * the lanes of a warp do not all meet at the same shuffle.
+//   * the lanes of a warp do not all meet at the same shuffle;
+//   * an address is no multiple of what is read or written there at once (g++ -fsanitize=alignment);
+//   * the grid or the block is larger than a device allows.
 // `reversed` runs the warps of a block, and their lanes, from last to first: a result that depends on the order has a race.
 // Not modelled: weak memory order, concurrent blocks, dynamic shared memory, other shuffles than xor.
 #pragma once
 #include <math.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <functional>
@@ -134,6 +137,13 @@ static Fiber* current;
 static std::function<void()> body;
 static const char* failure;
 
+// The limits of CUDA's programming guide, the same from compute capability 3.0 on.
+static const char* too_large(Dim3 grid, Dim3 block) {
+    if (grid.x > 2147483647u || grid.y > 65535u || grid.z > 65535u) return "a grid has at most 2^31-1, 65535, 65535 blocks";
+    if (block.x > 1024u || block.y > 1024u || block.z > 64u) return "a block has at most 1024, 1024, 64 threads";
+    return grid.x && grid.y && grid.z && block.x && block.y && block.z ? nullptr : "a grid or a block is empty";
+}
+
 static void wait(State state) {
     Fiber* self = current;
     self->state = state;
@@ -182,6 +192,7 @@ static void run_block(bool reversed) {
     for (;;) {
         for (size_t first = 0; first < threads; first += warp)
             run_warp(fibers.data() + (reversed ? threads - warp - first : first), reversed);
+        if (failure) return;
         size_t waiting = 0, done = 0;
         for (size_t i = 0; i < threads; ++i) {
             waiting += fibers[i].state == at_barrier;
@@ -202,7 +213,7 @@ static const char* launch(Dim3 grid, Dim3 block, bool reversed, std::function<vo
     body = std::move(kernel);
     gridDim = grid;
     blockDim = block;
-    failure = nullptr;
+    failure = too_large(grid, block);
     for (unsigned z = 0; z < grid.z && !failure; ++z)
         for (unsigned y = 0; y < grid.y && !failure; ++y)
             for (unsigned x = 0; x < grid.x && !failure; ++x) {
@@ -225,6 +236,19 @@ static const char* call(void (*kernel)(A...), const unsigned* geometry, bool rev
 }
 
 }  // namespace shim
+
+// What g++ calls for an access that is not aligned, on which a GPU stops with "misaligned address".
+extern "C" inline void __attribute__((used)) __ubsan_handle_type_mismatch_v1(void* place, void*) {
+    static char text[256];
+    struct Place {
+        const char* file;
+        unsigned line, column;
+    };
+    const Place& at = *static_cast<Place*>(place);
+    snprintf(text, sizeof text, "misaligned address at %s:%u", at.file, at.line);
+    shim::failure = text;
+    shim::wait(shim::finished);  // the access itself may trap
+}
 
 static inline void __syncthreads() { shim::wait(shim::at_barrier); }
 static inline void __threadfence() {}
