@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -116,6 +117,15 @@ def numbers(column: Any, decimal: str = ".") -> Floats:
     values: Floats = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     finite = np.isfinite(values)
     return values if finite.all() else np.where(finite, values, np.nan)
+
+
+def as_number(text: str) -> float | None:
+    """The number that a text is, as float() takes it, but without underscores and not infinite; None for other text."""
+    try:
+        value = float(text) if "_" not in text else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 # -- the rest ---------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from gpubackprop.data import cells
 from gpubackprop.data.text_tables import (
     LONGEST_ROW,
     NotUtf8Error,
+    Source,
     TextFormat,
     find_layout,
     listed,
@@ -149,12 +150,10 @@ def read_table(
         with contextlib.ExitStack() as stack:
             open_file = _opener(source, stack)
             with open_file() as file:
-                start = _first_bytes(file)
-            if start[:4] == b"PAR1":
-                return _from_arrow(where, _parquet(open_file), format, check)
-            if start[:6] == b"ARROW1":
-                return _from_arrow(where, _feather(open_file), format, check)
-            return _from_text(where, start, open_file, text, format, check)
+                start, whole = _first_bytes(file)
+            if start.startswith((b"PAR1", b"ARROW1")):
+                return _from_arrow(where, _arrow_parts(open_file, start, check), format, check)
+            return _from_text(where, start, whole, open_file, text, format, check)
     except DataError:
         raise
     except (
@@ -270,32 +269,32 @@ def _decompressed(where: str, file: BinaryIO) -> Iterator[Any]:
             yield file
 
 
-def _first_bytes(file: Any) -> bytes:
-    """What decides how a file is read: its first megabyte, or more where rows are long."""
+def _first_bytes(file: Any) -> tuple[bytes, bool]:
+    """What decides how a file is read, its first megabyte, or more where rows are long, and whether that is all of it."""
     start = b""
     while more := file.read(_START):
         start += more
-        if start.count(b"\n") + start.count(b"\r") > 20 or len(start) > LONGEST_ROW:
-            break
-    return start
+        if (len(start) >= _START and start.count(b"\n") + start.count(b"\r") > 20) or len(start) > LONGEST_ROW:
+            return start, False
+    return start, True
 
 
 # -- the kinds of files -----------------------------------------------------------------------------------------------
 
 
 def _from_text(
-    where: str, start: bytes, open_file: Opener, text: Sequence[str], format: TextFormat, check: Check
+    where: str, start: bytes, whole: bool, open_file: Opener, text: Sequence[str], format: TextFormat, check: Check
 ) -> Table:
     if not start.strip():
         raise DataError(f"{where}: holds only blanks")
     if start[:4] in (b"\xd0\xcf\x11\xe0", b"\x89HDF", b"FEA1", b"SQLi"):
         raise DataError(f"{where}: is a file of another kind; save the table as CSV or Parquet")
     while True:
-        layout = find_layout(where, start, len(start) < _START, text, format)
+        layout = find_layout(where, start, whole, text, format)
         check(_COLUMN_BYTES * len(layout.names))
         as_text = {found for name in text if (found := find_name(name, layout.names)) is not None}
         try:
-            columns, words = read_rows(where, open_file, layout, as_text, format.missing, check)
+            columns, words = read_rows(Source(where, open_file, layout, format.missing, check), as_text)
         except NotUtf8Error:
             format = replace(format, encoding="latin-1")
             continue
@@ -305,30 +304,29 @@ def _from_text(
         return Table(columns, None, [*layout.notes, *_told(words)], format)
 
 
-def _parquet(open_file: Opener) -> Iterator[Any]:
+def _arrow_parts(open_file: Opener, start: bytes, check: Check) -> Iterator[Any]:
+    """The schema of a Parquet or Feather file as a table without rows, and then its record batches."""
     import pyarrow as pa
     import pyarrow.parquet
 
-    with open_file() as file:
-        content = file if isinstance(file, io.BufferedReader) else io.BytesIO(file.read())
-        schema = pa.parquet.read_schema(content)
-        # Text as codes and a dictionary: a page of one long text, repeated, must not be written out.
-        coded = [
-            field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
-        ]
-        content.seek(0)
-        with pa.parquet.ParquetFile(content, read_dictionary=coded) as parquet:
-            yield pa.table([pa.array([], field.type) for field in parquet.schema_arrow], schema=parquet.schema_arrow)
-            yield from parquet.iter_batches(batch_size=1 << 16)
-
-
-def _feather(open_file: Opener) -> Iterator[Any]:
-    import pyarrow as pa
-
-    with open_file() as file:
-        content = file if isinstance(file, io.BufferedReader) else io.BytesIO(file.read())
-        with pa.ipc.open_file(content) as reader:
-            yield pa.table([pa.array([], field.type) for field in reader.schema], schema=reader.schema)
+    with contextlib.ExitStack() as stack:
+        content = stack.enter_context(open_file())
+        if not isinstance(content, io.BufferedReader):
+            file, content = content, io.BytesIO()
+            while block := file.read(_START):
+                content.write(block)
+                check(content.tell())
+            content.seek(0)
+        if start[:4] == b"PAR1":
+            # Text as codes and a dictionary: a page of one long text, repeated, must not be written out.
+            coded = [field.name for field in pa.parquet.read_schema(content) if "string" in str(field.type)]
+            content.seek(0)
+            reader = stack.enter_context(pa.parquet.ParquetFile(content, read_dictionary=coded))
+            yield reader.schema_arrow.empty_table()
+            yield from reader.iter_batches(batch_size=1 << 16)
+        else:
+            reader = stack.enter_context(pa.ipc.open_file(content))
+            yield reader.schema.empty_table()
             yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
 
 
@@ -343,43 +341,38 @@ def _from_arrow(where: str, parts: Iterator[Any], format: TextFormat, check: Che
         batches.append(batch)
         size += batch.nbytes
         check(size)
-    table = pa.Table.from_batches(batches, head.schema).unify_dictionaries()
-    notes: list[str] = []
-    index = [
-        name for name in (head.schema.pandas_metadata or {}).get("index_columns", []) if name in table.column_names
-    ]
+    table, notes = pa.Table.from_batches(batches, head.schema), []
+    index = [n for n in (head.schema.pandas_metadata or {}).get("index_columns", []) if n in table.column_names]
     if index:
         notes.append(f"{listed(index)}: the index of a data frame, and no column")
-    table = table.drop_columns(index) if index else table
+        table = table.drop_columns(index)
     if not table.num_rows or not table.num_columns:
         raise DataError(f"{where}: has {'columns but no rows' if table.num_columns else 'no columns'}")
-    names = unique_names([str(name).strip() for name in table.column_names], notes)
+    names = unique_names([name.strip() for name in table.column_names], notes)
     columns, words = [], {}
     for name, column in zip(names, table.columns, strict=True):
-        if cells.is_text(column.type) and not _is_clean(column, format.missing):
-            column, words[name] = without_missing(_as_text(column), format.missing)
+        if cells.is_text(column.type):
+            column, words[name] = _cleaned(column, format.missing)
         columns.append(column)
     return Table(pa.table(columns, names=names), None, [*notes, *_told(words)], format)
 
 
-def _is_clean(column: Any, missing: Sequence[str]) -> bool:
-    """Whether text is in levels that hold no missing value and no blanks around them, and are of Arrow's plain type."""
+def _cleaned(column: Any, missing: Sequence[str]) -> tuple[Any, Counter[str]]:
+    """`without_missing` for text in levels too: there the levels are cleaned, and stay."""
     import pyarrow as pa
-
-    if not pa.types.is_dictionary(column.type) or not pa.types.is_string(column.type.value_type):
-        return False
-    levels = column.chunk(0).dictionary.to_pylist() if column.num_chunks else []
-    return not any(level is None or level != level.strip() or level in missing for level in levels)
-
-
-def _as_text(column: Any) -> Any:
-    """A text column without levels."""
-    import pyarrow as pa
+    import pyarrow.compute as pc
 
     if not pa.types.is_dictionary(column.type):
-        return column.cast(pa.large_string())
-    chunks = [chunk.dictionary.cast(pa.large_string()).take(chunk.indices) for chunk in column.chunks]
-    return pa.chunked_array(chunks, pa.large_string())
+        return without_missing(column.cast(pa.large_string()), missing)
+    chunks, words = [], Counter[str]()
+    for chunk in column.chunks:
+        levels = chunk.dictionary.cast(pa.string())
+        cleaned = without_missing(levels, missing)[0].dictionary_encode()
+        for word in levels.filter(pc.and_(cleaned.is_null(), levels.is_valid())).to_pylist():
+            rows = pc.sum(pc.equal(chunk.indices, pc.index(levels, word))).as_py()
+            words += Counter({word.strip(): rows} if word.strip() and rows else {})
+        chunks.append(pa.DictionaryArray.from_arrays(cleaned.indices.take(chunk.indices), cleaned.dictionary))
+    return pa.chunked_array(chunks).unify_dictionaries(), words
 
 
 def _told(words: dict[str, Counter[str]]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -105,7 +104,7 @@ def read_target_columns(columns: Sequence[Any], task: str, where: str, decimal: 
         values, notes = _values(column, task, where, decimal)
         return Targets(values[:, None], "regression", (), tuple(notes))
     codes, names = cells.levels(column)
-    plain = [as_number(name) for name in names]
+    plain = [cells.as_number(name) for name in names]
     if None not in plain:
         values = np.array(plain, np.float64)[codes]
         if task == "auto" and _guess(values) == "regression":
@@ -132,7 +131,7 @@ _QUESTION = "say task=classification for a class for each text, or task=regressi
 
 def _labels(codes: Array, names: Sequence[str]) -> Targets:
     """Labels for codes of texts, numbered in the order of the numbers that the texts are, or else of the alphabet."""
-    numeric = all(as_number(name) is not None for name in names)
+    numeric = all(cells.as_number(name) is not None for name in names)
     order = sorted(range(len(names)), key=lambda i: (Decimal(names[i]) if numeric else 0, names[i]))
     place = np.argsort(order)
     return Targets(place[codes].astype(np.int64), "classification", tuple(names[i] for i in order))
@@ -164,7 +163,7 @@ def _values(column: Any, task: str, where: str, decimal: str | None) -> tuple[Ar
         )
     values = _finite(cells.numbers(text, writing.decimal), column, where)
     example = str(column[0].as_py())
-    return values, [] if as_number(example) is not None else [f"{where}: {example!r} is read as {values[0]:g}"]
+    return values, [] if cells.as_number(example) is not None else [f"{where}: {example!r} is read as {values[0]:g}"]
 
 
 def _finite(values: Array, column: Any, where: str) -> Array:
@@ -172,15 +171,6 @@ def _finite(values: Array, column: Any, where: str) -> Array:
         row = int(np.argmin(np.isfinite(values)))
         raise DataError(f"{where}: row {row + 1} holds {column[row].as_py()}, which is no target; remove the row")
     return values
-
-
-def as_number(text: str) -> float | None:
-    """The number that a text is, as float() takes it, but without underscores and not infinite; None for other text."""
-    try:
-        value = float(text) if "_" not in text else math.nan
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _guess(raw: Array) -> Task:

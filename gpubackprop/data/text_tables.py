@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NoReturn
 
+from gpubackprop.data.cells import as_number
 from gpubackprop.errors import ArgumentError, DataError
 
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None", "?", "-")
@@ -215,70 +216,55 @@ def _is_header(first: list[str], rows: list[list[str]], wanted: Sequence[str]) -
     numbers = [value for name in stripped if (value := as_number(name)) is not None]
     if len(numbers) > 1 and all(b - a == 1 for a, b in pairwise(numbers)):
         return numbers[0] == 0 or numbers[0] > 1000  # the numbers of a bare array's columns, or years
-    for_it = against = 0
+    votes = []
     for i, name in enumerate(stripped[:1000]):
         below = [row[i].strip() for row in rows if i < len(row) and row[i].strip() not in MISSING]
-        numeric = bool(below) and all(as_number(cell) is not None for cell in below)
-        if numeric:
-            if as_number(name) is None and name not in MISSING:
-                for_it += 1
-            else:
-                against += 1
+        if below and all(as_number(cell) is not None for cell in below):
+            votes.append(as_number(name) is None and name not in MISSING)
         elif as_number(name) is not None or name in below:
-            against += 1
-    return for_it > 0 if for_it != against else not against
-
-
-def as_number(cell: str) -> float | None:
-    """The number in a cell, as float() reads it, but without underscores; None where there is none."""
-    try:
-        return None if "_" in cell else float(cell)
-    except ValueError:
-        return None
+            votes.append(False)
+    return 2 * sum(votes) > len(votes) or not votes
 
 
 # -- its rows --------------------------------------------------------------------------------------------------------
 
 
-def read_rows(
-    where: str,
-    open_file: Callable[[], AbstractContextManager[Any]],
-    layout: Layout,
-    text: set[str],
-    missing: Sequence[str],
-    check: Callable[[int], None],
-) -> tuple[Any, dict[str, Counter[str]]]:
-    """The rows as a pyarrow.Table, each column of the narrowest type that holds all its cells, and the words for missing
-    values that were found in columns of text.
+@dataclass(frozen=True)
+class Source:
+    """A text table to read. open: opens it from its beginning. check: is called with the memory that its rows take so far."""
 
-    text: names of columns to keep as text. check(bytes): called with the memory that the rows take so far. Raises
-    DataError for rows of unequal length and text that cannot be decoded, NotUtf8Error for bytes that are not UTF-8.
+    name: str
+    open: Callable[[], AbstractContextManager[Any]]
+    layout: Layout
+    missing: Sequence[str]
+    check: Callable[[int], None]
+
+
+Words = dict[str, Counter[str]]
+"""Of each column of text, the words for missing values that it holds, with their numbers of rows."""
+
+
+def read_rows(source: Source, text: set[str]) -> tuple[Any, Words]:
+    """The rows as a pyarrow.Table, each column of the narrowest type that holds all its cells, those in `text` as text.
+
+    Raises DataError for rows of unequal length and text that cannot be decoded, NotUtf8Error for bytes that are not UTF-8.
     """
     import pyarrow as pa
 
-    types = {name: pa.string() for name in text if name in layout.names}
-    with open_file() as file:
-        tables, words = _parse_all(where, file, layout, types, missing, check)
+    names = source.layout.names
+    tables, words = _parse_all(source, {name: pa.string() for name in text})
     if not tables:
-        raise DataError(f"{where}: has a header but no rows")
-    common = [
-        _common_type({*kinds} - {pa.null()}) for kinds in zip(*(table.schema.types for table in tables), strict=True)
-    ]
-    mixed = [name for name, kind in zip(layout.names, common, strict=True) if kind is None]
-    again: dict[str, Any] = {}
-    if mixed:
-        # Numbers in one block and text in another: the numbers are read again as the text that they were.
-        with open_file() as file:
-            texts, more = _parse_all(where, file, layout, dict.fromkeys(mixed, pa.string()), missing, check, mixed)
-        words |= more
-        again = {name: pa.chunked_array([c for t in texts for c in t.column(name).chunks]) for name in mixed}
-    columns = [
-        again[name]
-        if name in again
-        else pa.chunked_array([chunk.cast(kind, safe=False) for part in parts for chunk in part.chunks], kind)
-        for name, kind, parts in zip(layout.names, common, zip(*(t.columns for t in tables), strict=True), strict=True)
-    ]
-    return pa.table(columns, names=layout.names), words
+        raise DataError(f"{source.name}: has a header but no rows")
+    kinds = [_common_type({*found} - {pa.null()}) for found in zip(*(t.schema.types for t in tables), strict=True)]
+    # Numbers in one block and text in another: the numbers are read again as the text that they were.
+    mixed = [name for name, kind in zip(names, kinds, strict=True) if kind is None]
+    texts, more = _parse_all(source, dict.fromkeys(mixed, pa.string()), mixed) if mixed else ([], {})
+    columns = []
+    for name, kind, parts in zip(names, kinds, zip(*(t.columns for t in tables), strict=True), strict=True):
+        if kind is None:
+            kind, parts = pa.string(), tuple(t.column(name) for t in texts)
+        columns.append(pa.chunked_array([c.cast(kind, safe=False) for part in parts for c in part.chunks], kind))
+    return pa.table(columns, names=names), words | more
 
 
 def _common_type(found: set[Any]) -> Any:
@@ -307,26 +293,22 @@ class _AsUtf8:
         return self.decoder.decode(raw, not raw).encode()
 
 
-def _blocks(where: str, file: Any, layout: Layout) -> Iterator[bytes]:
+def _blocks(source: Source, file: Any) -> Iterator[bytes]:
     """Successive parts of the text after the header, each of whole rows, in UTF-8 without a byte-order mark."""
+    layout = source.layout
     utf8 = layout.encoding in ("utf-8", "ascii")
-    source = file if utf8 else _AsUtf8(file, layout.encoding)
-    rest, lines, start = b"", layout.skip, True
-    while True:
+    file = file if utf8 else _AsUtf8(file, layout.encoding)
+    rest, lines, more = b"", layout.skip, file.read(layout.block).removeprefix(codecs.BOM_UTF8)
+    while more or rest:
+        block = rest + more if rest else more
         # A row ends at a newline with an even number of quotes before it. Where there is none, more is read.
-        more = source.read(max(layout.block, len(rest)))
-        if start:
-            more = more.removeprefix(codecs.BOM_UTF8)
-        start, block = False, rest + more if rest else more
-        cut = len(block) if not more else block.rfind(layout.newline) + 1
-        for _ in range(4):
-            if not more or not cut or not block.count(b'"', 0, cut) % 2:
-                break
-            cut = block.rfind(layout.newline, 0, block.rfind(b'"', 0, cut)) + 1
-        else:
-            cut = 0
+        cut = block.rfind(layout.newline) + 1 if more else len(block)
+        tries = 4
+        while more and cut and block.count(b'"', 0, cut) % 2:
+            tries -= 1
+            cut = block.rfind(layout.newline, 0, block.rfind(b'"', 0, cut)) + 1 if tries else 0
         if not cut and len(block) > LONGEST_ROW:
-            raise DataError(f"{where}: a row of more than {LONGEST_ROW:,} bytes, or a quote that is never closed")
+            raise DataError(f"{source.name}: a row of more than {LONGEST_ROW:,} bytes, or a quote that is never closed")
         rows, rest = block[:cut], block[cut:]
         if utf8 and not rows.isascii():
             try:
@@ -338,50 +320,39 @@ def _blocks(where: str, file: Any, layout: Layout) -> Iterator[bytes]:
             lines, rows = lines - 1, rows[rows.find(layout.newline) + 1 or len(rows) :]
         if rows.strip():
             yield rows
-        if not more:
-            return
+        more = file.read(max(layout.block, len(rest))) if more else b""
 
 
-def _parse_all(
-    where: str,
-    file: Any,
-    layout: Layout,
-    types: dict[str, Any],
-    missing: Sequence[str],
-    check: Callable[[int], None],
-    only: list[str] | None = None,
-) -> tuple[list[Any], dict[str, Counter[str]]]:
+def _parse_all(source: Source, types: dict[str, Any], only: list[str] | None = None) -> tuple[list[Any], Words]:
+    """All rows, or their columns in `only`, as pyarrow tables, several blocks at a time."""
     workers = min(8, os.cpu_count() or 1)
     tables: list[Any] = []
-    words: dict[str, Counter[str]] = {}
-    size = 0
+    sizes: list[int] = []
+    words: Words = {}
     pending: deque[Any] = deque()
 
     def take() -> None:
-        nonlocal size
         table, found = pending.popleft().result()
         if isinstance(table, str):
-            _refuse_row(where, table, sum(t.num_rows for t in tables), found, layout)
+            _refuse_row(source, table, sum(t.num_rows for t in tables), found)
         tables.append(table)
-        size += table.nbytes
-        check(size)
+        sizes.append(table.nbytes)
+        source.check(sum(sizes))
         for name, counts in found.items():
             words.setdefault(name, Counter()).update(counts)
 
-    with ThreadPoolExecutor(workers) as pool:
-        for block in _blocks(where, file, layout):
+    with source.open() as file, ThreadPoolExecutor(workers) as pool:
+        for block in _blocks(source, file):
             if len(pending) > workers:
                 take()
-            pending.append(pool.submit(_parse, block, layout, types, missing, only))
+            pending.append(pool.submit(_parse, block, source, types, only))
         while pending:
             take()
     return tables, words
 
 
-def _parse(
-    block: bytes, layout: Layout, types: dict[str, Any], missing: Sequence[str], only: list[str] | None
-) -> tuple[Any, Any]:
-    """The rows of a block as a pyarrow.Table, with the words for missing values in its text; or what is wrong, and where."""
+def _parse(block: bytes, source: Source, types: dict[str, Any], only: list[str] | None) -> tuple[Any, Any]:
+    """The rows of a block as a pyarrow.Table, and the words for missing values in it; or what is wrong, and the row."""
     import pyarrow as pa
     import pyarrow.csv
 
@@ -389,16 +360,18 @@ def _parse(
     try:
         table = pa.csv.read_csv(
             pa.BufferReader(block),
-            read_options=pa.csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=layout.names),
+            read_options=pa.csv.ReadOptions(
+                use_threads=False, block_size=len(block) + 1, column_names=source.layout.names
+            ),
             parse_options=pa.csv.ParseOptions(
-                delimiter=layout.separator,
+                delimiter=source.layout.separator,
                 newlines_in_values=b'"' in block,
                 invalid_row_handler=lambda row: (bad.append(row), "error")[1],  # type: ignore[func-returns-value]
             ),
             convert_options=pa.csv.ConvertOptions(
                 column_types=types,
                 include_columns=only,
-                null_values=list(missing),
+                null_values=list(source.missing),
                 strings_can_be_null=False,
                 true_values=["true", "True", "TRUE"],
                 false_values=["false", "False", "FALSE"],
@@ -409,7 +382,7 @@ def _parse(
     columns, words = [], {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_string(column.type):
-            column, words[name] = without_missing(column, missing)
+            column, words[name] = without_missing(column, source.missing)
         elif pa.types.is_int64(column.type):
             column = _narrowed(column)
         columns.append(column)
@@ -443,11 +416,11 @@ def _narrowed(column: Any) -> Any:
     return column
 
 
-def _refuse_row(where: str, message: str, before: int, row: Any, layout: Layout) -> NoReturn:
+def _refuse_row(source: Source, message: str, before: int, row: Any) -> NoReturn:
     if row is None:
-        raise DataError(f"{where}: after row {before}: {message.splitlines()[0]}")
+        raise DataError(f"{source.name}: after row {before}: {message.splitlines()[0]}")
     hint = "; a quote is not closed" if row.text.count('"') % 2 else ""
     raise DataError(
-        f"{where}: row {before + row.number} has {row.actual_columns} cells, and {row.expected_columns} were expected "
-        f"with {layout.separator!r} between them{hint}; mend or remove the row: {row.text[:60]!r}"
+        f"{source.name}: row {before + row.number} has {row.actual_columns} cells, and {row.expected_columns} were "
+        f"expected with {source.layout.separator!r} between them{hint}; mend or remove the row: {row.text[:60]!r}"
     )

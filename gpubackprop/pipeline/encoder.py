@@ -37,6 +37,10 @@ NEARLY_ALL = 0.9
 FEWEST = 10
 """Below this many rows, that all values differ says nothing."""
 
+HEAVY = 10.0
+"""Where the farthest value is so many times as far from the median as the values are on average, a network sees the others in
+the logarithm only."""
+
 _ROWS = 1 << 16
 _ID = re.compile(
     r"(^|[\W_])(id|idx|index|key|nr|no|num|number|row|uid|uuid|guid|unnamed: \d+)[\W_]*$|^column 1$|^row$", re.I
@@ -212,9 +216,11 @@ def _number(column: Any, s: Mapping[str, Any]) -> Floats:
     values = cells.yes_or_no(column) if s["decimal"] == "yes or no" else cells.numbers(column, s["decimal"])
     absent = np.isnan(values)
     values = np.where(absent, s["median"], values)
+    parts = [values, absent][: 1 + s["gaps"]]
     if s["unit"]:
-        values = np.sign(values - s["median"]) * np.log1p(np.abs(values - s["median"]) / s["unit"])
-    return np.stack([values, absent][: 1 + s["gaps"]], axis=1)
+        away = values - s["median"]
+        parts.insert(1, np.sign(away) * np.log1p(np.abs(away) / s["unit"]))
+    return np.stack(parts, axis=1)
 
 
 def _category(column: Any, s: Mapping[str, Any]) -> Floats:
@@ -386,12 +392,15 @@ def _number_column(
     if not present.size:
         return Column(name, "left out", "none of its values is a number", missing), []
     distinct, median = len(np.unique(present)), float(np.median(present))
-    unit = float(np.median(np.abs(present - median)) or present.std() or 1.0) if name in choices.log else 0.0
-    becomes = how + ("1 and 0" if is_flag else "logarithm, scaled" if unit else "scaled")
+    away = np.abs(present - median)
+    heavy = name in choices.log or (not is_flag and away.max() > HEAVY * away.mean())
+    unit = float(np.median(away) or away.mean() or 1.0) if heavy else 0.0
+    becomes = how + ("1 and 0" if is_flag else "scaled, and its logarithm" if unit else "scaled")
     if unread := missing - values.null_count:
         becomes += f"; {unread:,} cells that are no finite numbers taken as missing"
     settings = {"decimal": decimal, "median": median, "unit": unit}
-    column = Column(name, "boolean" if is_flag else "number", becomes, missing, distinct, settings, [name])
+    inputs = [name, f"{name} log"] if heavy else [name]
+    column = Column(name, "boolean" if is_flag else "number", becomes, missing, distinct, settings, inputs)
     keys = [_key(x)]
     if distinct == target.classes and not missing:
         keys.append(_key(_by_appearance(x)))

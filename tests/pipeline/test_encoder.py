@@ -200,12 +200,15 @@ def test_choices() -> None:
         Encoder.fit(rows, Y, choices=Choices(drop=("nam",)))
 
 
-def test_logarithms() -> None:
+def test_numbers_with_heavy_tails_have_a_logarithm_too() -> None:
     values = np.exp(RNG.standard_normal(N) * 4)
-    _, x, column = fitted(values, log=("c",))
+    _, x, column = fitted(values)
     assert "logarithm" in column.becomes
-    assert np.abs(x).max() < 4 < np.abs(fitted(values)[1]).max()
-    assert (np.argsort(x[:, 0]) == np.argsort(values)).all()
+    assert column.inputs == ["c", "c log"]
+    assert np.abs(x[:, 1]).max() < 4 < np.abs(x[:, 0]).max()
+    assert (np.argsort(x[:, 1]) == np.argsort(values)).all()
+    assert fitted(np.arange(N) * 3)[2].inputs == ["c"]
+    assert fitted(np.arange(N) * 3, log=("c",))[2].inputs == ["c", "c log"]
 
 
 def test_constant_to_rounding_is_not_blown_up() -> None:
