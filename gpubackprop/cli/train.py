@@ -54,6 +54,9 @@ def train(
     standardize: Annotated[bool, Option(help="Inputs and regression targets to mean 0, variance 1.")] = True,
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     precision: Annotated[str | None, Option(help="fp32, fp64, or on a GPU tf32, bf16, fp16.")] = None,
+    compile: Annotated[
+        bool, Option("--compile", help="On the CPU: small training steps as machine code (extra numba).")
+    ] = False,
     seed: Annotated[int, Option(help="Of the weights, the order, dropout and the held-out rows.", min=0)] = 0,
     out: Annotated[str | None, Option(help="Run folder; by default runs/DATA-1, runs/DATA-2, ...")] = None,
     overwrite: Annotated[

@@ -44,6 +44,7 @@ class Settings:
     standardize: bool = True
     device: str = "auto"
     precision: str | None = None
+    compile: bool = False
     seed: int = 0
 
     def completed(self, data: Dataset) -> Settings:
@@ -89,6 +90,7 @@ class Settings:
             loss=get_loss(self.loss),
             device=self.device,
             precision=self.precision,
+            compile=self.compile,
             seed=self.seed,
             l1=self.l1,
             l2=self.l2,
