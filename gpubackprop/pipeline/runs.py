@@ -27,6 +27,7 @@ from gpubackprop.errors import (
     unknown_name,
 )
 from gpubackprop.files.checkpoint import FORGED
+from gpubackprop.files.plain import finite
 from gpubackprop.losses import get_loss
 from gpubackprop.pipeline.encoder import Choices, Encoder, described
 from gpubackprop.pipeline.model import Model
@@ -184,8 +185,7 @@ def resume_run(
     """Go on with a run that was interrupted, from its newest checkpoint, as if it never had been; or train a whole one further.
 
     run: its folder. more_epochs: on top of those that it was to have. data: the training data, where they are not where they
-    were, or were no file; folder: as for `load`. device: None for that of the run. Everything else is as in `train_run`;
-    settings stay as they were.
+    were, or were no file; folder: as for `load`. device: None for that of the run. The other arguments: as for `train_run`.
 
     Raises CheckpointError where the folder holds no checkpoint that is whole, DataError where the data are others, and what
     `train_run` raises.
@@ -237,7 +237,7 @@ class _Training:
     def carry_out(self, run: RunFolder) -> Run:
         """Train, and leave the result in the folder. Raises what `train_run` raises."""
         interrupts = Interrupts(self.stop_on)
-        extra = {**self.model.extra(), "run": self.about}
+        extra = {**self.model.extra(), "run": finite(self.about)}
         checkpoints = Checkpoints(run.checkpoints, self.every, extra=extra, report=self.report, interrupts=interrupts)
         callbacks = [_HistoryFile(run, self.report), *self.callbacks, checkpoints]
         with interrupts:
@@ -381,8 +381,9 @@ def _same_data(model: Model, data: Dataset | str | os.PathLike[str] | None, fold
     known = model.data
     if not isinstance(data, Dataset):
         source = known["source"] if data is None else os.fspath(data)
-        if source is None:
-            raise DataError("the network was trained on arrays, not on a file: hand them over as data=")
+        if source is None or (source == "-" and data is None):
+            where = "arrays, not on a file" if source is None else "standard input"
+            raise DataError(f"the network was trained on {where}: say which rows those were by data=...")
         data = model.load_data(source, folder=folder or known["folder"], same=True)
     if fingerprint(data) != known["sha256"]:
         raise DataError(f"{data.name}: not the data that the run was trained on; it can go on with the same rows only")
