@@ -51,6 +51,54 @@ def mean_absolute_error(outputs: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean(np.abs(outputs.astype(np.float64) - y)))
 
 
+def root_mean_squared_error(outputs: np.ndarray, y: np.ndarray) -> float:
+    """The square root of the mean of (a - y)^2 over all elements; both (n, m)."""
+    return float(np.sqrt(np.mean((outputs.astype(np.float64) - y) ** 2)))
+
+
+def log_loss(probabilities: np.ndarray, y: np.ndarray) -> float:
+    """The mean of -log p of the class that is right. probabilities (n, m); y: labels (n,), or (n, m) of 0 and 1, each of whose
+    elements is a yes-or-no of its own. A probability of 0 counts as the smallest that its type can tell from 0 beside 1."""
+    least = np.finfo(probabilities.dtype).eps
+    p = np.clip(probabilities.astype(np.float64), least, 1 - least)
+    if y.ndim == 1:
+        return float(-np.mean(np.log(p[np.arange(len(y)), y])))
+    return float(-np.mean(np.where(y >= 0.5, np.log(p), np.log1p(-p))))
+
+
+def balanced_accuracy(counts: np.ndarray) -> float:
+    """The mean over the classes of the share of their rows that is right. counts (m, m): a `confusion_matrix`."""
+    rows = counts.sum(axis=1)
+    return float(np.mean(counts.diagonal()[rows > 0] / rows[rows > 0]))
+
+
+def macro_f1(counts: np.ndarray) -> float:
+    """The mean over the classes of F1 = 2 TP / (2 TP + FP + FN), those left out that no row has and none was taken for.
+
+    counts (m, m): a `confusion_matrix`.
+    """
+    total = counts.sum(axis=0) + counts.sum(axis=1)
+    return float(np.mean(2 * counts.diagonal()[total > 0] / total[total > 0]))
+
+
+def roc_auc(outputs: np.ndarray, y: np.ndarray) -> float:
+    """The chance that a row of a class has a larger output for it than a row of another class, ties counting half: the area
+    under the ROC curve. The mean over the classes, each against all others; of two, they are the same.
+
+    outputs (n, m): scores or probabilities. y: labels (n,), or (n, m) of 0 and 1. NaN where no class has both kinds of rows.
+    """
+    found = []
+    for k in range(outputs.shape[1]):
+        mine = y == k if y.ndim == 1 else y[:, k] >= 0.5
+        yes, no = int(mine.sum()), int((~mine).sum())
+        if yes and no:
+            # The rank-sum statistic of Mann and Whitney (1947), with the mean of the ranks for equal outputs.
+            _, inverse, count = np.unique(outputs[:, k], return_inverse=True, return_counts=True)
+            ranks = np.cumsum(count) - (count - 1) / 2
+            found.append((ranks[inverse.reshape(-1)][mine].sum() - yes * (yes + 1) / 2) / (yes * no))
+    return float(np.mean(found)) if found else float("nan")
+
+
 def scores(predictions: np.ndarray, y: np.ndarray, loss: Loss) -> dict[str, float]:
     """The metrics that suit the loss: {"accuracy": ...} for the cross-entropies, else {"r2", "mean_absolute_error"}.
 

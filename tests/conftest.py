@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpubackprop.backend.base import Backend
 from gpubackprop.backend.select import fallback_reason, get_backend
+
+# Processes that tests start import this checkout, wherever they run, and not another one that may be installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
 
 
 @pytest.fixture(params=["cpu", "strict", pytest.param("cuda", marks=pytest.mark.cuda)])

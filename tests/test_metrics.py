@@ -3,7 +3,19 @@ import pytest
 
 import gpubackprop as gb
 from gpubackprop.losses import get_loss
-from gpubackprop.metrics import accuracy, confusion_matrix, label_accuracy, mean_absolute_error, r2, scores
+from gpubackprop.metrics import (
+    accuracy,
+    balanced_accuracy,
+    confusion_matrix,
+    label_accuracy,
+    log_loss,
+    macro_f1,
+    mean_absolute_error,
+    r2,
+    roc_auc,
+    root_mean_squared_error,
+    scores,
+)
 from gpubackprop.network.inference import to_prediction
 
 
@@ -106,3 +118,43 @@ def test_confusion_matrix_agrees_with_scikit_learn():
 )
 def test_the_loss_says_which_metrics(loss, m, y, keys):
     assert set(scores(np.full((2, m), 0.25), y, get_loss(loss))) == keys
+
+
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("missing", [False, True])
+def test_metrics_of_classes_agree_with_scikit_learn(m, missing):
+    sk = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(2)
+    p = rng.integers(1, 6, (120, m)).astype(float)  # many ties
+    p /= p.sum(axis=1, keepdims=True)
+    y = rng.integers(0, m, 120)
+    if missing and m > 2:
+        y[y == 1] = 0
+        p[:, 1] = 0
+        p /= p.sum(axis=1, keepdims=True)
+    counts, taken, there = confusion_matrix(p, y), p.argmax(1), np.unique(y)
+    assert balanced_accuracy(counts) == pytest.approx(sk.balanced_accuracy_score(y, taken), rel=1e-12)
+    assert macro_f1(counts) == pytest.approx(sk.f1_score(y, taken, average="macro"), rel=1e-12)
+    assert log_loss(p, y) == pytest.approx(sk.log_loss(y, p, labels=range(m)), rel=1e-9)
+    expected = np.mean([sk.roc_auc_score(y == k, p[:, k]) for k in there])
+    assert roc_auc(p, y) == pytest.approx(expected, rel=1e-12)
+
+
+def test_metrics_of_several_labels_agree_with_scikit_learn():
+    sk = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(3)
+    p, y = rng.random((80, 3)), rng.integers(0, 2, (80, 3))
+    assert roc_auc(p, y) == pytest.approx(sk.roc_auc_score(y, p), rel=1e-12)
+    assert log_loss(p, y) == pytest.approx(np.mean([sk.log_loss(y[:, k], p[:, k]) for k in range(3)]), rel=1e-12)
+
+
+def test_a_sure_and_wrong_prediction_is_not_infinitely_bad():
+    assert np.isfinite(log_loss(np.array([[1.0, 0.0]], np.float32), np.array([1])))
+
+
+def test_roc_auc_of_one_class_is_not_defined():
+    assert np.isnan(roc_auc(np.array([[0.2, 0.8], [0.6, 0.4]]), np.array([1, 1])))
+
+
+def test_root_mean_squared_error():
+    assert root_mean_squared_error(np.array([[1.0], [2.0]]), np.array([[1.0], [4.0]])) == pytest.approx(2**0.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import sys
 import warnings
@@ -12,6 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gpubackprop import __version__
+from gpubackprop.cli.output import Output, printable
 from gpubackprop.errors import GpuBackpropError, unknown_name
 
 COMMANDS = {
@@ -88,12 +91,12 @@ def _with_options(message: str, command: TyperCommand | None) -> str:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 app = typer.Typer(
@@ -114,7 +117,18 @@ def _root(
 
 
 def main() -> NoReturn:
-    """Run the command with the arguments of this process, and exit: 0, 2 for an error, 130 after Ctrl-C."""
+    """Run the command with the arguments of this process, and exit: 0, 2 for an error, 128 and the signal's number after one."""
     warnings.showwarning = _show_warning
-    app()
+    if os.environ.get("COLUMNS") == "0":  # what some terminals say that do not know
+        del os.environ["COLUMNS"]
+    out = sys.stdout = Output(sys.stdout)
+    sys.stderr = Output(sys.stderr)
+    try:
+        app()
+    except SystemExit as ending:
+        out.flush()
+        # Somebody who reads no further, or a terminal that is gone, is not missing anything.
+        if out.failure is not None and out.failure.errno not in (errno.EPIPE, errno.EIO) and not ending.code:
+            sys.exit(_fail(f"the output could not be written: {out.failure.strerror}"))
+        raise
     sys.exit(0)

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from gpubackprop.cli.output import printable
 from gpubackprop.training import Callback, FitPlan, FitProgress, History, Trainer
 
 LINES = 20
@@ -26,7 +27,8 @@ class Display(Callback):
     def on_fit_start(self, trainer: Trainer, plan: FitPlan) -> None:
         self.plan = plan
         self.started = time.perf_counter()
-        self._every = -(-plan.epochs // LINES)
+        self._every = max(-(-plan.epochs // LINES), 1)
+        self._before = len(trainer.history)
         self._last = ""
         if self.console.is_terminal:
             self._bar = Progress(
@@ -48,7 +50,7 @@ class Display(Callback):
 
     def on_epoch_end(self, trainer: Trainer, record: dict[str, Any]) -> None:
         epoch, epochs = record["epoch"], self.plan.epochs
-        left = (time.perf_counter() - self.started) / epoch * (epochs - epoch)
+        left = (time.perf_counter() - self.started) / (epoch - self._before) * (epochs - epoch)
         scores = {k: v for k, v in record.items() if k.endswith(("loss", "accuracy", "r2"))}
         state = _state(scores, "", record["samples_per_second"], left)
         self._last = " ".join(f" {k} {v:.4f}" for k, v in scores.items() if not k.endswith("loss"))
@@ -71,8 +73,8 @@ def _state(scores: dict[str, float], more: str, rate: float, seconds_left: float
 
 
 def say(console: Console, text: str) -> None:
-    """Print text as it is: nothing in it is markup, and no line is broken."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    """Print text as it is: nothing in it is markup or a command to the terminal, and no line is broken."""
+    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 from rich.box import SIMPLE_HEAD
@@ -12,7 +11,9 @@ from rich.table import Table
 from typer import Argument, Option
 
 from gpubackprop.cli.display import say
+from gpubackprop.files.plain import as_json as as_json_text
 from gpubackprop.pipeline.model import Array, Model, load_run
+from gpubackprop.pipeline.report import report
 
 
 def evaluate(
@@ -34,17 +35,17 @@ def evaluate(
     """Score a trained network on rows that it was not trained on."""
     model = load_run(run, device)
     rows = model.rows_to_judge(data, target, folder)
-    scores = model.scores(rows.x, rows.y, batch_size)
+    found = report(model, rows.x, rows.y, batch_size)
     if as_json:
-        print(json.dumps({**scores, "rows": len(rows.x)}))
+        print(as_json_text({**found.metrics, "rows": len(rows.x)}))
         return
     console = Console()
     for remark in model.remarks(rows.x):
         say(console, remark)
-    line = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-    say(console, f"{model.data['name']}, {rows.what}: {line}")
+    first, rest = found.lines()
+    say(console, f"{model.data['name']}, {rows.what}: {first}\n{rest}")
     if model.classes:
-        console.print(_by_class(model, model.answers(rows.x, batch_size).argmax(axis=1), rows.y))
+        console.print(_by_class(model, found.answers.argmax(axis=1), rows.y))
 
 
 def _by_class(model: Model, taken: Array, y: Array) -> Table:

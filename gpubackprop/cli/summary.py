@@ -39,7 +39,7 @@ def summary(
         console.print(_epochs(history))
     result = about.get("result")
     if result:
-        scores = ", ".join(f"{k} {v:.4f}" for k, v in result["test"].items())
+        scores = ", ".join(f"{k} {v:.4f}" for k, v in result["test"].items() if v is not None)
         best = f", best epoch {result['best_epoch']}" if result["best_epoch"] else ""
         say(console, f"stopped by {result['stopped']} after {result['epochs']} epochs{best}; test: {scores}")
 

@@ -110,8 +110,9 @@ def train(
     except RunInterruptedError as error:
         interrupted, run = error, error.run
     spent = duration(time.perf_counter() - started)
-    if run.scores:
-        say(console, f"test ({run.judged_on}): {', '.join(f'{k} {v:.4f}' for k, v in run.scores.items())}")
+    if run.report is not None:
+        first, rest = run.report.lines()
+        say(console, f"test ({run.judged_on}): {first}\n{rest}")
     how = "interrupted" if interrupted else "done"
     say(console, f"{how} after {len(run.history)} epochs, {spent}; run folder: {run.path}")
     if interrupted:

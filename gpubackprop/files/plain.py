@@ -8,8 +8,12 @@ from typing import Any
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
-    """The JSON of a plain value, in one line unless `indent` says otherwise. JSON has no NaN: what is not finite becomes null."""
-    return json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    """The JSON of a plain value, in one line unless `indent` says otherwise. JSON has no NaN: what is not finite becomes null.
+
+    What UTF-8 cannot hold, such as the name of a file in another encoding, is written as an escape, and comes back.
+    """
+    text = json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def finite(value: Any) -> Any:

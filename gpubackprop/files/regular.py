@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,6 +13,8 @@ from gpubackprop.errors import DataError
 INFLATION_FLOOR = 256 << 20
 """Compressed files that inflate to at most this many bytes are read whatever their ratio is."""
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
 INFLATION_RATIO = 100
 """Beyond `INFLATION_FLOOR`, a file may inflate to at most this many times its size (deflate can reach 1032)."""
 
@@ -19,13 +22,17 @@ INFLATION_RATIO = 100
 def regular_file(path: str | os.PathLike[str]) -> tuple[Path, int]:
     """The path and its size in bytes (> 0).
 
-    Raises DataError when nothing is there (naming near misses beside it), for a folder, a device, a pipe, an
-    empty file, and a file that may not be read.
+    Raises DataError when nothing is there (naming near misses beside it, or where a link leads), for a URL, a folder, a
+    device, a pipe, an empty file, and a file that may not be read.
     """
+    if _URL.match(os.fspath(path)):
+        raise DataError(f"{os.fspath(path)}: is a URL, and only files are read; download it first, then name the file")
     path = Path(path)
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise DataError(f"{path}: is a link to {os.readlink(path)}, which is not there") from None
         raise DataError(f"{path}: no such file{_near_misses(path)}") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error

@@ -156,10 +156,13 @@ class Model:
             return out if self.targets is None else self.targets.inverse(out)
         return np.hstack([1 - out, out]) if out.shape[1] == 1 else out
 
+    def loss(self, x: Array | Table, y: Array, batch_size: int | None = None) -> float:
+        """The loss of raw rows and raw targets, as it is in training, penalties included."""
+        return evaluate(self.network, self.prepare(x), self.prepare_targets(y), batch_size)["loss"]
+
     def scores(self, x: Array | Table, y: Array, batch_size: int | None = None) -> dict[str, float]:
         """`score` of raw rows and raw targets, labels (n,) or values (n, m)."""
-        loss = evaluate(self.network, self.prepare(x), self.prepare_targets(y), batch_size)["loss"]
-        answers = self.answers(x, batch_size)
+        answers, loss = self.answers(x, batch_size), self.loss(x, y, batch_size)
         if self.classes:
             return {"accuracy": float(np.mean(answers.argmax(axis=1) == y)), "loss": loss}
         if self.data["task"] == "multilabel":

@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind: model.safetensors, settings.json, history.jsonl, curves.png, checkpoints/."""
+"""The folder that a run leaves behind: model, settings, history, metrics, pictures, and the checkpoints to go on from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from gpubackprop.files.lock import FolderLock
 from gpubackprop.files.plain import as_json
 from gpubackprop.training import History
 
-FILES = ("model.safetensors", "settings.json", "history.jsonl", "curves.png")
+FILES = ("model.safetensors", "settings.json", "history.jsonl", "metrics.json")
+PICTURES = ("curves.png", "confusion.png", "predicted.png")
 CHECKPOINTS = "checkpoints"
 UNFINISHED = ".unfinished"
 """Behind the name of a run: the folder beside it in which a run that is to replace it is trained."""
@@ -125,9 +126,9 @@ class RunFolder:
         with replacing(self.work / name) as file:
             file.write(content)
 
-    def write_settings(self, settings: dict[str, Any]) -> None:
-        """Write settings.json. Raises DataError."""
-        self.write("settings.json", (as_json(settings, indent=2) + "\n").encode())
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        """Write settings.json or metrics.json. Raises DataError."""
+        self.write(name, (as_json(value, indent=2) + "\n").encode())
 
     def append_history(self, record: dict[str, Any]) -> None:
         """Add one epoch's line to history.jsonl, at once: a run that is killed keeps it. Raises DataError."""
@@ -180,7 +181,7 @@ class RunFolder:
             entry = folder / name
             if name == CHECKPOINTS and not entry.is_symlink():
                 shutil.rmtree(entry)
-            elif name in (*FILES, CHECKPOINTS, _REPLACING) or _PARTIAL.fullmatch(name):
+            elif name in (*FILES, *PICTURES, CHECKPOINTS, _REPLACING) or _PARTIAL.fullmatch(name):
                 entry.unlink()
             elif folder != self.path and not os.path.lexists(self.path / name):
                 entry.rename(self.path / name)

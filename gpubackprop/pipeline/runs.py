@@ -27,11 +27,13 @@ from gpubackprop.errors import (
     unknown_name,
 )
 from gpubackprop.files.checkpoint import FORGED
+from gpubackprop.files.plain import finite
 from gpubackprop.losses import get_loss
 from gpubackprop.pipeline.encoder import Choices, Encoder, described
 from gpubackprop.pipeline.model import Model
-from gpubackprop.pipeline.pictures import draw
+from gpubackprop.pipeline.pictures import draw_confusion, draw_curves, draw_predictions
 from gpubackprop.pipeline.preparation import Part, Parts, baseline, divide, fingerprint, outputs_for, told
+from gpubackprop.pipeline.report import Report, report
 from gpubackprop.pipeline.run_folder import RunFolder, read_settings
 from gpubackprop.pipeline.settings import Settings
 from gpubackprop.training import (
@@ -53,15 +55,20 @@ Say = Callable[[str], None]
 class Run:
     """What a training run gave.
 
-    path: its folder. model: the network with the preparation of its data. history: of its epochs. scores: of the rows
-    that `judged_on` names.
+    path: its folder. model: the network with the preparation of its data. history: of its epochs. report: how good it is on
+    the rows that `judged_on` names; None where it was interrupted before it had finished an epoch.
     """
 
     path: Path
     model: Model
     history: History
-    scores: dict[str, float]
+    report: Report | None
     judged_on: str
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The metrics by name; none where there is no report."""
+        return {} if self.report is None else self.report.metrics
 
 
 class RunInterruptedError(TrainingInterrupted):
@@ -184,8 +191,7 @@ def resume_run(
     """Go on with a run that was interrupted, from its newest checkpoint, as if it never had been; or train a whole one further.
 
     run: its folder. more_epochs: on top of those that it was to have. data: the training data, where they are not where they
-    were, or were no file; folder: as for `load`. device: None for that of the run. Everything else is as in `train_run`;
-    settings stay as they were.
+    were, or were no file; folder: as for `load`. device: None for that of the run. The other arguments: as for `train_run`.
 
     Raises CheckpointError where the folder holds no checkpoint that is whole, DataError where the data are others, and what
     `train_run` raises.
@@ -237,11 +243,11 @@ class _Training:
     def carry_out(self, run: RunFolder) -> Run:
         """Train, and leave the result in the folder. Raises what `train_run` raises."""
         interrupts = Interrupts(self.stop_on)
-        extra = {**self.model.extra(), "run": self.about}
+        extra = {**self.model.extra(), "run": finite(self.about)}
         checkpoints = Checkpoints(run.checkpoints, self.every, extra=extra, report=self.report, interrupts=interrupts)
         callbacks = [_HistoryFile(run, self.report), *self.callbacks, checkpoints]
         with interrupts:
-            run.write_settings(self.about)
+            run.write_json("settings.json", self.about)
             stopped_by = None
             try:
                 history = fit(self.trainer, self.model, self.parts, self.settings, callbacks, self.more_epochs)
@@ -251,7 +257,7 @@ class _Training:
                 stopped_by = getattr(interrupt, "signal", signal.SIGINT)
                 history = self.trainer.history
             if stopped_by and not history and run.work != run.path:
-                raise RunInterruptedError(stopped_by, Run(run.work, self.model, history, {}, ""))
+                raise RunInterruptedError(stopped_by, Run(run.work, self.model, history, None, ""))
             done = self._keep(run, history)
             if interrupts.signal is None:
                 self._draw(run, done)
@@ -271,23 +277,37 @@ class _Training:
             )
         model.save(run.work / "model.safetensors", trainer.optimizer)
         run.write_history(history)
-        scores = model.scores(test.x, test.y)
+        found = report(model, test.x, test.y)
         self.about["result"] = {
             "stopped": history.stopped,
             "epochs": len(history),
             "best_epoch": history.best_epoch,
-            "test": scores,
+            "test": found.metrics,
         }
-        run.write_settings(self.about)
+        run.write_json("metrics.json", found.plain(model.classes, test.what))
+        run.write_json("settings.json", self.about)
         run.finish()
-        return Run(run.path, model, history, scores, test.what)
+        return Run(run.path, model, history, found, test.what)
 
     def _draw(self, run: RunFolder, done: Run) -> None:
+        """The pictures, last of all: whatever is wrong with one, the run is whole."""
+        title, y = done.model.data["name"], self.parts.test.y
+        pictures: dict[str, Callable[[], bytes]] = {}
         if len(done.history):
+            pictures["curves.png"] = lambda: draw_curves(done.history, title)
+        if done.report is not None and (counts := done.report.counts) is not None:
+            pictures["confusion.png"] = lambda: draw_confusion(counts, done.model.classes, title)
+        elif done.report is not None and done.model.data["task"] == "regression":
+            answers = done.report.answers
+            pictures["predicted.png"] = lambda: draw_predictions(answers, y, done.model.data["targets"], title)
+        for name, draw in pictures.items():
             try:
-                run.write("curves.png", draw(done.history, done.model.data["name"]))
+                run.write(name, draw())
             except MissingExtraError as error:
-                self.say(f"no curves.png: {error}")
+                self.say(f"no pictures: {error}")
+                return
+            except Exception as error:
+                self.report(f"{name} could not be drawn ({type(error).__name__}: {error}); everything else is there")
 
 
 def prepare(
@@ -381,8 +401,9 @@ def _same_data(model: Model, data: Dataset | str | os.PathLike[str] | None, fold
     known = model.data
     if not isinstance(data, Dataset):
         source = known["source"] if data is None else os.fspath(data)
-        if source is None:
-            raise DataError("the network was trained on arrays, not on a file: hand them over as data=")
+        if source is None or (source == "-" and data is None):
+            where = "arrays, not on a file" if source is None else "standard input"
+            raise DataError(f"the network was trained on {where}: say which rows those were by data=...")
         data = model.load_data(source, folder=folder or known["folder"], same=True)
     if fingerprint(data) != known["sha256"]:
         raise DataError(f"{data.name}: not the data that the run was trained on; it can go on with the same rows only")

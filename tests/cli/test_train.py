@@ -93,7 +93,9 @@ def test_fashion_mnist() -> None:
 def test_the_run_folder() -> None:
     text = run("train", "wine", *QUICK, "--validation", "0.2")
     assert "run folder: runs/wine-1" in text
-    assert sorted(p.name for p in Path("runs/wine-1").iterdir()) == sorted([*FILES, CHECKPOINTS])
+    assert sorted(p.name for p in Path("runs/wine-1").iterdir()) == sorted(
+        [*FILES, CHECKPOINTS, "curves.png", "confusion.png"]
+    )
     about = json.loads(Path("runs/wine-1/settings.json").read_text())
     assert about["settings"]["epochs"] == 3
     assert about["rows"]["test"] == "36 of 178 rows, held out at random"

@@ -33,7 +33,7 @@ def test_a_run_from_python_is_that_of_the_command(capsys: pytest.CaptureFixture[
     done = gb.train_run("wine", out="python", **QUICK)
     assert capsys.readouterr() == ("", "")
     assert (done.path, len(done.history)) == (Path("python"), 3)
-    assert sorted(p.name for p in done.path.iterdir()) == sorted([*FILES, CHECKPOINTS])
+    assert sorted(p.name for p in done.path.iterdir()) == sorted([*FILES, CHECKPOINTS, "curves.png", "confusion.png"])
     command, python = (Path(p, "model.safetensors").read_bytes() for p in ("command", "python"))
     assert command == python
     assert json.loads(Path("command/settings.json").read_text())["result"]["test"] == done.scores

@@ -1,0 +1,48 @@
+"""Where the command writes: streams that may lack characters, or go away."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any, TextIO
+
+
+def printable(text: str) -> str:
+    """The text with what commands terminals, such as ESC in a name out of a file, as escapes."""
+    return "".join(c if c in "\n\t" or c.isprintable() or c == "\u3000" else ascii(c)[1:-1] for c in text)
+
+
+class Output:
+    """Standard output or error of the command. A reader that went away, or a terminal that is gone, ends no training: what
+    comes after goes nowhere, and `failure` says why."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.failure: OSError | None = None
+        # Text that the terminal's encoding lacks, and bytes of file names that are no text, show as question marks.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+    def write(self, text: str) -> int:
+        """Write text, as long as there is somewhere to write it to."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._give_up(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Hand over what was written."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self.failure = error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -1,0 +1,76 @@
+"""How good a trained model is on rows with known targets: every metric that suits its task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.metrics import (
+    balanced_accuracy,
+    confusion_matrix,
+    label_accuracy,
+    log_loss,
+    macro_f1,
+    mean_absolute_error,
+    r2,
+    roc_auc,
+    root_mean_squared_error,
+)
+from gpubackprop.pipeline.model import Array, Model
+
+MOST = 50_000_000
+"""Rows times classes up to which ROC AUC is taken, which sorts the outputs of each class."""
+SHOWN = 100
+"""Classes up to which the confusion matrix is written."""
+
+
+@dataclass
+class Report:
+    """metrics: by name, in the unit of the target. answers: of `Model.answers`. counts: the confusion matrix (m, m) of classes,
+    None for other tasks."""
+
+    metrics: dict[str, float]
+    answers: Array
+    counts: Array | None
+
+    def lines(self) -> list[str]:
+        """The metrics as text: those that one looks at first, then the others."""
+        shown = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in self.metrics.items()]
+        return [", ".join(f"{k} {v:.4f}" for k, v in [*self.metrics.items()][:FIRST]), ", ".join(shown[FIRST:])]
+
+    def plain(self, classes: list[str], judged_on: str) -> dict[str, Any]:
+        """For metrics.json. judged_on: which rows these were."""
+        found: dict[str, Any] = {"judged_on": judged_on, "rows": len(self.answers), **self.metrics}
+        if self.counts is not None and len(self.counts) <= SHOWN:
+            found |= {"classes": classes, "confusion_matrix": self.counts.tolist()}
+        return found
+
+
+FIRST = 2
+"""Metrics that are looked at first: accuracy and loss, or R^2 and the mean absolute error."""
+
+
+def report(model: Model, x: Any, y: Array, batch_size: int | None = None) -> Report:
+    """The metrics of raw rows x, an array (n, d) or a table, with raw targets y, labels (n,) or values (n, m).
+
+    Classes: accuracy, loss (as in training, penalties included), balanced accuracy, macro F1, ROC AUC and, where the outputs are
+    probabilities, the log loss. Several labels a row: accuracy, loss, ROC AUC, log loss. Numbers: R^2, mean absolute error, root
+    mean squared error and loss, the latter of standardised targets where they are.
+    """
+    answers, loss = model.answers(x, batch_size), model.loss(x, y, batch_size)
+    if model.data["task"] == "regression":
+        found = {"r2": r2(answers, y), "mean_absolute_error": mean_absolute_error(answers, y), "loss": loss}
+        return Report({**found, "root_mean_squared_error": root_mean_squared_error(answers, y)}, answers, None)
+    counts = confusion_matrix(answers, y) if model.classes else None
+    if counts is None:
+        found = {"accuracy": label_accuracy(answers, y), "loss": loss}
+    else:
+        found = {"accuracy": float(np.mean(answers.argmax(axis=1) == y)), "loss": loss}
+        found |= {"balanced_accuracy": balanced_accuracy(counts), "macro_f1": macro_f1(counts)}
+    if answers.size <= MOST:
+        found["roc_auc"] = roc_auc(answers, y)
+    if model.network.loss_function.output != "identity":
+        found["log_loss"] = log_loss(answers, y)
+    return Report(found, answers, counts)
