@@ -26,8 +26,9 @@ from gpubackprop.precision import largest_exponent
 class Activation:
     """A function f that is applied to each element, and its derivative.
 
-    A function of one's own: derive from this class, set `name`, define both methods (and `settings`, where it holds more than
-    its constructor's arguments), and hand an instance to a layer as `activation=`. `gpubackprop.testing.check_layer` tells whether the derivative is right.
+    A function of one's own: derive from this class, set `name`, define both methods (and `settings`, where it holds more
+    than its constructor's arguments), and hand an instance to a layer as `activation=`. `gpubackprop.testing.check_layer`
+    tells whether the derivative is right.
     """
 
     name: ClassVar[str]

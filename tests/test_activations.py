@@ -75,7 +75,11 @@ def test_in_place_is_the_same(backend: Backend, name: str, size: tuple[int, int]
 PARAMETERS: dict[str, tuple[dict[str, float], Any, Any]] = {
     "leaky_relu": ({"slope": 0.2}, lambda z: z if z > 0 else 0.2 * z, lambda z: 1 if z > 0 else 0.2),
     "elu": ({"alpha": 0.3}, lambda z: z if z > 0 else 0.3 * mp.expm1(z), lambda z: 1 if z > 0 else 0.3 * mp.exp(z)),
-    "celu": ({"alpha": 2.5}, lambda z: z if z > 0 else 2.5 * mp.expm1(z / 2.5), lambda z: 1 if z > 0 else mp.exp(z / 2.5)),
+    "celu": (
+        {"alpha": 2.5},
+        lambda z: z if z > 0 else 2.5 * mp.expm1(z / 2.5),
+        lambda z: 1 if z > 0 else mp.exp(z / 2.5),
+    ),
     "softplus": ({"beta": 3.0}, lambda z: mp.log1p(mp.exp(3 * z)) / 3, lambda z: exact.sigmoid(3 * z)),
 }
 

@@ -47,7 +47,8 @@ def gradients() -> None:
 
 def contract() -> None:
     """The contract of every layer."""
-    for layer in (gb.Dense(4, 4, "gelu"), gb.BatchNorm(4), gb.LayerNorm(4), gb.Dropout(0.3), gb.Activation("silu")):
+    norms = gb.BatchNorm(4), gb.LayerNorm(4), gb.RMSNorm(4)
+    for layer in (gb.Dense(4, 4, "gelu"), *norms, gb.Dropout(0.3), gb.Activation("silu"), gb.PReLU(4)):
         check_layer(layer)
 
 
