@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from gpubackprop.layers import Dropout as Dropout
     from gpubackprop.layers import Layer as Layer
     from gpubackprop.layers import LayerNorm as LayerNorm
+    from gpubackprop.layers import PReLU as PReLU
+    from gpubackprop.layers import RMSNorm as RMSNorm
     from gpubackprop.network.network import Network as Network
     from gpubackprop.network.perceptron import mlp as mlp
     from gpubackprop.optimizers import LAMB as LAMB
@@ -63,7 +65,7 @@ _HOMES = {
     "bench.runner": "benchmark",
     "errors": "GpuBackpropError",
     "files.checkpoint": "Checkpoint load load_checkpoint save",
-    "layers": "Activation BatchNorm Dense Dropout Layer LayerNorm",
+    "layers": "Activation BatchNorm Dense Dropout Layer LayerNorm PReLU RMSNorm",
     "network.network": "Network",
     "network.perceptron": "mlp",
     "optimizers": "LAMB LARS SGD Adadelta Adagrad Adam AdamW Adamax NAdam RAdam RMSprop",

@@ -26,8 +26,9 @@ from gpubackprop.precision import largest_exponent
 class Activation:
     """A function f that is applied to each element, and its derivative.
 
-    A function of one's own: derive from this class, set `name`, define both methods, and hand an instance to a
-    layer as `activation=`. `gpubackprop.testing.check_layer` tells whether the derivative is right.
+    A function of one's own: derive from this class, set `name`, define both methods (and `settings`, where it holds more
+    than its constructor's arguments), and hand an instance to a layer as `activation=`. `gpubackprop.testing.check_layer`
+    tells whether the derivative is right.
     """
 
     name: ClassVar[str]
@@ -59,8 +60,18 @@ class Activation:
             raise NotImplementedError(f"{type(self).__name__} must define times_derivative(be, saved, delta)")
         be.xp.multiply(delta, saved, out=delta)
 
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments as plain values."""
+        return dict(vars(self))
+
+    def described(self) -> str | dict[str, Any]:
+        """What `get_activation` makes it again from: its name, or {"name": ..., its settings}."""
+        settings = self.settings()
+        return {"name": self.name, **settings} if settings else self.name
+
     def __repr__(self) -> str:
-        return f"<activation {self.name}>"
+        given = ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
+        return f"<activation {self.name}{f'({given})' if given else ''}>"
 
 
 class Identity(Activation):
@@ -209,20 +220,60 @@ class SELU(ELU):
     def __init__(self) -> None:
         super().__init__(1.6732632423543772848170429916717)
 
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+
+class CELU(Activation):
+    """f(z) = z where z > 0, else alpha (exp(z / alpha) - 1) (Barron, 2017); f' = 1 where z > 0, else exp(z / alpha).
+
+    Raises ArgumentError unless alpha > 0.
+    """
+
+    name = "celu"
+    recordable = True
+    saves = "slope"
+    family = "he"
+    # f' is continuous at 0, and its own derivative is not.
+    smooth = False
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = positive("alpha", alpha)
+
+    def forward(self, be: Backend, z: Array, a: Array) -> None:
+        xp, t, u = be.xp, be.scratch(z), be.scratch(z, 1)
+        xp.minimum(z, 0.0, out=t)
+        xp.multiply(t, 1 / self.alpha, out=t)
+        xp.expm1(t, out=u)
+        xp.multiply(u, self.alpha, out=u)
+        xp.maximum(z, 0.0, out=a)
+        xp.add(a, u, out=a)
+        if a is not z:
+            xp.exp(t, out=z)
+
 
 class Softplus(Activation):
-    """f(z) = log(1 + e) with e = exp(z), never below z; f' = e / (1 + e)."""
+    """f(z) = log(1 + e) / beta with e = exp(beta z), never below z; f' = e / (1 + e). Raises ArgumentError unless beta > 0."""
 
     name = "softplus"
     recordable = True
     saves = "slope"
     family = "he"
 
+    def __init__(self, beta: float = 1.0) -> None:
+        self.beta = positive("beta", beta)
+
     def forward(self, be: Backend, z: Array, a: Array) -> None:
         xp, t, u = be.xp, be.scratch(z), be.scratch(z, 1)
-        xp.minimum(z, largest_exponent(z.dtype), out=t)
+        if self.beta == 1.0:
+            xp.minimum(z, largest_exponent(z.dtype), out=t)
+        else:
+            xp.multiply(z, self.beta, out=t)
+            xp.minimum(t, largest_exponent(z.dtype), out=t)
         xp.exp(t, out=t)
         xp.log1p(t, out=u)
+        if self.beta != 1.0:
+            xp.multiply(u, 1 / self.beta, out=u)
         # z itself above the largest exponent.
         xp.maximum(z, u, out=a)
         if a is not z:
@@ -334,6 +385,114 @@ class GELUTanh(Activation):
         xp.multiply(u, w, out=z)
 
 
+class Mish(Activation):
+    """f(z) = z tanh(log(1 + e)) with e = exp(z) (Misra, 2020), which is z w / (w + 2) with w = e (e + 2).
+
+    f' = w / (w + 2) + 4 z e (e + 1) / (w + 2)^2.
+    """
+
+    name = "mish"
+    recordable = True
+    saves = "slope"
+    family = "he"
+
+    def forward(self, be: Backend, z: Array, a: Array) -> None:
+        xp, t, e, w = be.xp, be.scratch(z), be.scratch(z, 1), be.scratch(z, 2)
+        # The square of e must not overflow; beyond that, f is z.
+        xp.minimum(z, largest_exponent(z.dtype) // 2 - 1, out=t)
+        xp.exp(t, out=e)
+        xp.add(e, 2.0, out=w)
+        xp.multiply(w, e, out=w)
+        if a is z:
+            xp.add(w, 2.0, out=t)
+            xp.divide(w, t, out=w)
+            xp.multiply(z, w, out=a)
+            return
+        xp.add(w, 2.0, out=a)
+        xp.divide(w, a, out=w)
+        xp.divide(e, a, out=e)
+        xp.divide(t, a, out=t)
+        xp.multiply(t, e, out=t)
+        xp.multiply(t, 4.0, out=t)
+        # e (e + 1) / (w + 2)^2 = (e / (w + 2))^2 + e / (w + 2) / (w + 2), whose first factor is t's.
+        xp.multiply(e, a, out=e)
+        xp.add(e, 1.0, out=e)
+        xp.multiply(t, e, out=t)
+        xp.multiply(z, w, out=a)
+        xp.add(w, t, out=z)
+
+
+class Softsign(Activation):
+    """f(z) = z / (1 + |z|) (Bergstra et al., 2009); f' = 1 / (1 + |z|)^2."""
+
+    name = "softsign"
+    recordable = True
+    saves = "slope"
+
+    def forward(self, be: Backend, z: Array, a: Array) -> None:
+        xp, t = be.xp, be.scratch(z)
+        xp.negative(z, out=t)
+        xp.maximum(z, t, out=t)
+        xp.add(t, 1.0, out=t)
+        xp.divide(z, t, out=a)
+        if a is not z:
+            xp.divide(1.0, t, out=z)
+            xp.multiply(z, z, out=z)
+
+
+class HardSigmoid(Activation):
+    """f(z) = z / 6 + 1/2, cut to 0 .. 1 (Courbariaux et al., 2015, with this slope in Howard et al., 2019); f' = 1/6 where
+    0 < a < 1, else 0."""
+
+    name = "hard_sigmoid"
+    recordable = True
+    smooth = False
+    kinks = (0.0, 1.0)
+
+    def forward(self, be: Backend, z: Array, a: Array) -> None:
+        xp = be.xp
+        xp.add(z, 3.0, out=a)
+        xp.multiply(a, 1 / 6, out=a)
+        xp.maximum(a, 0.0, out=a)
+        xp.minimum(a, 1.0, out=a)
+
+    def times_derivative(self, be: Backend, saved: Array, delta: Array) -> None:
+        xp, t = be.xp, be.scratch(delta)
+        xp.multiply(saved, saved, out=t)
+        xp.subtract(saved, t, out=t)
+        be.heaviside(t, t)
+        xp.multiply(t, 1 / 6, out=t)
+        xp.multiply(delta, t, out=delta)
+
+
+class HardSwish(Activation):
+    """f(z) = z h, h = z / 6 + 1/2 cut to 0 .. 1 (Howard et al., 2019); f' = h + z / 6 where 0 < h < 1, else h."""
+
+    name = "hard_swish"
+    recordable = True
+    saves = "slope"
+    family = "he"
+    smooth = False
+    kinks = (0.0, 3.0)
+
+    def forward(self, be: Backend, z: Array, a: Array) -> None:
+        xp, h, t = be.xp, be.scratch(z), be.scratch(z, 1)
+        xp.add(z, 3.0, out=h)
+        xp.multiply(h, 1 / 6, out=h)
+        xp.maximum(h, 0.0, out=h)
+        xp.minimum(h, 1.0, out=h)
+        if a is z:
+            xp.multiply(z, h, out=a)
+            return
+        xp.multiply(h, h, out=t)
+        xp.subtract(h, t, out=t)
+        be.heaviside(t, t)
+        xp.multiply(t, 1 / 6, out=t)
+        xp.multiply(t, z, out=t)
+        xp.multiply(z, h, out=a)
+        xp.add(h, t, out=z)
+
+
 # The tail of the normal distribution, Q(t) = 1 - Phi(t) for t >= 0, is exp(-t^2 / 2) P(t) / R(t): a rational interpolant of
 # Mills' ratio over sqrt(2 pi) in Chebyshev points, computed with 60 digits, lowest power first. Relative error 8e-9 up to
 # t = 14.6 (float32) and 1e-16 up to t = 39 (float64), beyond which Q is 0.
@@ -385,21 +544,33 @@ def _normal_tail(be: Backend, t: Array, q: Array, density: Array, u: Array) -> N
 
 
 ACTIVATIONS: dict[str, type[Activation]] = {
-    f.name: f for f in (Identity, Sigmoid, Tanh, ReLU, LeakyReLU, ELU, SELU, GELU, GELUTanh, Softplus, SiLU)
-}
+    f.name: f
+    for f in (
+        Identity, Sigmoid, Tanh, ReLU, LeakyReLU, ELU, SELU, CELU, GELU, GELUTanh, Softplus, SiLU, Mish, Softsign, HardSigmoid,
+        HardSwish,
+    )
+}  # fmt: skip
 
 
-def get_activation(f: str | Activation | None) -> Activation:
-    """The activation with that name (None: identity), or `f` itself. Raises ArgumentError for an unknown name."""
+def get_activation(f: str | dict[str, Any] | Activation | None) -> Activation:
+    """The activation with that name (None: identity), {"name": ..., its settings}, or `f` itself.
+
+    Raises ArgumentError for an unknown name or setting.
+    """
     if isinstance(f, Activation):
         return f
     if f is None:
         return Identity()
-    if f == "softmax":
+    settings = dict(f) if isinstance(f, dict) else {"name": f}
+    name = settings.pop("name", None)
+    if name == "softmax":
         raise ArgumentError(
             'activation="softmax": leave the last layer without an activation and take loss="cross_entropy", which '
             "works on logits; predict() then returns the softmax"
         )
-    if not isinstance(f, str) or f not in ACTIVATIONS:
-        raise unknown_name("activation", f, ACTIVATIONS)
-    return ACTIVATIONS[f]()
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise unknown_name("activation", name, ACTIVATIONS)
+    try:
+        return ACTIVATIONS[name](**settings)
+    except TypeError as error:
+        raise ArgumentError(f"activation {name!r}: {error}") from None

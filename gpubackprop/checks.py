@@ -27,6 +27,11 @@ def positive(name: str, value: Any) -> float:
     return _number(name, value, lambda v: v > 0, "a finite number above 0")
 
 
+def finite(name: str, value: Any) -> float:
+    """`value` as a float; ArgumentError unless it is a finite number."""
+    return _number(name, value, lambda v: True, "a finite number")
+
+
 def not_negative(name: str, value: Any) -> float:
     """`value` as a float; ArgumentError unless it is a finite number, 0 or more."""
     return _number(name, value, lambda v: v >= 0, "a finite number, 0 or more")

@@ -48,6 +48,10 @@ def _u(z: Number) -> Number:
     return ROOT * (z + CUBIC * z**3)
 
 
+def _hard(z: Number) -> Number:
+    return min(max(z / 6 + mpf(0.5), mpf(0)), mpf(1))
+
+
 EXACT: dict[str, Exact] = {
     "identity": Exact(lambda z: z, lambda z: mpf(1)),
     "sigmoid": Exact(sigmoid, lambda z: sigmoid(z) * sigmoid(-z)),
@@ -64,6 +68,19 @@ EXACT: dict[str, Exact] = {
         lambda z: z * sigmoid(z),
         lambda z: sigmoid(z) * (1 + z * sigmoid(-z)),
         lambda z: sigmoid(z) * max(1, abs(z) * sigmoid(-z)),
+    ),
+    "celu": Exact(lambda z: z if z > 0 else mp.expm1(z), lambda z: mpf(1) if z > 0 else mp.exp(z)),
+    "mish": Exact(
+        lambda z: z * mp.tanh(mp.log1p(mp.exp(z))),
+        lambda z: mp.tanh(mp.log1p(mp.exp(z))) + z * sigmoid(z) * mp.sech(mp.log1p(mp.exp(z))) ** 2,
+        lambda z: max(mp.tanh(mp.log1p(mp.exp(z))), abs(z) * sigmoid(z) * mp.sech(mp.log1p(mp.exp(z))) ** 2),
+    ),
+    "softsign": Exact(lambda z: z / (1 + abs(z)), lambda z: 1 / (1 + abs(z)) ** 2),
+    "hard_sigmoid": Exact(_hard, lambda z: mpf(0 < _hard(z) < 1) / 6),
+    "hard_swish": Exact(
+        lambda z: z * _hard(z),
+        lambda z: _hard(z) + z / 6 * (0 < _hard(z) < 1),
+        lambda z: max(_hard(z), abs(z) / 6 * (0 < _hard(z) < 1)),
     ),
     "gelu": Exact(
         lambda z: z * cdf(z),

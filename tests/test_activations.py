@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mpmath import mp, mpf
 
+import gpubackprop as gb
 from gpubackprop.activations import ACTIVATIONS, Activation, get_activation
 from gpubackprop.backend.base import Backend
 from gpubackprop.errors import ArgumentError
@@ -55,7 +57,7 @@ def test_what_is_no_number_stays_none(backend: Backend, name: str) -> None:
     assert np.isnan(a[0, 0])
     assert np.isfinite(a[0, 1])
     # Of a straight line the derivative is a number even there.
-    assert np.isnan(slope[0, 0]) or name in ("identity", "relu", "leaky_relu")
+    assert np.isnan(slope[0, 0]) or name in ("identity", "relu", "leaky_relu", "hard_sigmoid")
 
 
 @pytest.mark.parametrize("size", [(1, 16), (3, 70_000)])
@@ -68,6 +70,46 @@ def test_in_place_is_the_same(backend: Backend, name: str, size: tuple[int, int]
     z = backend.asarray(host.copy())
     backend.activate(f, z, z)
     np.testing.assert_array_equal(backend.to_host(z), backend.to_host(apart))
+
+
+PARAMETERS: dict[str, tuple[dict[str, float], Any, Any]] = {
+    "leaky_relu": ({"slope": 0.2}, lambda z: z if z > 0 else 0.2 * z, lambda z: 1 if z > 0 else 0.2),
+    "elu": ({"alpha": 0.3}, lambda z: z if z > 0 else 0.3 * mp.expm1(z), lambda z: 1 if z > 0 else 0.3 * mp.exp(z)),
+    "celu": (
+        {"alpha": 2.5},
+        lambda z: z if z > 0 else 2.5 * mp.expm1(z / 2.5),
+        lambda z: 1 if z > 0 else mp.exp(z / 2.5),
+    ),
+    "softplus": ({"beta": 3.0}, lambda z: mp.log1p(mp.exp(3 * z)) / 3, lambda z: exact.sigmoid(3 * z)),
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_constants_of_ones_own_choice(backend: Backend, name: str) -> None:
+    settings, value, slope = PARAMETERS[name]
+    f, z = get_activation({"name": name, **settings}), np.linspace(-9, 9, 61)
+    there, delta = backend.asarray(z[None].copy()), backend.asarray(np.ones((1, z.size)))
+    a = there if f.saves == "a" else backend.empty(there.shape, np.float64)
+    backend.activate(f, there, a)
+    found = backend.to_host(a)[0]
+    backend.times_derivative(f, there, delta)
+    np.testing.assert_allclose(found, [float(value(mpf(v))) for v in z], rtol=1e-13)
+    np.testing.assert_allclose(backend.to_host(delta)[0], [float(slope(mpf(v))) for v in z], rtol=1e-13)
+    assert get_activation(f.described()).settings() == f.settings() == settings
+    net = gb.Network([gb.Dense(3, 4, f), gb.Dense(4, 2)], device=backend, dtype="float64")
+    rng = np.random.default_rng(0)
+    assert gb.gradcheck(net, rng.normal(size=(5, 3)), rng.normal(size=(5, 2)))
+
+
+def test_every_constant_has_a_default_and_a_range() -> None:
+    assert set(PARAMETERS) == {name for name, f in ACTIVATIONS.items() if f().settings()}
+    for name in PARAMETERS:
+        (key,) = PARAMETERS[name][0]
+        with pytest.raises(ArgumentError, match=f"{key} must be"):
+            get_activation({"name": name, key: -1.0})
+        with pytest.raises(ArgumentError, match=f"activation '{name}'.*unexpected keyword argument 'gamma'"):
+            get_activation({"name": name, "gamma": 1.0})
+    assert repr(get_activation({"name": "elu", "alpha": 0.5})) == "<activation elu(alpha=0.5)>"
 
 
 def test_lookup() -> None:

@@ -113,34 +113,46 @@ class ArrayBackend(Backend):
         stream.fill_mask(self, mask, first)
         self.xp.multiply(x, mask, out=out)
 
-    def normalize(self, x: Array, axis: int, eps: float, mean: Array, var: Array, rstd: Array, xhat: Array) -> None:
+    def normalize(
+        self, x: Array, axis: int, eps: float, mean: Array | None, var: Array, rstd: Array, xhat: Array
+    ) -> None:
         xp = self.xp
         count = x.shape[axis]
-        self._sums(x, axis, mean)
-        xp.multiply(mean, 1 / count, out=mean)
-        xp.subtract(x, mean, out=xhat)
-        # The squares go through xhat twice: the second pass is cheaper than a buffer of its own.
-        xp.multiply(xhat, xhat, out=xhat)
+        if mean is None:
+            xp.multiply(x, x, out=xhat)
+        else:
+            self._sums(x, axis, mean)
+            xp.multiply(mean, 1 / count, out=mean)
+            xp.subtract(x, mean, out=xhat)
+            # The squares go through xhat twice: the second pass is cheaper than a buffer of its own.
+            xp.multiply(xhat, xhat, out=xhat)
         self._sums(xhat, axis, var)
         xp.multiply(var, 1 / count, out=var)
         xp.add(var, eps, out=rstd)
         xp.sqrt(rstd, out=rstd)
         xp.divide(1.0, rstd, out=rstd)
-        xp.subtract(x, mean, out=xhat)
-        xp.multiply(xhat, rstd, out=xhat)
+        if mean is not None:
+            xp.subtract(x, mean, out=xhat)
+            x = xhat
+        xp.multiply(x, rstd, out=xhat)
 
-    def normalize_backward(self, g: Array, axis: int, rstd: Array, xhat: Array, out: Array) -> None:
+    def normalize_backward(
+        self, g: Array, axis: int, rstd: Array, xhat: Array, out: Array, centered: bool = True
+    ) -> None:
         xp, t = self.xp, self.scratch(g)
         mean, dot = self.scratch(rstd, 1), self.scratch(rstd, 2)
         count = g.shape[axis]
-        self._sums(g, axis, mean)
-        xp.multiply(mean, 1 / count, out=mean)
+        if centered:
+            self._sums(g, axis, mean)
+            xp.multiply(mean, 1 / count, out=mean)
         xp.multiply(g, xhat, out=t)
         self._sums(t, axis, dot)
         xp.multiply(dot, 1 / count, out=dot)
         xp.multiply(xhat, dot, out=t)
-        xp.subtract(g, mean, out=out)
-        xp.subtract(out, t, out=out)
+        if centered:
+            xp.subtract(g, mean, out=out)
+            g = out
+        xp.subtract(g, t, out=out)
         xp.multiply(out, rstd, out=out)
 
     def _sums(self, values: Array, axis: int, out: Array) -> None:

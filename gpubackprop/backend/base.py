@@ -279,17 +279,23 @@ class Backend(ABC):
         out = x * mask."""
 
     @abstractmethod
-    def normalize(self, x: Array, axis: int, eps: float, mean: Array, var: Array, rstd: Array, xhat: Array) -> None:
+    def normalize(
+        self, x: Array, axis: int, eps: float, mean: Array | None, var: Array, rstd: Array, xhat: Array
+    ) -> None:
         """mean and (biased) var of x along `axis`; rstd = 1/sqrt(var + eps); xhat = (x - mean) rstd.
 
-        axis 0: batch statistics, mean (1, d); axis 1: a row's own, mean (n, 1).
+        axis 0: batch statistics, mean (1, d); axis 1: a row's own, mean (n, 1), or None for 0 in its place: then var is the
+        mean of the squares.
         """
 
     @abstractmethod
-    def normalize_backward(self, g: Array, axis: int, rstd: Array, xhat: Array, out: Array) -> None:
+    def normalize_backward(
+        self, g: Array, axis: int, rstd: Array, xhat: Array, out: Array, centered: bool = True
+    ) -> None:
         """out = rstd (g - mean(g) - xhat mean(g * xhat)), means along `axis`: through mean and variance too.
 
-        Ioffe and Szegedy (2015), section 3; Ba et al. (2016).
+        centered: False where there was no mean, and takes mean(g) out. Ioffe and Szegedy (2015), section 3; Ba et al. (2016);
+        Zhang and Sennrich (2019).
         """
 
     # -- loss, gradients, parameters ------------------------------------------------------------------------------

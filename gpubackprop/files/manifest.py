@@ -49,8 +49,10 @@ def build_layer(entry: dict[str, Any], custom: Custom) -> Layer:
     """The layer that `describe_layer` described. Raises CheckpointError for a class that is in neither table."""
     kind, settings = entry["type"], dict(entry["settings"])
     activation = settings.get("activation")
-    if isinstance(activation, str) and activation not in ACTIVATIONS and activation in custom:
-        settings["activation"] = custom[activation]()
+    own = dict(activation) if isinstance(activation, dict) else {"name": activation}
+    name = own.pop("name", None)
+    if isinstance(name, str) and name not in ACTIVATIONS and name in custom:
+        settings["activation"] = custom[name](**own)
     if kind in custom and kind not in LAYERS:
         layer: Layer = custom[kind](**settings)
         return layer

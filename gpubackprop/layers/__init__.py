@@ -9,9 +9,17 @@ from gpubackprop.layers.activation import Activation
 from gpubackprop.layers.base import Layer, Tensors
 from gpubackprop.layers.dense import Dense
 from gpubackprop.layers.dropout import Dropout
-from gpubackprop.layers.normalization import BatchNorm, LayerNorm
+from gpubackprop.layers.normalization import BatchNorm, LayerNorm, RMSNorm
+from gpubackprop.layers.prelu import PReLU
 
-LAYERS: dict[str, type[Layer]] = {c.__name__: c for c in (Dense, Activation, Dropout, BatchNorm, LayerNorm)}
+LAYERS: dict[str, type[Layer]] = {
+    c.__name__: c for c in (Dense, Activation, PReLU, Dropout, BatchNorm, LayerNorm, RMSNorm)
+}
+
+
+def kinks_of(layer: Layer) -> tuple[float, ...]:
+    """The values of a layer's output at which a derivative jumps, be it the layer's own or that of its f."""
+    return (*layer.kinks, *(() if layer.activation.smooth else layer.activation.kinks))
 
 
 def layer_from(kind: str, settings: dict[str, Any]) -> Layer:
@@ -24,4 +32,17 @@ def layer_from(kind: str, settings: dict[str, Any]) -> Layer:
         raise ArgumentError(f"layer {kind}: {error}") from None
 
 
-__all__ = ["LAYERS", "Activation", "BatchNorm", "Dense", "Dropout", "Layer", "LayerNorm", "Tensors", "layer_from"]
+__all__ = [
+    "LAYERS",
+    "Activation",
+    "BatchNorm",
+    "Dense",
+    "Dropout",
+    "Layer",
+    "LayerNorm",
+    "PReLU",
+    "RMSNorm",
+    "Tensors",
+    "kinks_of",
+    "layer_from",
+]

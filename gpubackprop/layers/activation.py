@@ -18,7 +18,7 @@ class Activation(Layer):
 
     recordable = True
 
-    def __init__(self, activation: str | Function) -> None:
+    def __init__(self, activation: str | dict[str, Any] | Function) -> None:
         self.activation = get_activation(activation)
 
     def forward(self, be: Backend, v: Tensors, training: bool) -> None:
@@ -29,4 +29,4 @@ class Activation(Layer):
         be.xp.copyto(dx, v.delta)
 
     def settings(self) -> dict[str, Any]:
-        return {"activation": self.activation.name}
+        return {"activation": self.activation.described()}

@@ -53,6 +53,9 @@ class Layer:
     activation: Activation = get_activation("identity")
     """f, whose derivative is applied by whoever propagates delta to this layer."""
 
+    kinks: tuple[float, ...] = ()
+    """The values of its output at which its own derivative jumps, apart from those of f."""
+
     random: bool = False
     """Whether training draws random numbers, so that the network counts its steps on the device."""
 

@@ -17,8 +17,8 @@ from gpubackprop.layers.base import Layer, Tensors
 class Dense(Layer):
     """a = f(x W + b).  x (n, d), W (d, m), b (m,), a (n, m).
 
-    inputs d and outputs m: widths; activation f: a name or an `Activation`; bias: whether there is a b;
-    initializer: of W, by default the one that suits f (see `gpubackprop.initializers`); b starts at zero.
+    inputs d and outputs m: widths; activation f: a name, {"name": ..., its settings} or an `Activation`; bias: whether there is
+    a b; initializer: of W, by default the one that suits f (see `gpubackprop.initializers`); b starts at zero.
 
         dC/dW = x^T delta        dC/db = column sums of delta        delta_below = (delta W^T) * f'(z_below)
 
@@ -31,7 +31,7 @@ class Dense(Layer):
         self,
         inputs: int,
         outputs: int,
-        activation: str | Activation | None = None,
+        activation: str | dict[str, Any] | Activation | None = None,
         *,
         bias: bool = True,
         initializer: str | Initializer | None = None,
@@ -76,6 +76,6 @@ class Dense(Layer):
         return {
             "inputs": self.inputs,
             "outputs": self.outputs,
-            "activation": self.activation.name,
+            "activation": self.activation.described(),
             **({} if self.bias else {"bias": False}),
         }

@@ -1,4 +1,4 @@
-"""Batch normalisation and layer normalisation."""
+"""Batch normalisation, layer normalisation, and layer normalisation without a mean."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from gpubackprop.precision import compute_type
 
 
 class _Norm(Layer):
-    """a = gamma xhat + beta, xhat = (x - mean) / sqrt(var + eps); gamma starts at 1, beta at 0."""
+    """a = gamma xhat + beta, xhat = (x - mean) / sqrt(var + eps); gamma starts at 1, beta at 0. Or, if it is not centered,
+    a = gamma xhat, xhat = x / sqrt(mean of x^2 + eps)."""
 
     recordable = True
     axis: int
+    centered = True
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         self.width = whole_number("width", width)
@@ -30,31 +32,34 @@ class _Norm(Layer):
         return width
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"gamma": (self.width,), "beta": (self.width,)}
+        return {"gamma": (self.width,), **({"beta": (self.width,)} if self.centered else {})}
 
     def initial(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        return {"gamma": np.ones(self.width), "beta": np.zeros(self.width)}
+        return {"gamma": np.ones(self.width), **({"beta": np.zeros(self.width)} if self.centered else {})}
 
     def buffers(self, dtype: Any) -> Buffers:
         statistic: tuple[int | str, ...] = (1, self.width) if self.axis == 0 else ("n", 1)
         return {
             "xhat": (("n", self.width), dtype),
-            **dict.fromkeys(("mean", "var", "rstd"), (statistic, compute_type(dtype))),
+            **dict.fromkeys(("mean", "var", "rstd")[not self.centered :], (statistic, compute_type(dtype))),
         }
 
     def forward(self, be: Backend, v: Tensors, training: bool) -> None:
-        be.normalize(v.x, self.axis, self.eps, v.mean, v.var, v.rstd, v.xhat)
+        be.normalize(v.x, self.axis, self.eps, v.mean if self.centered else None, v.var, v.rstd, v.xhat)
         self._scale(be, v)
 
     def _scale(self, be: Backend, v: Tensors) -> None:
         be.xp.multiply(v.xhat, self.parameters["gamma"], out=v.a)
-        be.xp.add(v.a, self.parameters["beta"], out=v.a)
+        if self.centered:
+            be.xp.add(v.a, self.parameters["beta"], out=v.a)
 
     def gradients(self, be: Backend, v: Tensors, beta: float) -> None:
         """dgamma = column sums of delta * xhat; dbeta = column sums of delta."""
         xp, t = be.xp, be.scratch(v.delta)
         xp.multiply(v.delta, v.xhat, out=t)
-        for values, gradient in ((t, self.gradient_arrays["gamma"]), (v.delta, self.gradient_arrays["beta"])):
+        sums = {"gamma": t, "beta": v.delta}
+        for name, gradient in self.gradient_arrays.items():
+            values = sums[name]
             if beta:
                 part = be.scratch(gradient, 1)
                 be.column_sums(values, part)
@@ -65,7 +70,7 @@ class _Norm(Layer):
     def backward(self, be: Backend, v: Tensors, dx: Array, training: bool) -> None:
         g = be.scratch(v.delta, 3)
         be.xp.multiply(v.delta, self.parameters["gamma"], out=g)
-        be.normalize_backward(g, self.axis, v.rstd, v.xhat, dx)
+        be.normalize_backward(g, self.axis, v.rstd, v.xhat, dx, self.centered)
 
     def settings(self) -> dict[str, Any]:
         return {"width": self.width, "eps": self.eps}
@@ -133,3 +138,17 @@ class LayerNorm(_Norm):
     """
 
     axis = 1
+
+
+class RMSNorm(_Norm):
+    """Divides each row by the root of the mean of its squares (Zhang and Sennrich, 2019): no mean is taken out, none added.
+
+    x (n, width). eps: 1.2e-7 by default, float32's unit of rounding, as in PyTorch. Raises ArgumentError for a wrong width or
+    range.
+    """
+
+    axis = 1
+    centered = False
+
+    def __init__(self, width: int, eps: float = float(np.finfo(np.float32).eps)) -> None:
+        super().__init__(width, eps)

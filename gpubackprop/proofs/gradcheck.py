@@ -18,7 +18,7 @@ import numpy as np
 from gpubackprop.activations import ACTIVATIONS
 from gpubackprop.checks import check_x, check_y, not_negative, positive, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
-from gpubackprop.layers import LAYERS
+from gpubackprop.layers import LAYERS, kinks_of
 from gpubackprop.losses import LOSSES
 from gpubackprop.network.network import Network
 from gpubackprop.network.twin import twin
@@ -171,8 +171,7 @@ class _Central:
         """Everything that f, the loss or the penalty has a kink at 0 of."""
         batch, be = net.engine.training.batch(n), net.backend
         pairs = zip(net.layers, batch.tensors, strict=True)
-        functions = [(layer.activation, v.a) for layer, v in pairs if not layer.activation.smooth]
-        arrays = [be.to_host(a) - kink for f, a in functions for kink in f.kinks]
+        arrays = [be.to_host(v.a) - kink for layer, v in pairs for kink in kinks_of(layer)]
         if not net.loss_function.smooth and self.y.ndim == 2:
             arrays.append(be.to_host(batch.outputs) - self.y)
         if net.l1:

@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from gpubackprop.activations import Activation
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.checks import positive, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
+from gpubackprop.layers import Layer, kinks_of
 from gpubackprop.network.network import Network
 from gpubackprop.network.twin import twin
 from gpubackprop.optimizers import SGD, Optimizer, get_optimizer
@@ -133,7 +133,7 @@ class _Side:
                 if name.startswith(f"{i}."):
                     found[Key(i, "gradient", name)] = gradient
         pairs = zip(net.layers, batch.tensors, strict=True)
-        sides = [_sides(layer.activation, be.to_host(v.a)) for layer, v in pairs]
+        sides = [_sides(layer, be.to_host(v.a)) for layer, v in pairs]
         residual = not net.loss_function.smooth and y.ndim == 2
         sides.append(np.sign(be.to_host(batch.outputs) - y) if residual else np.zeros(0, bool))
         return found, sides
@@ -237,9 +237,9 @@ def _moved_norm(tensors: Snapshot, moved: Snapshot, key: Key) -> float:
     return share * float(np.linalg.norm(tensors[key]))
 
 
-def _sides(f: Activation, a: np.ndarray) -> np.ndarray:
-    """On which side of each of its kinks f was, at its outputs a."""
-    return np.zeros(0) if f.smooth else np.stack([np.sign(a - kink) for kink in f.kinks])
+def _sides(layer: Layer, a: np.ndarray) -> np.ndarray:
+    """On which side of each of its kinks a layer was, at its outputs a."""
+    return np.array([np.sign(a - kink) for kink in kinks_of(layer)])
 
 
 def _unbound(optimizer: Optimizer) -> Optimizer:

@@ -22,27 +22,25 @@ cdf = np.vectorize(lambda x: 0.5 * (1 + erf(x / sqrt(2))), otypes=[float])
 
 def value(f, x):
     """f(x) in float64."""
-    if f == "Identity":
-        return x
-    if f == "Sigmoid":
-        return 0.5 * (1 + np.tanh(0.5 * x))
-    if f == "Tanh":
-        return np.tanh(x)
-    if f == "ReLU":
-        return np.maximum(x, 0)
-    if f == "LeakyReLU":
-        return np.where(x > 0, x, 0.01 * x)
-    if f == "ELU":
-        return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
-    if f == "SELU":
-        return SCALE * np.where(x > 0, x, ALPHA * np.expm1(np.minimum(x, 0)))
-    if f == "GELU":
-        return x * cdf(x)
-    if f == "GELUTanh":
-        return 0.5 * x * (1 + np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))
-    if f == "Softplus":
-        return np.logaddexp(0, x)
-    return x * 0.5 * (1 + np.tanh(0.5 * x))
+    hard, negative = np.clip(x / 6 + 0.5, 0, 1), np.expm1(np.minimum(x, 0))
+    return {
+        "Identity": lambda: x,
+        "Sigmoid": lambda: 0.5 * (1 + np.tanh(0.5 * x)),
+        "Tanh": lambda: np.tanh(x),
+        "ReLU": lambda: np.maximum(x, 0),
+        "LeakyReLU": lambda: np.where(x > 0, x, 0.01 * x),
+        "ELU": lambda: np.where(x > 0, x, negative),
+        "SELU": lambda: SCALE * np.where(x > 0, x, ALPHA * negative),
+        "CELU": lambda: np.where(x > 0, x, negative),
+        "GELU": lambda: x * cdf(x),
+        "GELUTanh": lambda: 0.5 * x * (1 + np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))),
+        "Softplus": lambda: np.logaddexp(0, x),
+        "SiLU": lambda: x * 0.5 * (1 + np.tanh(0.5 * x)),
+        "Mish": lambda: x * np.tanh(np.logaddexp(0, x)),
+        "Softsign": lambda: x / (1 + np.abs(x)),
+        "HardSigmoid": lambda: hard,
+        "HardSwish": lambda: x * hard,
+    }[f]()
 
 
 def slope(f, x):
@@ -51,7 +49,7 @@ def slope(f, x):
     return (value(f, x + h) - value(f, x - h)) / (2 * h)
 
 
-FROM_OUTPUT = ("Identity", "ReLU", "LeakyReLU")
+FROM_OUTPUT = ("Identity", "ReLU", "LeakyReLU", "HardSigmoid")
 
 
 def saved_for(f, t, z):
@@ -76,7 +74,12 @@ def derivative_from(f, saved):
         "LeakyReLU": lambda a: np.where(a > 0, 1, 0.01),
         "ELU": lambda z: np.where(z > 0, 1, np.exp(np.minimum(z, 0))),
         "SELU": lambda z: SCALE * np.where(z > 0, 1, ALPHA * np.exp(np.minimum(z, 0))),
+        "CELU": lambda z: np.where(z > 0, 1, np.exp(np.minimum(z, 0))),
         "Softplus": lambda z: sigma,
+        "Mish": lambda z: np.tanh(np.logaddexp(0, z)) + z * sigma / np.cosh(np.logaddexp(0, z)) ** 2,
+        "Softsign": lambda z: 1 / (1 + np.abs(z)) ** 2,
+        "HardSigmoid": lambda a: ((a > 0) & (a < 1)) / 6,
+        "HardSwish": lambda z: np.clip(z / 6 + 0.5, 0, 1) + z / 6 * (np.abs(z) < 3),
     }[f](saved)
 
 

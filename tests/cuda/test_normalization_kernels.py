@@ -162,7 +162,27 @@ def test_layer_norm(run, t, group):
         assert_close(r, dgamma, (slopes * xhat).sum(axis=0), factor=8)
 
         dx = empty(t, x.shape)
-        run("layer_norm_backward", (t, group), launch, x, dy, mean, rstd, gamma, dx, rows, cols)
+        run("layer_norm_backward", (t, group), launch, x, dy, mean, rstd, gamma, dx, rows, cols, 1)
         assert_close(t, dx, want_dx, factor=8)
-        run("layer_norm_backward", (t, group), launch, x, dy, mean, rstd, gamma, dy, rows, cols)
+        run("layer_norm_backward", (t, group), launch, x, dy, mean, rstd, gamma, dy, rows, cols, 1)
         np.testing.assert_array_equal(dx, dy)
+
+
+@pytest.mark.parametrize(("t", "group"), cases("layer_norm_forward"))
+def test_rms_norm(run, t, group):
+    """Without a mean, with xhat in the place of x in the backward pass."""
+    rng, r = np.random.default_rng(6), real(t)
+    for rows, cols in {8: [(1, 5), (33, 31)], 32: [(31, 33), (64, 200)], 256: [(3, 1000), (9, 300)]}[group]:
+        x, dy = to_storage(t, rng.normal(size=(rows, cols)) + 2), to_storage(t, rng.normal(size=(rows, cols)))
+        values, slopes = to_float64(t, x), to_float64(t, dy)
+        launch = table.rows(rows, group, MULTIPROCESSORS)
+        y, square, rstd = empty(t, x.shape), empty(r, rows), empty(r, rows)
+        run("layer_norm_forward", (t, group), launch, x, None, None, y, None, square, rstd, rows, cols, EPS)
+        squares = (values**2).mean(axis=1, keepdims=True)
+        want = values / np.sqrt(squares + EPS)
+        assert_close(t, y, want, factor=4)
+        assert_close(r, square, squares[:, 0], factor=4)
+        xhat, dx = to_float64(t, y), empty(t, x.shape)
+        run("layer_norm_backward", (t, group), launch, y, dy, None, rstd, None, dx, rows, cols, 0)
+        want_dx = (slopes - xhat * (slopes * xhat).mean(axis=1, keepdims=True)) / np.sqrt(squares + EPS)
+        assert_close(t, dx, want_dx, factor=8)

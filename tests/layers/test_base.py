@@ -19,7 +19,7 @@ def test_each_layer_is_made_again_from_its_settings(layer: gb.Layer) -> None:
 
 
 def test_the_table_is_closed() -> None:
-    assert set(LAYERS) == {"Dense", "Activation", "Dropout", "BatchNorm", "LayerNorm"}
+    assert set(LAYERS) == {"Dense", "Activation", "PReLU", "Dropout", "BatchNorm", "LayerNorm", "RMSNorm"}
     with pytest.raises(ArgumentError, match="unknown layer 'Dens': did you mean 'Dense'"):
         layer_from("Dens", {})
     with pytest.raises(ArgumentError, match=r"layer Dropout: .*width"):

@@ -8,6 +8,7 @@ import pytest
 import gpubackprop as gb
 from gpubackprop.backend.base import Backend
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
+from gpubackprop.testing import check_layer
 from tests.small import make_data
 
 
@@ -139,3 +140,23 @@ def test_refused(make: Any, kind: type, message: str) -> None:
 def test_settings_make_it_again() -> None:
     for layer in (gb.BatchNorm(4, 1e-3, 0.5), gb.LayerNorm(4, 1e-3)):
         assert repr(type(layer)(**layer.settings())) == repr(layer)
+
+
+def test_rms_norm_as_in_pytorch(backend: Backend, torch: Any) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(7, 5)) + 1, rng.normal(size=(7, 5))
+    gamma = rng.normal(size=5)
+    net = gb.Network([gb.RMSNorm(5)], device=backend, dtype="float64")
+    net.set_weights({"0.gamma": gamma})
+    there, scale = torch.tensor(x, requires_grad=True), torch.tensor(gamma, requires_grad=True)
+    a = torch.nn.functional.rms_norm(there, (5,), scale, eps=float(np.finfo(np.float32).eps))
+    (0.5 * ((a - torch.tensor(y)) ** 2).sum() / 7).backward()
+    np.testing.assert_allclose(backend.to_host(net.forward(x)), a.detach().numpy(), rtol=1e-13)
+    _, gradients = net.loss_and_gradients(x, y)
+    np.testing.assert_allclose(gradients["0.gamma"], scale.grad.numpy(), rtol=1e-12)
+    np.testing.assert_allclose(net.input_gradient(x, y), there.grad.numpy(), rtol=1e-11, atol=1e-15)
+
+
+def test_rms_norm_keeps_the_contract_of_every_layer() -> None:
+    assert check_layer(gb.RMSNorm(6))
+    assert gb.RMSNorm(**gb.RMSNorm(4, 1e-3).settings()).eps == 1e-3

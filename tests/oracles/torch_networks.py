@@ -23,6 +23,11 @@ def activation(torch: Any, name: str, z: Any) -> Any:
         "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
         "softplus": lambda z: torch.logaddexp(z, torch.zeros_like(z)),
         "silu": F.silu,
+        "celu": F.celu,
+        "mish": F.mish,
+        "softsign": F.softsign,
+        "hard_sigmoid": F.hardsigmoid,
+        "hard_swish": F.hardswish,
     }
     return functions[name](z)
 

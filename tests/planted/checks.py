@@ -47,7 +47,8 @@ def gradients() -> None:
 
 def contract() -> None:
     """The contract of every layer."""
-    for layer in (gb.Dense(4, 4, "gelu"), gb.BatchNorm(4), gb.LayerNorm(4), gb.Dropout(0.3), gb.Activation("silu")):
+    norms = gb.BatchNorm(4), gb.LayerNorm(4), gb.RMSNorm(4)
+    for layer in (gb.Dense(4, 4, "gelu"), *norms, gb.Dropout(0.3), gb.Activation("silu"), gb.PReLU(4)):
         check_layer(layer)
 
 
@@ -71,6 +72,11 @@ SCALAR: dict[str, Callable[[float], float]] = {
     "leaky_relu": lambda z: z if z > 0 else 0.01 * z,
     "elu": lambda z: z if z > 0 else expm1(z),
     "selu": lambda z: 1.0507009873554805 * (z if z > 0 else 1.6732632423543772 * expm1(z)),
+    "celu": lambda z: z if z > 0 else expm1(z),
+    "mish": lambda z: z * tanh(log1p(exp(z))),
+    "softsign": lambda z: z / (1 + abs(z)),
+    "hard_sigmoid": lambda z: min(max(z / 6 + 0.5, 0.0), 1.0),
+    "hard_swish": lambda z: z * min(max(z / 6 + 0.5, 0.0), 1.0),
     "gelu": lambda z: z * (1 + erf(z / sqrt(2))) / 2,
     "gelu_tanh": lambda z: z * (1 + tanh(sqrt(2 / pi) * (z + 0.044715 * z**3))) / 2,
     "softplus": lambda z: log1p(exp(z)),

@@ -65,6 +65,12 @@ struct SELU {  // Klambauer et al. 2017
         return x > A(0) ? A(scale) : A(scale * alpha) * exp(x);
     }
 };
+struct CELU {  // Barron 2017
+    static constexpr bool from_output = false, is_identity = false;
+    static constexpr double alpha = 1.0;
+    template <typename A> static __device__ A value(A x) { return x > A(0) ? x : expm1(x); }
+    template <typename A> static __device__ A derivative(A x) { return x > A(0) ? A(1) : exp(x); }
+};
 struct GELU {
     static constexpr bool from_output = false, is_identity = false;
     template <typename A> static __device__ A value(A x) { return x * normal_distribution(x); }
@@ -82,6 +88,7 @@ struct GELUTanh {  // x s with s = (1 + tanh(c (x + k x^3))) / 2 = sigmoid(2 c (
 };
 struct Softplus {
     static constexpr bool from_output = false, is_identity = false;
+    static constexpr double beta = 1.0;
     template <typename A> static __device__ A value(A x) { return (x > A(0) ? x : A(0)) + log1p(exp(-fabs(x))); }
     template <typename A> static __device__ A derivative(A x) { return stable_sigmoid(x); }
 };
@@ -89,6 +96,43 @@ struct SiLU {
     static constexpr bool from_output = false, is_identity = false;
     template <typename A> static __device__ A value(A x) { return x * stable_sigmoid(x); }
     template <typename A> static __device__ A derivative(A x) { return stable_sigmoid(x) * (A(1) + x * stable_sigmoid(-x)); }
+};
+
+struct Mish {  // x tanh(softplus(x)) = x w / (w + 2), w = e (e + 2), e = exp(x)
+    static constexpr bool from_output = false, is_identity = false;
+    template <typename A> static __device__ A e(A x) { return exp(x < A(40) ? x : A(40)); }  // beyond, the value is x
+    template <typename A> static __device__ A value(A x) {
+        const A w = e(x) * (e(x) + A(2));
+        return x != x ? x : x * (w / (w + A(2)));
+    }
+    template <typename A> static __device__ A derivative(A x) {
+        const A t = x < A(40) ? x : A(40), u = e(x), w = u * (u + A(2)), r = A(1) / (w + A(2));
+        return x != x ? x : w * r + t * u * r * (u + A(1)) * r * A(4);
+    }
+};
+struct Softsign {
+    static constexpr bool from_output = false, is_identity = false;
+    template <typename A> static __device__ A value(A x) { return x / (A(1) + fabs(x)); }
+    template <typename A> static __device__ A derivative(A x) {
+        const A r = A(1) / (A(1) + fabs(x));
+        return r * r;
+    }
+};
+struct HardSigmoid {
+    static constexpr bool from_output = true, is_identity = false;
+    template <typename A> static __device__ A value(A x) {
+        const A h = (x + A(3)) * A(1.0 / 6.0);
+        return h < A(0) ? A(0) : h > A(1) ? A(1) : h;
+    }
+    template <typename A> static __device__ A derivative(A a) { return a > A(0) && a < A(1) ? A(1.0 / 6.0) : A(0); }
+};
+struct HardSwish {
+    static constexpr bool from_output = false, is_identity = false;
+    template <typename A> static __device__ A value(A x) { return x * HardSigmoid::value(x); }
+    template <typename A> static __device__ A derivative(A x) {
+        const A h = HardSigmoid::value(x);
+        return h + x * HardSigmoid::derivative(h);
+    }
 };
 
 // a = f(z + bias). z, a: (rows, cols), may be the same array; bias: (cols,).

@@ -290,13 +290,17 @@ class CudaBackend(CupyBackend):
             stream.step, layer, seed,
         )  # fmt: skip
 
-    def normalize(self, x: Array, axis: int, eps: float, mean: Array, var: Array, rstd: Array, xhat: Array) -> None:
-        along = normalization.normalize_columns if axis == 0 else normalization.normalize_rows
+    def normalize(
+        self, x: Array, axis: int, eps: float, mean: Array | None, var: Array, rstd: Array, xhat: Array
+    ) -> None:
+        along: Any = normalization.normalize_columns if axis == 0 else normalization.normalize_rows
         along(self.kernels, x, eps, mean, var, rstd, xhat)
 
-    def normalize_backward(self, g: Array, axis: int, rstd: Array, xhat: Array, out: Array) -> None:
+    def normalize_backward(
+        self, g: Array, axis: int, rstd: Array, xhat: Array, out: Array, centered: bool = True
+    ) -> None:
         if axis == 1:
-            normalization.normalize_rows_backward(self.kernels, g, rstd, xhat, out)
+            normalization.normalize_rows_backward(self.kernels, g, rstd, xhat, out, centered)
         else:
             sums = self._leading(2 * g.shape[1], rstd.dtype, "norm sums", self.empty)
             normalization.normalize_columns_backward(self.kernels, g, rstd, xhat, sums, out)

@@ -173,7 +173,7 @@ __global__ void batch_norm_backward(const T* x, const T* dy, const acc_t<T>* mea
 }
 
 // Layer norm: x, y (rows, cols), may be the same; gamma, beta (cols,); mean, rstd (rows,) are kept for the backward pass,
-// variance (rows,) where it is wanted, else null.
+// variance (rows,) where it is wanted, else null. mean null: 0 takes its place (RMS norm, Zhang and Sennrich 2019).
 // The variance is a second pass over the row, which is in cache by then. Launch: rows(rows, GROUP).
 template <typename T, int GROUP>
 __global__ void layer_norm_forward(const T* x, const acc_t<T>* gamma, const acc_t<T>* beta, T* y, acc_t<T>* mean,
@@ -183,14 +183,14 @@ __global__ void layer_norm_forward(const T* x, const acc_t<T>* gamma, const acc_
         const T* in = x + row * cols;
         const int count = active ? cols : 0;
         A sum = 0, squares = 0;
-        for (int c = lane; c < count; c += GROUP) sum += widen(in[c]);
+        for (int c = lane; mean && c < count; c += GROUP) sum += widen(in[c]);
         const A m = group_sum<GROUP>(sum) / A(cols);
         for (int c = lane; c < count; c += GROUP) squares += (widen(in[c]) - m) * (widen(in[c]) - m);
         const A v = group_sum<GROUP>(squares) / A(cols), r = A(1) / sqrt(v + A(eps));
         for (int c = lane; c < count; c += GROUP) 
             y[row * cols + c] = narrow<T>(affine((widen(in[c]) - m) * r, gamma, beta, c));
         if (active && lane == 0) {
-            mean[row] = m;
+            if (mean) mean[row] = m;
             if (variance) variance[row] = v;
             rstd[row] = r;
         }
@@ -198,10 +198,11 @@ __global__ void layer_norm_forward(const T* x, const acc_t<T>* gamma, const acc_
 }
 
 // dx = rstd (u - mean(u) - xhat mean(u xhat)), u = dy gamma, means over the row. x: the input of the forward pass; dx may be dy.
+// centered: 0 where no mean was taken out, and mean(u) is left out.
 // Launch: rows(rows, GROUP).
 template <typename T, int GROUP>
 __global__ void layer_norm_backward(const T* x, const T* dy, const acc_t<T>* mean, const acc_t<T>* rstd, const acc_t<T>* gamma,
-                                    T* dx, index_t rows, int cols) {
+                                    T* dx, index_t rows, int cols, int centered) {
     typedef acc_t<T> A;
     const A* const none = nullptr;
     for_each_row<GROUP>(rows, [&](index_t row, int lane, bool active) {
@@ -214,7 +215,7 @@ __global__ void layer_norm_backward(const T* x, const T* dy, const acc_t<T>* mea
             plain += u;
             along += u * normalized(A(widen(in[c])), mean, rstd, row);
         }
-        plain = group_sum<GROUP>(plain) / A(cols);
+        plain = centered ? group_sum<GROUP>(plain) / A(cols) : A(0);
         along = group_sum<GROUP>(along) / A(cols);
         for (int c = lane; c < count; c += GROUP)
             dx[row * cols + c] = narrow<T>(r * (affine(A(widen(slopes[c])), gamma, none, c) - plain -

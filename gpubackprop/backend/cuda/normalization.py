@@ -8,7 +8,9 @@ from gpubackprop.backend.cuda.kernel_table import C_TYPE
 from gpubackprop.backend.cuda.launcher import Kernels
 
 
-def normalize_rows(kernels: Kernels, x: Array, eps: float, mean: Array, var: Array, rstd: Array, xhat: Array) -> None:
+def normalize_rows(
+    kernels: Kernels, x: Array, eps: float, mean: Array | None, var: Array, rstd: Array, xhat: Array
+) -> None:
     """`Backend.normalize` along axis 1."""
     (n, d), group = x.shape, table.group_of(x.shape[1])
     geometry = table.rows(n, group, kernels.multiprocessors)
@@ -16,11 +18,13 @@ def normalize_rows(kernels: Kernels, x: Array, eps: float, mean: Array, var: Arr
     kernels.launch("layer_norm_forward", (C_TYPE[x.dtype.name], group), geometry, *arguments)
 
 
-def normalize_rows_backward(kernels: Kernels, g: Array, rstd: Array, xhat: Array, out: Array) -> None:
+def normalize_rows_backward(
+    kernels: Kernels, g: Array, rstd: Array, xhat: Array, out: Array, centered: bool = True
+) -> None:
     """`Backend.normalize_backward` along axis 1."""
     (n, d), group = g.shape, table.group_of(g.shape[1])
     geometry = table.rows(n, group, kernels.multiprocessors)
-    arguments = (xhat, g, None, rstd, None, out, n, d)
+    arguments = (xhat, g, None, rstd, None, out, n, d, int(centered))
     kernels.launch("layer_norm_backward", (C_TYPE[g.dtype.name], group), geometry, *arguments)
 
 

@@ -101,7 +101,10 @@ def test_every_optimizer(optimizer: str) -> None:
     assert_same(found, expected)
 
 
-@pytest.mark.parametrize("layer", [gb.Dropout(0.3), gb.BatchNorm(5), gb.LayerNorm(5), gb.Activation("tanh")], ids=repr)
+LAYERS = [gb.Dropout(0.3), gb.BatchNorm(5), gb.LayerNorm(5), gb.RMSNorm(5), gb.PReLU(5), gb.Activation("tanh")]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=repr)
 def test_every_layer(layer: gb.Layer) -> None:
     def case() -> Case:
         again = type(layer)(**layer.settings())
