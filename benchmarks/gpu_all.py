@@ -61,7 +61,8 @@ def doctor(dry: bool) -> dict[str, Any]:
                 losses = [float(net.backend.to_host(net.train_step(x, y, optimizer))) for _ in range(4)]
                 entry: dict[str, Any] = {"how": net.backend.describe(), "losses": losses}
                 products = getattr(net.backend, "products", None)
-                entry["used"] = sorted(getattr(products, "used", ()))
+                taken = products.choices.taken if products else {}
+                entry["ways"] = {str(key): way for key, way in taken.items()}
                 entry["refused"] = getattr(products, "refused", {})
                 entry["capture_failed"] = getattr(getattr(net.backend, "recorder", None), "failure", None)
             except Exception as error:  # the report is there to hold whatever goes wrong

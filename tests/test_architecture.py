@@ -186,6 +186,28 @@ def test_importing_the_package_loads_no_optional_library() -> None:
     assert done.stdout.split() == []
 
 
+def test_the_cuda_backend_is_imported_in_half_a_second() -> None:
+    """Beside CuPy, where that is installed; and nothing of it takes NVIDIA's own bindings along."""
+    script = """if True:
+        import importlib.util, sys, time
+        import numpy
+        begin = time.process_time()
+        if importlib.util.find_spec("cupy"):
+            import cupy
+        import gpubackprop.backend.cuda.cuda_backend
+        print(time.process_time() - begin, *(n for n in ("nvmath", "cuda.bindings") if n in sys.modules))
+    """
+    times = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT.parent, check=True
+        )
+        seconds, *bindings = done.stdout.split()
+        assert not bindings
+        times.append(float(seconds))
+    assert min(times) < 0.5
+
+
 # -- what is public ------------------------------------------------------------------------------------------------------------
 
 

@@ -13,8 +13,10 @@ from typer import Option
 from gpubackprop import __version__, mlp
 from gpubackprop.backend.cpu.blas_info import blas_name, blas_threads
 from gpubackprop.backend.cuda.diagnosis import software
+from gpubackprop.backend.cuda.plans import KEPT
 from gpubackprop.backend.select import fallback_reason, get_backend
 from gpubackprop.cli.devices import devices
+from gpubackprop.files import cache
 from gpubackprop.optimizers import SGD
 
 _EXTRAS = {"numba": "numba", "scipy": "numba", "scikit-learn": "data", "pyarrow": "data", "matplotlib": "plot"}
@@ -24,9 +26,17 @@ _EXTRAS = {"numba": "numba", "scipy": "numba", "scikit-learn": "data", "pyarrow"
 def doctor(
     device: Annotated[str, Option(help="The device to try a training step on.")] = "auto",
     precision: Annotated[str | None, Option(help="fp32, fp64, or on a GPU tf32, bf16, fp16.")] = None,
+    remeasure: Annotated[
+        bool,
+        Option(
+            "--remeasure", help="Forget which algorithms were the quickest on a GPU: they are timed anew when used."
+        ),
+    ] = False,
 ) -> None:
     """Say what this installation runs on, and what keeps it from a GPU; try one training step."""
     console = Console()
+    if remeasure:
+        console.print(f"forgot {cache.forget(f'{KEPT}*')} files of measurements", highlight=False)
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -81,6 +81,14 @@ def store(name: str, content: bytes) -> None:
     _store(name, hashlib.sha256(content).hexdigest().encode() + content)
 
 
+def forget(pattern: str) -> int:
+    """Remove what is kept under names of a pattern such as "algorithms-*"; how many entries that were."""
+    found = [path for folder in _folders() for path in folder.glob(pattern)]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
+
+
 def file_with(name: str, content: bytes) -> Path:
     """A file `name` with exactly this content, for a library that takes a path.
 

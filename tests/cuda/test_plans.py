@@ -15,6 +15,7 @@ from gpubackprop.backend.cuda import plans, timing
 from gpubackprop.backend.cuda.plans import Operands, Planner, Problem, UnsupportedError, of_device
 from gpubackprop.backend.cuda.products import Products
 from gpubackprop.files import cache
+from tests.cuda import fake_cupy
 from tests.cuda.stand_in import gpu, shim  # noqa: F401
 
 FAST, SLOW, ANY = 0xA161, 0xA160, 0xA162
@@ -23,6 +24,7 @@ FAST, SLOW, ANY = 0xA161, 0xA160, 0xA162
 
 @pytest.fixture(autouse=True)
 def _as_many_calls_as_on_a_device(gpu, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(fake_cupy.device, "HOST", 0.01)
     monkeypatch.setattr(timing, "CALLS", 20)
     monkeypatch.setattr(timing, "LEAST", 5)
 
@@ -76,8 +78,6 @@ def test_one_call_at_a_time_would_measure_the_host(gpu, monkeypatch):  # noqa: F
 
 
 def fake_run(milliseconds: float) -> None:
-    from tests.cuda import fake_cupy
-
     fake_cupy.run(lambda: None, milliseconds=milliseconds)
 
 

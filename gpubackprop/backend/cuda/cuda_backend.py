@@ -11,6 +11,7 @@ import numpy as np
 from gpubackprop.backend.base import Array, Backend, ElementwiseFunction, Loop, LossFunction, Program
 from gpubackprop.backend.cuda import kernel_table as table
 from gpubackprop.backend.cuda import normalization, plans, registry
+from gpubackprop.backend.cuda.choices import Way
 from gpubackprop.backend.cuda.cupy_backend import CupyBackend
 from gpubackprop.backend.cuda.gather import gather, row_types, target_types
 from gpubackprop.backend.cuda.graph import EagerProgram, GraphProgram, Recorder
@@ -20,6 +21,7 @@ from gpubackprop.backend.cuda.loop import DeviceLoop
 from gpubackprop.backend.cuda.masks import Masks
 from gpubackprop.backend.cuda.precision import HALF, HalfCopies, LossScale, half_type
 from gpubackprop.backend.cuda.products import Products
+from gpubackprop.backend.cuda.timing import seconds_a_call
 from gpubackprop.backend.cuda.update import Scalars, Updates
 from gpubackprop.errors import DeviceError
 from gpubackprop.random import MaskStream
@@ -205,45 +207,84 @@ class CudaBackend(CupyBackend):
             a, b = self._converted(a, out.dtype, 0), self._converted(b, out.dtype, 1)
         super().dot(a, b, out)
 
+    def _quickest(
+        self, what: str, shape: tuple[int, ...], x: Array, f: str | None, ways: dict[str, Way], saving: Any = None
+    ) -> str:
+        """Do it in the quickest of these ways: an epilogue, or "plain", a product and what comes after it."""
+        if self.products is None or not self.products.epilogues:
+            ways["plain"]()
+            return "plain"
+        return self.products.choices.do((what, shape, x.dtype.name, self.precision, f, *ways), ways, saving)
+
     def affine(self, x: Array, W: Array, b: Array | None, f: ElementwiseFunction, z: Array, out: Array) -> None:
         self.masks.forget(out)
         W = self._narrow(W, 0)
         b = None if b is None else self._narrow(b, 1)
         function, bias = registry.activation(f), "" if b is None else "_BIAS"
-        if function == "Identity" and z is out and b is not None and self._multiply(x, W, out, "BIAS", bias=b):
-            return
-        if function == "ReLU" and z is out and self.products is not None:
-            mask = self.masks.memory_for(out)
-            options = {"bias": b, "aux": mask}
-            used = self.products.first_of((f"RELU_AUX{bias}", f"RELU{bias}"), x, W, out, **options)
-            if used is not None:
-                if "AUX" in used:
-                    self.masks.written(out)
-                return
-        if function == "GELUTanh":
+        ways: dict[str, Way] = {}
+        saving: dict[str, Callable[[], float]] = {}
+        if function == "Identity" and z is out and b is not None:
+            ways["BIAS"] = lambda: self._multiply(x, W, out, "BIAS", bias=b)
+        elif function == "ReLU" and z is out:
+            ways[f"RELU{bias}"] = lambda: self._multiply(x, W, out, f"RELU{bias}", bias=b)
+            ways[f"RELU_AUX{bias}"] = lambda: self._multiply(
+                x, W, out, f"RELU_AUX{bias}", bias=b, aux=self.masks.memory_for(out)
+            )
+            saving[f"RELU_AUX{bias}"] = lambda: self._seconds_of_derivative(f, out)
+        elif function == "GELUTanh":
             # Without a backward pass there is nothing to keep, and z is out.
             epilogue, kept = (f"GELU{bias}", None) if z is out else (f"GELU_AUX{bias}", z)
-            if self._multiply(x, W, out, epilogue, bias=b, aux=kept):
-                return
-        self.dot(x, W, z)
-        self._bias_activation(f, b, z, out)
+            ways[epilogue] = lambda: self._multiply(x, W, out, epilogue, bias=b, aux=kept)
+
+        def plain() -> bool:
+            self.dot(x, W, z)
+            self._bias_activation(f, b, z, out)
+            return True
+
+        used = self._quickest("affine", (*x.shape, W.shape[1]), x, function, {**ways, "plain": plain}, saving)
+        if "RELU_AUX" in used:
+            self.masks.written(out)
+
+    def _seconds_of_derivative(self, f: ElementwiseFunction, out: Array) -> float:
+        """What a mask that is written in the forward pass saves in the backward pass, where it goes into a product."""
+        try:
+            delta = self.zeros(out.shape, out.dtype)
+        except self.memory_errors:
+            return 0.0
+        return seconds_a_call(self.cupy, lambda: self.times_derivative(f, out, delta))
 
     def propagate(self, delta: Array, W: Array, f: ElementwiseFunction, saved: Array, out: Array) -> None:
         W, function = self._narrow(W), registry.activation(f)
         mask = self.masks.of(saved) if function == "ReLU" else None
-        if mask is not None and self._multiply(delta, W.T, out, "DRELU", aux=mask):
-            return
-        if function == "GELUTanh" and self._multiply(delta, W.T, out, "DGELU", aux=saved):
-            return
-        super().propagate(delta, W, f, saved, out)
+        ways: dict[str, Way] = {}
+        if mask is not None:
+            ways["DRELU"] = lambda: self._multiply(delta, W.T, out, "DRELU", aux=mask)
+        elif function == "GELUTanh":
+            ways["DGELU"] = lambda: self._multiply(delta, W.T, out, "DGELU", aux=saved)
+
+        def plain() -> bool:
+            super(CudaBackend, self).propagate(delta, W, f, saved, out)
+            return True
+
+        self._quickest("propagate", (*delta.shape, W.shape[0]), delta, function, {**ways, "plain": plain})
 
     def affine_gradients(self, x: Array, delta: Array, dW: Array, db: Array | None, beta: float) -> None:
-        if db is not None and not beta and self._multiply(x.T, delta, dW, "BGRADA", bias=db):
-            return
-        if not self._multiply(x.T, delta, dW, beta=beta):
-            super().affine_gradients(x, delta, dW, db, beta)
-        elif db is not None:
-            self._add_column_sums(delta, db, beta)
+        ways: dict[str, Way] = {}
+        if db is not None and not beta:
+            ways["BGRADA"] = lambda: self._multiply(x.T, delta, dW, "BGRADA", bias=db)
+
+        def plain() -> bool:
+            if not self._multiply(x.T, delta, dW, beta=beta):
+                super(CudaBackend, self).affine_gradients(x, delta, dW, db, beta)
+            elif db is not None:
+                self._add_column_sums(delta, db, beta)
+            return True
+
+        # With a beta it is no work that could be done again to time it; it goes as it does without.
+        if beta or not ways:
+            plain()
+        else:
+            self._quickest("affine_gradients", (*x.shape, delta.shape[1]), x, None, {**ways, "plain": plain})
 
     # -- activations ----------------------------------------------------------------------------------------------
 

@@ -29,6 +29,8 @@ log = logging.getLogger("gpubackprop.cuda")
 
 WORKSPACE = 32 * 2**20
 """Bytes that an algorithm may use beside its operands: what NVIDIA recommends for Hopper."""
+KEPT = "algorithms-"
+"""How the names of the files begin that hold what was measured, one for each kind of device and version of the library."""
 CANDIDATES = 8
 """Algorithms that are asked for and timed."""
 
@@ -225,15 +227,10 @@ class Planner:
         self._turn = threading.RLock()
         self._last: tuple[int, int] | None = None
         self._plans: dict[Problem, Plan | str] = {}
-        self._file = f"algorithms-{cache.digest(name, self.library.version)}.json"
-        self._kept: dict[str, Any] = {
-            "device": name,
-            "cublasLt": self.library.version,
-            "measured": HOW,
-            "algorithms": {},
-        }
+        self._file = f"{KEPT}{cache.digest(name, self.library.version)}.json"
+        self._kept: dict[str, Any] = {"device": name, "cublasLt": self.library.version, "measured": HOW}
         before = json.loads(cache.load(self._file) or b"null")
-        if isinstance(before, dict) and before.get("measured") == HOW and isinstance(before.get("algorithms"), dict):
+        if isinstance(before, dict) and before.get("measured") == HOW:
             self._kept = before
 
     # -- using it -------------------------------------------------------------------------------------------------
@@ -272,6 +269,18 @@ class Planner:
         """Queue a product on the current stream. Raises CublasLtError where the library refuses."""
         with self.in_turn() as stream:
             plan.queue(self.handle, operands, self.workspace.data.ptr, stream.ptr)
+
+    # -- what was measured ----------------------------------------------------------------------------------------
+
+    def kept(self, kind: str) -> dict[str, Any]:
+        """What was measured of a kind, in this run or in an earlier one on such a device with this library."""
+        found = self._kept.get(kind)
+        return found if isinstance(found, dict) else {}
+
+    def keep(self, kind: str, key: str, value: Any) -> None:
+        """Keep what was measured."""
+        self._kept[kind] = {**self.kept(kind), key: value}
+        cache.store(self._file, json.dumps(self._kept, indent=1).encode())
 
     # -- making plans ---------------------------------------------------------------------------------------------
 
@@ -312,8 +321,8 @@ class Planner:
             found = plan.candidates(self.handle)
             if may_run:
                 seconds, plan.algorithm = self._fastest(plan, found, operands)
-                self._kept["algorithms"][key] = {"algorithm": list(plan.algorithm.data), "microseconds": 1e6 * seconds}
-                cache.store(self._file, json.dumps(self._kept, indent=1).encode())
+                entry = {"algorithm": list(plan.algorithm.data), "microseconds": round(1e6 * seconds, 3)}
+                self.keep("algorithms", key, entry)
             else:
                 plan.algorithm = found[0]
         except UnsupportedError as reason:
@@ -322,7 +331,7 @@ class Planner:
 
     def _take_kept(self, plan: Plan, key: str, operands: Operands, may_run: bool) -> bool:
         """Whether the algorithm of an earlier run is one still, and runs."""
-        kept = self._kept["algorithms"].get(key)
+        kept = self.kept("algorithms").get(key)
         if kept is None:
             return False
         try:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 from gpubackprop.backend.base import Array
+from gpubackprop.backend.cuda.choices import Choices
 from gpubackprop.backend.cuda.cublaslt import DATA_TYPE, CublasLtError
 from gpubackprop.backend.cuda.plans import Operands, Planner, Problem, UnsupportedError
 from gpubackprop.backend.cuda.selftest import TOLERANCE, epilogue_error
@@ -20,7 +20,7 @@ def alignment(address: int) -> int:
 
 
 class Products:
-    """The vocabulary's products, each with the epilogues that it may take, in order of preference.
+    """The vocabulary's products, each with the epilogues that it may take. `choices`: which of them are taken.
 
     tf32: whether float32 products may round their operands to TF32. Every method returns whether it did the work; where it
     did not, the output holds nothing of use.
@@ -30,8 +30,7 @@ class Products:
         self.planner, self.tf32, self.epilogues = planner, tf32, epilogues
         self.refused: dict[str, str] = {}
         """Kinds of product that cuBLASLt does not do here, with the reason for the first such one."""
-        self.used: set[str] = set()
-        """Epilogues that were done."""
+        self.choices = Choices(planner)
         self._verified: dict[Problem, str] = {}
         self.epilogue_error = epilogue_error
 
@@ -77,12 +76,7 @@ class Products:
             self.planner.refuse(problem, str(error))
             self._refuse(problem, str(error))
             return False
-        self.used.add(epilogue)
         return True
-
-    def first_of(self, epilogues: Sequence[str], a: Array, b: Array, out: Array, **options: Any) -> str | None:
-        """Multiply with the first of these epilogues that can be had; its name, or None where none can."""
-        return next((e for e in epilogues if self.multiply(a, b, out, e, **options)), None)
 
     def _refuse(self, problem: Problem, reason: str) -> None:
         if problem.kind not in self.refused:
