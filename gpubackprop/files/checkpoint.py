@@ -158,6 +158,12 @@ def snapshot(net: Network, *, optimizer: Optimizer | None = None, extra: Mapping
         raise ArgumentError(f"a network of dtype {net.dtype.name} cannot be saved; expected {' or '.join(DTYPES)}")
     if optimizer is not None and not isinstance(optimizer, Optimizer):
         raise ArgumentTypeError(f"optimizer must be an Optimizer; got {optimizer!r}")
+    # Weights, counts and moments of one moment, whatever another thread trains.
+    with net.engine:
+        return _snapshot(net, optimizer, extra or {})
+
+
+def _snapshot(net: Network, optimizer: Optimizer | None, extra: Mapping[str, Any]) -> Snapshot:
     arrays = net.get_weights()
     manifest: dict[str, Any] = {
         "version": VERSION,
@@ -177,7 +183,7 @@ def snapshot(net: Network, *, optimizer: Optimizer | None = None, extra: Mapping
     if optimizer is not None:
         manifest["optimizer"] = describe_optimizer(optimizer)
         arrays |= {f"optimizer.{k}": v for k, v in optimizer_state(optimizer, net).items()}
-    values, extra_arrays = _split_extra(extra or {})
+    values, extra_arrays = _split_extra(extra)
     manifest["extra"] = values
     return Snapshot(manifest, arrays | {f"extra.{k}": v for k, v in extra_arrays.items()})
 

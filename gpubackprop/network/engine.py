@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -95,12 +96,45 @@ class Engine:
             own = [of_layer(d, i) for d in (self.parameters.views, self.parameters.gradients, self.state)]
             layer.bind(own[0], own[1], own[2], layer.random_stream(self.seed, i, self.step))
 
+    _moved = False
+    _busy = False
+
     def __enter__(self) -> Engine:
+        """Have the network to oneself: other threads wait. Raises DeviceError where it was moved while this one waited."""
         self.backend.__enter__()
+        if self._moved:
+            self.backend.__exit__()
+            raise DeviceError("another thread moved the network to another device while this call waited: call again")
         return self
 
     def __exit__(self, *error: object) -> None:
         self.backend.__exit__(*error)
+
+    @contextmanager
+    def leaving(self) -> Iterator[None]:
+        """While another engine takes over; nothing may be done here afterwards. Raises DeviceError while a fit is running."""
+        with self:
+            if self._busy:
+                raise DeviceError(
+                    "a fit is running on this network, with its data on the device: move it before or after"
+                )
+            yield
+            self._moved = True
+
+    @contextmanager
+    def fit(self) -> Iterator[None]:
+        """While this fit is running there is no other one, whose losses would be added to the same sums, and nobody moves the
+        network. Raises ArgumentError where another one is running."""
+        with self:
+            if self._busy:
+                raise ArgumentError(
+                    "another fit of this network is running, in another thread or around this callback: begin this one after it"
+                )
+            self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
 
     # -- arrays ---------------------------------------------------------------------------------------------------
 
@@ -236,7 +270,7 @@ class Engine:
 
         Raises DeviceError where not even one row fits, or where a layer mixes rows, which parts would change.
         """
-        with self.backend:
+        with self:
             optimizer.bind(self.parameters)
             step, turns = start, 1 if self.loops else stop
             while step < stop:

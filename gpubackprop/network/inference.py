@@ -22,8 +22,9 @@ def outputs(engine: Engine, x: Array, out: np.ndarray, size: int) -> None:
     be, first = engine.backend, engine.layers[0]
     # A layer from outside this library may write into its input; those of this library do not.
     in_place = be.owns(x) and x.dtype == engine.parameters.dtype and type(first) in LAYERS.values()
-    for rows, part in _chunks(len(x), size):
-        with be:
+    # Held from the first chunk to the last: all rows are of the same weights.
+    with engine:
+        for rows, part in _chunks(len(x), size):
             if in_place and rows >= IN_PLACE:
                 batch = engine.inference.batch(rows)
                 tensors = batch.tensors[0]
@@ -42,8 +43,8 @@ def outputs(engine: Engine, x: Array, out: np.ndarray, size: int) -> None:
 def outputs_and_loss(engine: Engine, x: Array, y: Array, out: np.ndarray, size: int) -> float:
     """The loss, penalties included, of rows x with targets y; their outputs into the host array out."""
     total = 0.0
-    for rows, part in _chunks(len(x), size):
-        with engine:
+    with engine:
+        for rows, part in _chunks(len(x), size):
             batch = engine.load(x[part], y[part], training=False)
             engine.run(batch, "loss")
             engine.backend.copy_out(batch.outputs, out[part])

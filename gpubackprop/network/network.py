@@ -153,7 +153,7 @@ class Network:
         if micro_batch_size is not None:
             micro_batch_size = whole_number("micro_batch_size", micro_batch_size)
         source = Rows(be, x, y, resident=False)
-        with be:
+        with engine:
             engine.train(source, 0, 1, optimizer, source.n, micro_batch_size, accumulate=False)
             return engine.hand_out()
 
@@ -213,12 +213,13 @@ class Network:
     def to(self, device: str | Backend) -> Network:
         """Move the network to another device, with its weights; returns itself. Optimizers follow at their next step.
 
-        Raises what `Network` raises; the network then stays where it was.
+        Raises what `Network` raises, and DeviceError while a fit is running; the network then stays where it was.
         """
         be = get_backend(device, precision=self.precision)
         if self.compile:
             be.check_compiler()
-        with self.engine as engine:
+        engine = self.engine
+        with engine.leaving():
             self._place(be, engine.weights(), engine.count())
         return self
 

@@ -266,8 +266,8 @@ class Optimizer:
         """Host copies of the state: {"t": int64 (), "<state>": flat array}."""
         if self.parameters is None:
             return {"t": np.asarray(self.t, np.int64)} if self._saved is None else dict(self._saved)
-        be = self.parameters.backend
-        return {"t": np.asarray(self.t, np.int64), **{k: be.to_host(v) for k, v in self.state.items()}}
+        with self.parameters.backend as be:
+            return {"t": np.asarray(self.t, np.int64), **{k: be.to_host(v) for k, v in self.state.items()}}
 
     def set_state(self, saved: dict[str, np.ndarray]) -> None:
         """Put back what `get_state` gave; the optimizer must be bound.
@@ -300,9 +300,9 @@ class Optimizer:
             "_spread",
             *self.workspace,
         }
-        kept = {k: v for k, v in vars(self).items() if k not in gone}
         state = self.get_state()
-        return {**kept, "_saved": state if len(state) > 1 or self.t else None}
+        kept = {k: v for k, v in vars(self).items() if k not in gone}
+        return {**kept, "t": int(state["t"]), "_saved": state if len(state) > 1 or state["t"] else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, parameters=None, state={}, h=(), norm=None, _spread=None)

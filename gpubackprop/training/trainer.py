@@ -3,6 +3,7 @@ with another batch size."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import time
@@ -137,6 +138,12 @@ class Trainer:
         self._listening: list[Callback] = []
         self._order: np.ndarray | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has network and optimizer as they are at one moment, whatever another thread trains."""
+        with self.net.engine:
+            net, optimizer = copy.deepcopy((self.net, self.optimizer))
+        return {**vars(self), "net": net, "optimizer": optimizer}
+
     def stop(self, reason: str) -> None:
         """End the fit after this epoch; `history.stopped` becomes `reason`. For callbacks."""
         self._reason = reason
@@ -180,9 +187,7 @@ class Trainer:
             raise ArgumentTypeError(f"shuffle must be True or False; got {shuffle!r}")
         x, y, validation = self._checked(x, y, validation_data)
         first = 0 if first_epoch is None else whole_number("first_epoch", first_epoch, least=0)
-        if first_epoch is not None:
-            self.net.epochs = first
-        self._fit = _Fit(
+        fit = _Fit(
             n=len(x),
             size=len(x) if batch_size is None else min(whole_number("batch_size", batch_size), len(x)),
             first=first,
@@ -194,8 +199,11 @@ class Trainer:
             part=micro_batch_size,
             epoch=first,
         )
-        self.history, self._reason = History(), None
-        return self._train(x, y, validation)
+        with self.net.engine.fit():
+            if first_epoch is not None:
+                self.net.epochs = first
+            self._fit, self.history, self._reason = fit, History(), None
+            return self._train(x, y, validation)
 
     # -- going on -------------------------------------------------------------------------------------------------
 
@@ -267,9 +275,10 @@ class Trainer:
         if others:
             raise ArgumentError(f"{' and '.join(others)} must be the data of the fit that goes on; they are others")
         fit.epochs += more_epochs
-        self._fit, self.history, self._reason, self._digests = fit, history, None if more_epochs else reason, digests
-        self.net.engine.rows_at_once = rows_at_once
-        return self._train(x, y, validation, order)
+        with self.net.engine.fit():
+            self._fit, self.history, self._reason, self._digests = fit, history, None if more_epochs else reason, digests
+            self.net.engine.rows_at_once = rows_at_once
+            return self._train(x, y, validation, order)
 
     def state(self) -> dict[str, Any]:
         """The fit that is running, for a checkpoint beside network and optimizer: name -> host array or plain value.

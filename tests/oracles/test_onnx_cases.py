@@ -50,12 +50,10 @@ def elementwise(name: str, **options: str) -> Any:
     """An activation; options: ONNX's attribute -> the library's setting."""
 
     def run(inputs: list[np.ndarray], attributes: dict[str, Any], be: Backend) -> list[Any]:
-        if name not in ACTIVATIONS:
-            raise NotHereError(name)
         if not attributes.keys() <= options.keys():
             raise NotHereError(f"{name} with other constants")
         f = ACTIVATIONS[name](**{options[k]: v for k, v in attributes.items()})
-        z = be.asarray(inputs[0].reshape(1, -1))
+        z = be.asarray(inputs[0].reshape(1, -1).copy())
         a = be.empty(z.shape, z.dtype)
         be.activate(f, z, a)
         return [be.to_host(a).reshape(inputs[0].shape)]
@@ -158,8 +156,6 @@ def normalization(layer: str) -> Any:
     """Over all axes from `axis` on, which are a row here."""
 
     def run(inputs: list[np.ndarray], s: dict[str, Any], be: Backend) -> list[Any]:
-        if layer not in LAYERS:
-            raise NotHereError(layer)
         x, axis = inputs[0], s.get("axis", -1) % inputs[0].ndim
         width = int(np.prod(x.shape[axis:]))
         given = {f"0.{name}": a for name, a in zip(("gamma", "beta"), inputs[1:], strict=False)}
@@ -167,6 +163,13 @@ def normalization(layer: str) -> Any:
         return [be.to_host(net.forward(x.reshape(-1, width))).reshape(x.shape), None, None]
 
     return run
+
+
+def prelu(inputs: list[np.ndarray], s: dict[str, Any], be: Backend) -> list[Any]:
+    """A slope for each of the last axes' elements, which are the units here."""
+    x, slope = inputs
+    net = network([gb.PReLU(slope.size, shared=False)], be, {"0.slope": slope})
+    return [be.to_host(net.forward(x.reshape(-1, slope.size))).reshape(x.shape)]
 
 
 def batch_norm(inputs: list[np.ndarray], s: dict[str, Any], be: Backend) -> list[Any]:
@@ -245,6 +248,7 @@ OPERATORS: dict[str, Any] = {
     "HardSigmoid": hard_sigmoid,
     "HardSwish": elementwise("hard_swish"),
     "Mish": elementwise("mish"),
+    "PRelu": prelu,
     "Softplus": elementwise("softplus"),
     "Softsign": elementwise("softsign"),
     "Swish": lambda inputs, s, be: elementwise("silu")(inputs, {k: v for k, v in s.items() if v != 1}, be),
@@ -264,7 +268,7 @@ OPERATORS: dict[str, Any] = {
     "Adam": optimizer(adam, ("m", "v")),
 }
 NAMES = re.compile(
-    r"test_((leaky|c|s)?e?relu|elu|[sc]elu|gelu|(hard)?sigmoid|hardswish|mish|soft(plus|sign)|swish|tanh|gemm|matmul|(log)?softmax|"
+    r"test_((leaky|p)?relu|elu|[sc]elu|gelu|(hard)?sigmoid|hardswish|mish|soft(plus|sign)|swish|tanh|gemm|matmul|(log)?softmax|"
     r"sce|nllloss|(layer|rms)_normalization|batchnorm|(training_)?dropout|ada(grad|m)|(nesterov_)?momentum)(_(?!.*expanded).*)?"
 )
 """The cases of these operators; reading all models takes seconds."""

@@ -79,7 +79,7 @@ class Network:
                 x = ACTIVATIONS[s.get("activation") or "identity"][0](z)
             elif kind == "Dropout":
                 words = random_words(x.size, seed=self.seed, step=self.masks, layer=i, first=first_row * x.shape[1])
-                mask = (words < round((1 - s["p"]) * 2**32)).reshape(x.shape) / (1 - s["p"])
+                mask = (words < round((1 - s["p"]) * 2**16)).reshape(x.shape) / (1 - s["p"])
                 kept.append(mask if training else 1.0)
                 x = x * kept[-1]
             else:
@@ -122,7 +122,7 @@ class Network:
         C = sum(self.l1 * abs(w).sum() + self.l2 / 2 * (w * w).sum() for w in matrices.values())
         gradients = {name: self.l1 * np.sign(w) + self.l2 * w for name, w in matrices.items()}
         for rows in parts(len(x), size or len(x)):
-            a, kept = self.forward(x[rows], training, rows[0])
+            a, kept = self.forward(x[rows], training, int(rows[0]))
             value, delta = LOSSES[self.loss_name](a, y[rows])
             C += value * len(a) / len(x)
             for name, g in self.backward(delta * len(a) / len(x), kept).items():

@@ -9,15 +9,24 @@ from __future__ import annotations
 import pickle
 import platform
 import sys
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
 from gpubackprop import __version__
 from gpubackprop.files import cache
 
+_ONE_AT_A_TIME = Lock()
+
 
 def load(source: str) -> ModuleType:
     """The module with this source. Its function `run`, if Numba compiles it, has its machine code in the cache."""
+    # A thread must not find the module of another before it is whole.
+    with _ONE_AT_A_TIME:
+        return _load(source)
+
+
+def _load(source: str) -> ModuleType:
     name = f"gpubackprop_{cache.digest(source)}"
     if name in sys.modules:
         return sys.modules[name]
