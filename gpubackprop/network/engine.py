@@ -154,7 +154,7 @@ class Engine:
         """Host copies of all parameters and state, by full name."""
         with self:
             host = self.parameters.to_host(self.parameters.P)
-            return {**host, **{name: self.backend.to_host(array) for name, array in self.state.items()}}
+            return {**host, **self._state_copies()}
 
     def gradients(self) -> dict[str, np.ndarray]:
         """Host copies of the gradients of the last "gradients" step, by full name."""
@@ -227,7 +227,15 @@ class Engine:
                 self.check_rows(batch.n)
             self._check_recording(batch, training)
             program = self._program(batch, (what, batch.kind, training), _Pass(self.steps, batch, what, training))
+        kept = self._state_copies() if self.backend.scales_deltas and training and "gradient" in what else {}
         program()
+        while self.backend.scales_deltas and "gradient" in what and self.backend.overflowed():
+            for name, array in kept.items():
+                self.backend.copy_in(array, self.state[name])
+            program()
+
+    def _state_copies(self) -> dict[str, np.ndarray]:
+        return {name: self.backend.to_host(array) for name, array in self.state.items()}
 
     def phases(self, batch: Batch, optimizer: Optimizer) -> dict[str, Program]:
         """The phases of a training step as programs of their own, to be timed: forward, loss, backward, update."""

@@ -98,3 +98,40 @@ def test_a_network_that_moved_gives_its_memory_back(gpu):  # noqa: F811
     gb.Trainer(net, rule).fit(x, y, epochs=3, batch_size=8)
     net.to("cpu").train_step(x, y, rule)
     assert gpu.state.live - before <= 33 * 2**20
+
+
+@pytest.mark.parametrize("level", ["plain CuPy", "eager", "graphs"])
+def test_memory_that_garbage_holds_is_taken_before_a_batch_is_cut(gpu, level):  # noqa: F811
+    x, y = data(4000)
+    backend = BACKENDS[level]()
+    net, rule = network(backend), gb.SGD(0.1)
+    net.train_step(x[:8], y[:8], rule)
+    net.train_step(x, y, rule)
+    held = gpu.state.live
+    net.engine.release()
+    needed = held - gpu.state.live
+    circle: list[object] = [backend.zeros((needed // 2,), np.uint8)]
+    circle.append(circle)
+    del circle
+    backend.cupy.get_default_memory_pool().free_all_blocks()
+    gpu.state.limit = gpu.state.taken[0] + needed * 3 // 4
+    net.train_step(x, y, rule)
+    assert net.engine.rows_at_once is None
+    assert rule.t == 3
+
+
+def test_no_memory_for_a_graph_is_no_reason_to_stop(gpu, monkeypatch, caplog):  # noqa: F811
+    """The step itself has run by then."""
+    backend = CudaBackend(0)
+
+    def refuse(step: Any) -> Any:
+        raise backend.memory_errors[0](10, 10)
+
+    monkeypatch.setattr(backend.recorder, "capture", refuse)
+    net, reference = network(backend), network("cpu")
+    for n in (net, reference):
+        gb.Trainer(n, gb.SGD(0.1)).fit(*data(100), epochs=2, batch_size=8)
+    assert "eager (no graph: OutOfMemoryError" in backend.describe()
+    assert net.engine.rows_at_once is None
+    for name, want in reference.get_weights().items():
+        np.testing.assert_allclose(net.get_weights()[name], want, rtol=1e-3, atol=1e-5)

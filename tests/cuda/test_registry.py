@@ -306,3 +306,31 @@ def test_a_class_in_the_table_of_names_is_found_by_name(gpu, monkeypatch):  # no
     ]
     for name, want in made[1].items():
         assert relative(made[0][name], want) < 1e-5, name
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_gradients_that_are_asked_for_are_finite_where_the_first_scale_was_too_large(gpu, normalized):  # noqa: F811
+    """Deltas of 100 in one row: times 65,536 they are beyond float16."""
+    x, y = data()
+    y, results = y * 100, []
+    backend = CudaBackend(0, "fp16")
+    for device in (backend, "cpu"):
+        between = [gb.BatchNorm(16)] if normalized else []
+        net = gb.Network([gb.Dense(INPUTS, 16, "tanh"), *between, gb.Dense(16, OUTPUTS)], device=device, seed=3)
+        results.append((*net.loss_and_gradients(x[:4], y[:4], training=True), net.get_weights()))
+        results[-1] += (net.input_gradient(x[:4], y[:4]),)
+    assert float(backend.to_host(backend.loss_scale.scale)) < 2.0**16
+    for name, want in results[1][1].items():
+        assert relative(results[0][1][name], want) < 2e-2 or np.linalg.norm(want) < 1e-3, name
+    for name, want in results[1][2].items():
+        # Running statistics have seen this batch once.
+        assert relative(results[0][2][name], want) < 1e-2, name
+    assert relative(results[0][3], results[1][3]) < 2e-2
+
+
+def test_gradients_that_are_not_finite_for_another_reason_come_back_as_they_are(gpu):  # noqa: F811
+    x, y = data()
+    net = network(CudaBackend(0, "fp16"))
+    net.set_weights({name: w * (1e5 if name == "2.weight" else 1) for name, w in net.get_weights().items()})
+    _, gradients = net.loss_and_gradients(x, y)
+    assert not all(np.isfinite(g).all() for g in gradients.values())

@@ -65,6 +65,7 @@ class CudaBackend(CupyBackend):
             if self._half is not None:
                 self.copies = HalfCopies(self.kernels, self._half)
             self.loss_scale = LossScale(self.kernels) if precision == "fp16" else None
+            self.scales_deltas = self.loss_scale is not None
             self._try_out()
 
     def __enter__(self) -> Backend:
@@ -440,6 +441,9 @@ class CudaBackend(CupyBackend):
             return
         partial = kernels.partial(geometry.blocks)
         kernels.launch(name, template, geometry, *arguments, scale, partial, kernels.counter, value, total, float(rows))
+
+    def overflowed(self) -> bool:
+        return self.loss_scale is not None and self.loss_scale.overflowed()
 
     def unscale(self, G: Array) -> None:
         if self.loss_scale is not None:

@@ -122,6 +122,13 @@ class LossScale:
         arguments = (G, G.size, self.inverse, partial, kernels.counter, self.skip)
         kernels.launch("unscale", (C_TYPE[G.dtype.name],), geometry, *arguments)
 
+    def overflowed(self) -> bool:
+        """Whether a gradient was not finite, and the scale could be and was halved. Waits for the device."""
+        if not int(self.skip.get()) or float(self.scale.get()) <= _SMALLEST:
+            return False
+        self.adapt()
+        return True
+
     def adapt(self) -> None:
         """The end of a training step: the next step's scale."""
         arguments = (self.scale, self.inverse, self._good, self.skip, _INTERVAL, _SMALLEST, _LARGEST)
