@@ -276,7 +276,12 @@ class Trainer:
             raise ArgumentError(f"{' and '.join(others)} must be the data of the fit that goes on; they are others")
         fit.epochs += more_epochs
         with self.net.engine.fit():
-            self._fit, self.history, self._reason, self._digests = fit, history, None if more_epochs else reason, digests
+            self._fit, self.history, self._reason, self._digests = (
+                fit,
+                history,
+                None if more_epochs else reason,
+                digests,
+            )
             self.net.engine.rows_at_once = rows_at_once
             return self._train(x, y, validation, order)
 
