@@ -13,7 +13,7 @@ from typer import Option
 from gpubackprop import __version__, mlp
 from gpubackprop.backend.cpu.blas_info import blas_name, blas_threads
 from gpubackprop.backend.cuda.diagnosis import software
-from gpubackprop.backend.cuda.plans import KEPT
+from gpubackprop.backend.cuda.measurements import FILES
 from gpubackprop.backend.select import fallback_reason, get_backend
 from gpubackprop.cli.devices import devices
 from gpubackprop.files import cache
@@ -36,7 +36,7 @@ def doctor(
     """Say what this installation runs on, and what keeps it from a GPU; try one training step."""
     console = Console()
     if remeasure:
-        console.print(f"forgot {cache.forget(f'{KEPT}*')} files of measurements", highlight=False)
+        console.print(f"forgot {cache.forget(f'{FILES}*')} files of measurements", highlight=False)
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)

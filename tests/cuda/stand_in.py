@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -59,6 +60,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, shim: Shim) -> Iterator[
     cupy = fake_cupy.install(monkeypatch, shim)
     library = fake_cublaslt.install(monkeypatch)
     monkeypatch.setenv("GPUBACKPROP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # most of the time, for what is thrown away
 
     def compile_cubin(text: str, arch: str, kernels: Any, options: Any = (), file: str = "") -> compiler.Compiled:
         (expression,) = kernels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,10 @@ def test_the_quickest_is_taken_and_kept(gpu):  # noqa: F811
     assert choices.do("it", work.ways()) == "quick"
     gpu.cupy.cuda.Device(0).synchronize()
     assert work.done[-1] == "quick", "what is timed last is not what is left behind"
-    entry = planner.kept("ways")["'it'"]
+    entry = planner.measurements.of("ways")["'it'"]
     assert entry["way"] == "quick"
     assert entry["microseconds"] == pytest.approx({"slow": 30, "quick": 10, "last": 20}, rel=0.2)
+    planner.measurements.save()
     for again in (choices, Choices(Planner(gpu.cupy, 0))):
         work.done.clear()
         assert again.do("it", work.ways()) == "quick"
@@ -84,7 +86,7 @@ def test_in_a_capture_nothing_is_timed(gpu):  # noqa: F811
         stream.begin_capture()
         assert choices.do("it", work.ways()) == "first"
         stream.end_capture()
-    assert planner.kept("ways") == {}
+    assert planner.measurements.of("ways") == {}
     assert choices.do("it", work.ways()) == "second"
 
 
@@ -129,7 +131,8 @@ def test_a_mask_is_written_for_what_it_saves(gpu):  # noqa: F811
 
 def test_measurements_are_forgotten_on_request(gpu):  # noqa: F811
     assert gb.Network([gb.Dense(7, 16, "relu")], device="cuda").predict(data()[0]).shape == (33, 16)
-    assert Planner(gpu.cupy, 0).kept("ways")
+    gc.collect()
+    assert Planner(gpu.cupy, 0).measurements.of("ways")
     result = CliRunner().invoke(app, ["doctor", "--remeasure", "--device", "cpu"])
     assert "forgot 1 files of measurements" in result.output, result.output
-    assert not Planner(gpu.cupy, 0).kept("ways")
+    assert not Planner(gpu.cupy, 0).measurements.of("ways")

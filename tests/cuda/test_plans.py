@@ -35,6 +35,7 @@ def multiply(gpu: Any, planner: Planner | None = None, epilogue: str = "DEFAULT"
     ones, out = gpu.cupy.ones((4, 4), np.float32), gpu.cupy.zeros((4, 4), np.float32)
     done = Products(planner, False).multiply(ones, ones, out, epilogue, **options)
     gpu.cupy.cuda.Device(0).synchronize()
+    planner.measurements.save()
     return out, done
 
 

@@ -67,7 +67,8 @@ def test_training_from_a_file_is_training_from_memory(gpu, tmp_path, precision):
     np.save(tmp_path / "x.npy", x)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     weights, transfers = [], []
-    for source, share in ((x, 0.5), (mapped, 0.0)):
+    # The first of them times and tests the products that the others take.
+    for source, share in ((x, 0.5), (x, 0.5), (mapped, 0.0)):
         backend = CudaBackend(0, precision)
         backend.data_share, backend.loops = share, False
         net = gb.mlp([6, 16, 4], loss="cross_entropy", device=backend, seed=3)
@@ -77,8 +78,9 @@ def test_training_from_a_file_is_training_from_memory(gpu, tmp_path, precision):
         weights.append(net.get_weights())
     for name, array in weights[0].items():
         np.testing.assert_array_equal(array, weights[1][name])
+        np.testing.assert_array_equal(array, weights[2][name])
     # x and y once, an order an epoch; or x and y of each of twelve batches
-    assert transfers[1] - transfers[0] == 2 * 12 - 2 - 3
+    assert transfers[2] - transfers[1] == 2 * 12 - 2 - 3
 
 
 # -- the order of things, on streams that put off what nothing waits for ---------------------------------------------

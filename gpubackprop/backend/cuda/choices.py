@@ -42,7 +42,7 @@ class Choices:
         raise AssertionError(f"no way to do {key}")
 
     def _kept(self, key: Hashable, ways: Mapping[str, Way]) -> str | None:
-        kept = self._planner.kept("ways").get(repr(key))
+        kept = self._planner.measurements.of("ways").get(repr(key))
         way = kept.get("way") if isinstance(kept, dict) else None
         return way if way in ways else None
 
@@ -56,5 +56,5 @@ class Choices:
         }
         best = min(weighed, key=lambda name: weighed[name])
         microseconds = {name: round(1e6 * s, 3) for name, s in seconds.items()}
-        self._planner.keep("ways", repr(key), {"way": best, "microseconds": microseconds})
+        self._planner.measurements.add("ways", repr(key), {"way": best, "microseconds": microseconds})
         return best

@@ -8,7 +8,6 @@ out = a b is computed as out^T = b^T a^T. Below, M, N, K are those of that trans
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import threading
 import weakref
@@ -22,15 +21,13 @@ import numpy as np
 from gpubackprop.backend.base import Array
 from gpubackprop.backend.cuda import cublaslt
 from gpubackprop.backend.cuda.cublaslt import Algorithm, CublasLtError, Library, Result
-from gpubackprop.backend.cuda.timing import HOW, seconds_a_call
-from gpubackprop.files import cache
+from gpubackprop.backend.cuda.measurements import Measurements
+from gpubackprop.backend.cuda.timing import seconds_a_call
 
 log = logging.getLogger("gpubackprop.cuda")
 
 WORKSPACE = 32 * 2**20
 """Bytes that an algorithm may use beside its operands: what NVIDIA recommends for Hopper."""
-KEPT = "algorithms-"
-"""How the names of the files begin that hold what was measured, one for each kind of device and version of the library."""
 CANDIDATES = 8
 """Algorithms that are asked for and timed."""
 
@@ -227,11 +224,8 @@ class Planner:
         self._turn = threading.RLock()
         self._last: tuple[int, int] | None = None
         self._plans: dict[Problem, Plan | str] = {}
-        self._file = f"{KEPT}{cache.digest(name, self.library.version)}.json"
-        self._kept: dict[str, Any] = {"device": name, "cublasLt": self.library.version, "measured": HOW}
-        before = json.loads(cache.load(self._file) or b"null")
-        if isinstance(before, dict) and before.get("measured") == HOW:
-            self._kept = before
+        self.measurements = Measurements(name, self.library.version)
+        weakref.finalize(self, self.measurements.save)
 
     # -- using it -------------------------------------------------------------------------------------------------
 
@@ -262,6 +256,8 @@ class Planner:
 
     def launch(self, graph: Any) -> None:
         """Launch a graph in which there are products, on the current stream."""
+        # The products of a step have all been timed by the time that it is launched.
+        self.measurements.save()
         with self.in_turn():
             graph.launch()
 
@@ -269,18 +265,6 @@ class Planner:
         """Queue a product on the current stream. Raises CublasLtError where the library refuses."""
         with self.in_turn() as stream:
             plan.queue(self.handle, operands, self.workspace.data.ptr, stream.ptr)
-
-    # -- what was measured ----------------------------------------------------------------------------------------
-
-    def kept(self, kind: str) -> dict[str, Any]:
-        """What was measured of a kind, in this run or in an earlier one on such a device with this library."""
-        found = self._kept.get(kind)
-        return found if isinstance(found, dict) else {}
-
-    def keep(self, kind: str, key: str, value: Any) -> None:
-        """Keep what was measured."""
-        self._kept[kind] = {**self.kept(kind), key: value}
-        cache.store(self._file, json.dumps(self._kept, indent=1).encode())
 
     # -- making plans ---------------------------------------------------------------------------------------------
 
@@ -322,7 +306,7 @@ class Planner:
             if may_run:
                 seconds, plan.algorithm = self._fastest(plan, found, operands)
                 entry = {"algorithm": list(plan.algorithm.data), "microseconds": round(1e6 * seconds, 3)}
-                self.keep("algorithms", key, entry)
+                self.measurements.add("algorithms", key, entry)
             else:
                 plan.algorithm = found[0]
         except UnsupportedError as reason:
@@ -331,7 +315,7 @@ class Planner:
 
     def _take_kept(self, plan: Plan, key: str, operands: Operands, may_run: bool) -> bool:
         """Whether the algorithm of an earlier run is one still, and runs."""
-        kept = self.kept("algorithms").get(key)
+        kept = self.measurements.of("algorithms").get(key)
         if kept is None:
             return False
         try:
