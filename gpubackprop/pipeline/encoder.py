@@ -137,11 +137,7 @@ class Encoder:
 
         Raises DataError for a column that is not there.
         """
-        missing = [name for name in self.names if name not in table.names]
-        if missing:
-            near = get_close_matches(missing[0], table.names, n=1, cutoff=0.5)
-            hint = f"there is {near[0]!r}" if near else f"it has {listed(table.names)}"
-            raise DataError(f"the table has no column {listed([*map(repr, missing)])}, which training had; {hint}")
+        self._check_columns(table)
         result = np.empty((len(table), len(self.inputs)), dtype)
         for column, place in self._places():
             values = table.column(column.name)
@@ -152,8 +148,16 @@ class Encoder:
 
     def remarks(self, table: Table) -> list[str]:
         """What should be known of later rows, a sentence each: levels that training had not, values missing for the first
-        time, cells that are no numbers or dates."""
+        time, cells that are no numbers or dates. Raises DataError for a column that is not there."""
+        self._check_columns(table)
         return [remark for column, _ in self._places() for remark in _remarks(column, table.column(column.name))]
+
+    def _check_columns(self, table: Table) -> None:
+        missing = [name for name in self.names if name not in table.names]
+        if missing:
+            near = get_close_matches(missing[0], table.names, n=1, cutoff=0.5)
+            hint = f"there is {near[0]!r}" if near else f"it has {listed(table.names)}"
+            raise DataError(f"the table has no column {listed([*map(repr, missing)])}, which training had; {hint}")
 
     def transform_training(self, table: Table, y: Array, classes: int = 0, dtype: DTypeLike = np.float32) -> Array:
         """The inputs for the training rows themselves: as `transform`, but a row's mean targets come from the four fifths of

@@ -26,7 +26,8 @@ def activation(torch: Any, name: str, z: Any) -> Any:
         "celu": F.celu,
         "mish": F.mish,
         "softsign": F.softsign,
-        "hard_sigmoid": F.hardsigmoid,
+        # torch.nn.functional.hardsigmoid rounds 1/6 to float32 in its derivative.
+        "hard_sigmoid": lambda z: F.relu6(z + 3) / 6,
         "hard_swish": F.hardswish,
     }
     return functions[name](z)

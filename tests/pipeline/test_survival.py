@@ -143,7 +143,7 @@ def test_a_signal_that_is_asked_for(whole: bytes) -> None:
     [
         (trainer, "evaluate", 3),
         (checkpoints, "write", 2),
-        (runs, "evaluate", 1),
+        (runs, "report", 1),
         (runs, "draw_curves", 1),
         (atomic.os, "fsync", 9),
     ],

@@ -201,14 +201,14 @@ PARTS += ("learning_rate", "order", "position", "epoch", "sums", "history", "bes
 
 @pytest.fixture(scope="module")
 def early(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, gb.Trainer]:
-    """A fit that early stopping ends in its third epoch, and its checkpoint in the middle of the second."""
+    """A fit that early stopping ends in its fifth epoch, and its checkpoint in the middle of the fourth."""
     folder = tmp_path_factory.mktemp("early")
     trainer = gb.Trainer(network(), make_optimizer("adam", learning_rate=0.1, schedule=gb.schedules.Cosine(warmup=3)))
     trainer.callbacks += [Slower(), Each(folder)]
     trainer.fit(X, Y, epochs=6, batch_size=SIZE, validation_data=VALIDATION, patience=2)
     assert trainer.history.stopped == "patience"
-    assert trainer.history.best_epoch == 1
-    return stored(folder)[5], trainer
+    assert trainer.history.best_epoch == 3
+    return stored(folder)[13], trainer
 
 
 def entries(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
