@@ -26,7 +26,7 @@ from benchmarks.peers.base import CONFIGS  # noqa: E402
 from benchmarks.peers.turns import PEERS, available, measure, ratio, summary  # noqa: E402
 from gpubackprop.bench.machine import machine  # noqa: E402
 
-HERE = [peer for peer in PEERS if peer not in ("ours without graph", "torch graph")]
+HERE = [peer for peer in PEERS if peer not in ("ours without graph", "torch graph", "torch compile step")]
 """The peers of the comparison on a CPU."""
 ONLY = {"ours numba": "ab", "ours fit": "abcd"}
 """The configs that a peer takes part in, where not in all: where products take nearly all of the time, these are all one."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +38,11 @@ class Config:
 
     def weights(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """(W, b) of each layer: W (d, m), by default with variance 2/d, b (m,) not zero, so that the check sees it."""
+        widths = "-".join(map(str, self.widths))
+        flat = _made_once(f"weights-{widths}-{self.all_active}", lambda: [a for pair in self._weights() for a in pair])
+        return list(zip(flat[::2], flat[1::2], strict=True))
+
+    def _weights(self) -> list[tuple[np.ndarray, np.ndarray]]:
         rng = np.random.default_rng(1)
         spread, bias = (0.1, 1.0) if self.all_active else (1.0, 0.0)
         return [
@@ -51,6 +59,11 @@ class Config:
         Every row of x stands in its batch twice, with two targets: the loss cannot be driven to zero, where a step would
         compute with denormal numbers and be timed for that.
         """
+        name = f"data-{self.widths[0]}-{self.widths[-1]}-{self.loss}-{batches}x{self.batch}"
+        x, y = _made_once(name, lambda: self._data(batches))
+        return x, y
+
+    def _data(self, batches: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(2)
         half = rng.standard_normal((batches, self.batch // 2, self.widths[0]), np.float32)
         x = np.concatenate([half, half], axis=1).reshape(batches * self.batch, -1)
@@ -95,6 +108,20 @@ class Config:
             seconds += one * (2 if i == 0 else 3)
         arrays = {"adam": 7, "sgd": 5}[self.optimizer]
         return seconds + 4.0 * arrays * self.parameters / bandwidth
+
+
+def _made_once(name: str, make: Callable[[], Sequence[np.ndarray]]) -> Sequence[np.ndarray]:
+    """What `make` makes; in the folder $GPUBACKPROP_BENCHMARK_DATA, where that is set, for other processes too."""
+    folder = os.environ.get("GPUBACKPROP_BENCHMARK_DATA")
+    if not folder:
+        return make()
+    file = Path(folder, f"{name}.npz")
+    if not file.exists():
+        partial = file.with_name(f"{os.getpid()}-{file.name}")
+        np.savez(partial, *make())
+        partial.replace(file)
+    with np.load(file) as kept:
+        return [kept[f"arr_{i}"] for i in range(len(kept.files))]
 
 
 CONFIGS = {

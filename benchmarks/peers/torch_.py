@@ -104,6 +104,21 @@ class Compiled(Eager):
             self.update = torch.compile(self.optimizer.step)
 
 
+class CompiledStep(Eager):
+    """`torch.compile` of the whole step: forward, loss, backward and update in one function, with compiled autograd."""
+
+    capturable = True
+
+    def __init__(self, config: Config, device: str = "cpu") -> None:
+        super().__init__(config, device)
+        torch._dynamo.config.compiled_autograd = True
+        whole: Any = super().step
+        self.whole = torch.compile(whole, mode="max-autotune" if device == "cuda" else None)
+
+    def step(self) -> None:
+        self.whole()
+
+
 class Graph(Eager):
     """torch.cuda.graph around the whole step. Its first steps, on a side stream, leave no trace in weights and state."""
 

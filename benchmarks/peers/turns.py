@@ -28,6 +28,7 @@ PEERS = {
     "torch eager": "torch_.Eager",
     "torch graph": "torch_.Graph",
     "torch compile": "torch_.Compiled",
+    "torch compile step": "torch_.CompiledStep",
     "jax jit": "jax_.Jit",
     "jax scan": "jax_.Scan",
     "scikit-learn": "sklearn_.Sklearn",

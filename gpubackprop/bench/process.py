@@ -13,8 +13,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from threading import Timer
 from typing import Any, BinaryIO
 
 import gpubackprop
@@ -49,26 +51,32 @@ class Worker:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: Any = None
+        self._late = ""
 
-    def ask(self, name: str, *arguments: Any) -> Any:
-        """What the object's method `name` returns.
+    def ask(self, name: str, *arguments: Any, limit: float | None = None) -> Any:
+        """What the object's method `name` returns. limit: seconds after which the process is ended.
 
         Raises DeviceError and ArgumentError where the method does, for all other errors WorkerError.
         """
-        if self._process is None:
+        self._late = ""
+        new = self._process is None
+        if new:
             self._start()
-            try:
-                self._call(*self._make)
-            except GpuBackpropError:
-                self.close()
-                raise
-        return self._call(name, arguments)
+        timer = Timer(limit or 0, self._end, (f"it took more than {limit} s",))
+        if limit is not None:
+            timer.start()
+        try:
+            if new:
+                self._make_it()
+            return self._call(name, arguments)
+        finally:
+            timer.cancel()
 
     def close(self) -> None:
-        """End the process, without waiting for what it does."""
+        """End the process and all that it started, without waiting for what they do."""
         if self._process is None:
             return
-        self._process.kill()
+        self._end()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             assert stream is not None
@@ -77,6 +85,24 @@ class Worker:
             except BrokenPipeError:  # what was not sent yet has nobody to read it any more
                 continue
         self._process = None
+
+    def _make_it(self) -> None:
+        try:
+            self._call(*self._make)
+        except GpuBackpropError:
+            self.close()
+            raise
+
+    def _end(self, reason: str = "") -> None:
+        process, self._late = self._process, reason
+        if process is None:
+            return
+        if not hasattr(os, "killpg"):
+            process.kill()
+            return
+        # It leads a group of its own, which its children are in: compilers, for one.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
     def _start(self) -> None:
         path = os.pathsep.join(p for p in (os.environ.get("PYTHONPATH", ""), str(ROOT)) if p)
@@ -108,10 +134,12 @@ class Worker:
 
     def _last_words(self) -> str:
         assert self._process is not None
-        code = self._process.wait()
+        code, late = self._process.wait(), self._late
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         self.close()
+        if late:
+            return late
         if hasattr(signal, "SIGKILL") and code == -signal.SIGKILL:
             return "its process was killed, most likely because memory ran out"
         return f"its process ended with exit code {code}{': ' + lines[-1] if lines else ''}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import sys
+import time
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,6 +71,26 @@ def test_a_killed_process() -> None:
     killed = "import os, signal, sys; sys.stdin.buffer.read(1); os.kill(os.getpid(), signal.SIGKILL)"
     with pytest.raises(WorkerError, match="memory ran out"):
         Worker(BENCH, Contender("cpu"), command=python(killed)).ask("ceilings")
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="no groups of processes here")
+def test_what_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    sleeper = f"import subprocess; p = subprocess.Popen(['sleep', '60']); open({str(child)!r}, 'w').write(str(p.pid)); p.wait()"
+    worker = Worker("fractions:Fraction", 1, 2, command=python(sleeper))
+    with pytest.raises(WorkerError, match=r"it took more than 2\.0 s"):
+        worker.ask("limit_denominator", limit=2.0)
+    assert _is_gone(int(child.read_text()))
+
+
+def _is_gone(process: int) -> bool:
+    for _ in range(50):  # until the system has taken note of its end
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def test_an_object_that_cannot_be_made_is_tried_again() -> None:

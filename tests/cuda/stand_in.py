@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,19 +31,23 @@ def _family(name: str, template: tuple[str, ...]) -> dict[str, list[tuple[Any, .
 
 
 class Shim:
-    """Finds the g++ build of an instantiation; those of the default kernel tests are built already, others as asked for."""
+    """Finds the g++ build of an instantiation; those of the default kernel tests are built already, others as asked for.
 
-    def __init__(self, folder: Any) -> None:
+    together: begin with all of the default kernel tests.
+    """
+
+    def __init__(self, folder: Path, together: bool = True) -> None:
         self.folder = folder
+        self.together = together
         self.runners: list[harness.Runner] = []
 
     def __call__(self, expression: str) -> tuple[Any, int, Any]:
-        if not self.runners:
+        if self.together and not self.runners:
             self.runners.append(harness.all_kernels(self.folder, core()))
         runner = next((r for r in self.runners if expression in r.index), None)
         if runner is None:
             name, _, rest = expression.partition("<")
-            template = tuple(part.strip() for part in rest.rstrip(">").split(","))
+            template = tuple(part.strip() for part in rest.rstrip(">").split(",") if rest)
             runner = harness.all_kernels(self.folder, _family(name, template))
             self.runners.append(runner)
         return runner.library, runner.index[expression], runner.parameters[expression]
@@ -57,9 +64,27 @@ def shim(pytestconfig: pytest.Config) -> Shim:
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, shim: Shim) -> Iterator[SimpleNamespace]:
     """A machine with one GPU, as far as Python can tell. `gpu.state` counts; `gpu.library` is cuBLASLt's stand-in;
     `gpu.launched`: the graphs of steps that were launched."""
-    cupy = fake_cupy.install(monkeypatch, shim)
+    machine = put_in_place(monkeypatch, shim, tmp_path / "cache")
+    yield machine
+    cublaslt.library.cache_clear()
+    assert not machine.library.violations, machine.library.violations[0]
+    select._cuda_problem.cache_clear()
+
+
+def stand_in_for_this_process(strict: bool = True) -> None:
+    """The same to the end of a process that is no test. Kernels that g++ has built stay, beside those of the tests."""
+    folder = Path(__file__).parents[2] / ".pytest_cache" / "d" / "cuda_kernels"
+    folder.mkdir(parents=True, exist_ok=True)
+    cache = Path(tempfile.mkdtemp(prefix="gpubackprop-stand-in-"))
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    put_in_place(pytest.MonkeyPatch(), Shim(folder, together=False), cache, strict=strict)
+
+
+def put_in_place(monkeypatch: pytest.MonkeyPatch, shim: Shim, folder: Path, *, strict: bool = True) -> SimpleNamespace:
+    """Put the stand-ins in place; folder: of the user's cache; strict: see `fake_cupy.State`."""
+    cupy = fake_cupy.install(monkeypatch, shim, strict=strict)
     library = fake_cublaslt.install(monkeypatch)
-    monkeypatch.setenv("GPUBACKPROP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GPUBACKPROP_CACHE", str(folder))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # most of the time, for what is thrown away
 
     def compile_cubin(text: str, arch: str, kernels: Any, options: Any = (), file: str = "") -> compiler.Compiled:
@@ -77,7 +102,4 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, shim: Shim) -> Iterator[
     launch = plans.Planner.launch
     monkeypatch.setattr(plans.Planner, "launch", lambda self, graph: launched.append(graph) or launch(self, graph))
     select._cuda_problem.cache_clear()
-    yield SimpleNamespace(cupy=cupy, state=fake_cupy.state, library=library, table=table, launched=launched)
-    cublaslt.library.cache_clear()
-    assert not library.violations, library.violations[0]
-    select._cuda_problem.cache_clear()
+    return SimpleNamespace(cupy=cupy, state=fake_cupy.state, library=library, table=table, launched=launched)
