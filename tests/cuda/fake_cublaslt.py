@@ -305,14 +305,18 @@ class Library:
         # Host scalars are read when the call is made, and so at capture; device scalars when the work is done.
         factors = None if values[POINTER_MODE] == 1 else (factor(alpha), factor(beta))
 
+        # Split-K: a first kernel leaves its part of the sums in the workspace, a second one adds the rest.
+        queue, scratch = fake_cupy.queue_of(stream or 0), workspace if sizes[0] * sizes[1] * 8 <= needed else 0
+        if scratch:
+            fake_cupy.run(lambda: _first_half(values, sizes, layouts, (a, b), scratch), queue, 0.0)
+
         def work() -> None:
             self.matmuls.append(name)
             self.ran.append(number)
-            scratch = workspace if needed else 0
             numbers = factors or (factor(alpha), factor(beta))
             _product(values, name, sizes, layouts, (a, b, d), numbers, scratch, name in self.broken)
 
-        fake_cupy.run(work, fake_cupy.queue_of(stream or 0), milliseconds + self.slow.get(name, 0.0))
+        fake_cupy.run(work, queue, milliseconds + self.slow.get(name, 0.0))
 
 
 def _extra_addresses(name: str, values: dict[int, int]) -> list[int]:
@@ -339,30 +343,41 @@ def _to_tf32(values: np.ndarray) -> np.ndarray:
     return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
+def _operands(values: Any, layouts: Any, addresses: Any) -> tuple[np.ndarray, np.ndarray]:
+    """op(A) and op(B) in the type that is computed in."""
+    a, b = (_column_major(address, layout) for address, layout in zip(addresses[:2], layouts[:2], strict=True))
+    wide = np.float64 if a.dtype == np.float64 else np.float32
+    a, b = (m.astype(wide) for m in ((a.T if values[TRANSA] else a), (b.T if values[TRANSB] else b)))
+    return (_to_tf32(a), _to_tf32(b)) if values[0] == COMPUTE_32F_FAST_TF32 else (a, b)
+
+
+def _first_half(values: Any, sizes: Any, layouts: Any, addresses: Any, workspace: int) -> None:
+    M, N, K = sizes
+    a, b = _operands(values, layouts, addresses)
+    with np.errstate(over="ignore", invalid="ignore"):
+        _vector(workspace, a.dtype, M * N).reshape(M, N)[...] = a[:, : K // 2] @ b[: K // 2]
+
+
 def _product(
     values: Any, name: str, sizes: Any, layouts: Any, addresses: Any, factors: Any, workspace: int, broken: bool
 ) -> None:
     M, N, K = sizes
-    a, b, d = (_column_major(address, layout) for address, layout in zip(addresses, layouts, strict=True))
-    a, b = (a.T if values[TRANSA] else a), (b.T if values[TRANSB] else b)
-    wide = np.float64 if a.dtype == np.float64 else np.float32
-    a_, b_ = a.astype(wide), b.astype(wide)
-    if values[0] == COMPUTE_32F_FAST_TF32:
-        a_, b_ = _to_tf32(a_), _to_tf32(b_)
+    d = _column_major(addresses[2], layouts[2])
+    a, b = _operands(values, layouts, addresses)
+    wide = a.dtype.type
     bias = _vector(values[BIAS_POINTER], d.dtype, M) if "BIAS" in name or "BGRAD" in name else d[:0, 0]
     with np.errstate(over="ignore", invalid="ignore"):
         if workspace:
-            _vector(workspace, np.uint8, 4096)[...] = 0xA5
-            z = a_[:, : K // 2] @ b_[: K // 2] + a_[:, K // 2 :] @ b_[K // 2 :]
+            z = _vector(workspace, wide, M * N).reshape(M, N) + a[:, K // 2 :] @ b[K // 2 :]
         else:
-            z = a_ @ b_
+            z = a @ b
         z = wide(factors[0]) * z
         if factors[1]:
             z += wide(factors[1]) * d.astype(wide)
         if "BIAS" in name:
             z += bias.astype(wide)[:, None]
         if name == "BGRADA":
-            np.copyto(bias, a.astype(wide).sum(axis=1), casting="unsafe")
+            np.copyto(bias, a.sum(axis=1), casting="unsafe")
         ld, aux = values[AUX_LD], values[AUX_POINTER]
         if name in ("RELU_AUX", "RELU_AUX_BIAS"):
             mask = _vector(aux, np.uint8, ld // 8 * N).reshape(N, ld // 8)

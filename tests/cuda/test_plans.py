@@ -17,6 +17,7 @@ from gpubackprop.backend.cuda.products import Products
 from gpubackprop.files import cache
 from tests.cuda import fake_cupy
 from tests.cuda.stand_in import gpu, shim  # noqa: F401
+from tests.planted.bugs import Bug
 
 FAST, SLOW, ANY = 0xA161, 0xA160, 0xA162
 """The stand-in's algorithms: the quickest, the one that it guesses to be that, and the one for any alignment."""
@@ -286,3 +287,51 @@ def test_streams_take_turns_in_the_workspace(gpu, monkeypatch):  # noqa: F811
         with stream, planner.in_turn():
             pass
     assert waits == [(streams[1].ptr, planner._done), (streams[0].ptr, planner._done)]
+
+
+def two_streams_at_once(gpu: Any, graphs: bool) -> None:  # noqa: F811
+    """Products of two networks on two streams, put off and then done piece by piece in turn; plain or in graphs."""
+    cupy, planner = gpu.cupy, Planner(gpu.cupy, 0)
+    ready = []
+    for value in (1.0, 2.0):
+        products, a = Products(planner, False), cupy.asarray(np.full((8, 8), value, np.float32))
+        out = cupy.zeros((8, 8), np.float32)
+        assert products.multiply(a, a, out)
+        out.fill(0)
+        ready.append((value, cupy.cuda.Stream(non_blocking=True), products, a, out))
+    cupy.cuda.Device(0).synchronize()
+    for _, stream, products, a, out in ready:
+        with stream:
+            if graphs:
+                stream.begin_capture()
+            assert products.multiply(a, a, out)
+            if graphs:
+                planner.launch(stream.end_capture())
+    gpu.state.interleaved = True
+    cupy.cuda.Device(0).synchronize()
+    gpu.state.interleaved = False
+    for value, _, _, _, out in ready:
+        assert (out.get() == 8 * value * value).all()
+
+
+@pytest.fixture
+def put_off(gpu):  # noqa: F811
+    gpu.state.deferred = True
+    for queue in gpu.state.nulls:
+        queue.late = True
+    return gpu
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_networks_on_two_streams_share_the_workspace(put_off, graphs):
+    two_streams_at_once(put_off, graphs)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("stream.wait_event(self._done)", "pass"), ("self._done.record(stream)", "pass")]
+)
+@pytest.mark.parametrize("graphs", [False, True])
+def test_sharing_it_needs_the_wait(put_off, monkeypatch, old, new, graphs):
+    Bug("", "backend.cuda.plans:Planner.in_turn", old, new, "").plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        two_streams_at_once(put_off, graphs)

@@ -60,6 +60,8 @@ class State:
     devices: int = 1
     deferred: bool = False
     strict: bool = True
+    interleaved: bool = False
+    """Whether the streams of a device work at the same time: after each piece of one a piece of every other is done."""
     allocations: int = 0
     transfers: int = 0
     waits: int = 0
@@ -169,18 +171,23 @@ class Queue:
         self, work: Callable[[], Any], milliseconds: float, touches: Sequence[int] = (), *, anywhere: bool = False
     ) -> None:
         """Queue work, or capture it. anywhere: as copies may, also while another device is current."""
+        self.put_all([Node(work, milliseconds, touches)], anywhere=anywhere)
+
+    def put_all(self, nodes: list[Node], *, anywhere: bool = False) -> None:
+        """Queue several pieces at once, or capture them."""
         with state.lock:
             if self.device != state.device and not anywhere:
                 raise CUDARuntimeError(400)
             if self.capture is not None:
                 if self.capture.invalid:
                     raise CUDARuntimeError(901)
-                self.capture.nodes.append(Node(work, milliseconds, touches))
-                self.captured += 1
+                self.capture.nodes += nodes
+                self.captured += len(nodes)
                 return
-            self.spend(milliseconds)
+            self.spend(sum(node.milliseconds for node in nodes))
             self._after_the_legacy_stream()
-            self.add(work)
+            for node in nodes:
+                self.add(node.work)
 
     def add(self, item: Callable[[], Any] | Marker) -> None:
         """Append an item as it is."""
@@ -203,10 +210,18 @@ class Queue:
                 self.done += 1
                 if isinstance(item, Marker):
                     item.queue.finish(item.count)
-                else:
-                    item()
+                    continue
+                item()
+                if state.interleaved:
+                    self._let_others_work()
             if self.destroyed and not self.items:
                 state.queues.pop(self.number, None)
+
+    def _let_others_work(self) -> None:
+        for other in queues_of(self.device):
+            if other is not self and other.items and not isinstance(other.items[0], Marker):
+                other.done += 1
+                other.items.popleft()()  # type: ignore[operator]
 
     def destroy(self) -> None:
         """What is queued is still done some time."""
@@ -448,13 +463,7 @@ class Graph:
                 for address in node.touches:
                     assert memory.is_held(address), "a graph was launched whose memory was given back"
         state.graph_launches += 1
-
-        def work() -> None:
-            for node in self.nodes:
-                node.work()
-
-        milliseconds = sum(node.milliseconds for node in self.nodes)
-        queue.put(work, milliseconds, [a for node in self.nodes for a in node.touches])
+        queue.put_all(self.nodes)
 
     def upload(self, stream: Any = None) -> None:
         """Nothing to upload."""
