@@ -86,6 +86,8 @@ class Library:
         """Epilogues whose results are wrong."""
         self.failing: set[tuple[str, int]] = set()
         """(epilogue, algorithm) that is offered and then fails when it is run."""
+        self.two_kernels = False
+        """Whether split-K is two nodes of a graph, as it is with the library, or one, so that nodes are easily counted."""
         self.slow: dict[str, float] = {}
         """Milliseconds that an epilogue takes beside its product."""
         self.algorithms = dict(ALGORITHMS)
@@ -307,10 +309,12 @@ class Library:
 
         # Split-K: a first kernel leaves its part of the sums in the workspace, a second one adds the rest.
         queue, scratch = fake_cupy.queue_of(stream or 0), workspace if sizes[0] * sizes[1] * 8 <= needed else 0
-        if scratch:
+        if scratch and self.two_kernels:
             fake_cupy.run(lambda: _first_half(values, sizes, layouts, (a, b), scratch), queue, 0.0)
 
         def work() -> None:
+            if scratch and not self.two_kernels:
+                _first_half(values, sizes, layouts, (a, b), scratch)
             self.matmuls.append(name)
             self.ran.append(number)
             numbers = factors or (factor(alpha), factor(beta))

@@ -82,6 +82,22 @@ def test_nowhere(bare: pytest.MonkeyPatch) -> None:
         libraries.load("gbnowhere", (12,))
 
 
+def test_on_a_system_that_loads_otherwise(bare: pytest.MonkeyPatch) -> None:
+    """As on Windows: nothing is found, and nothing breaks."""
+    for name in ("RTLD_NOLOAD", "RTLD_NOW"):
+        bare.delattr("os." + name)
+    bare.setattr(sys, "platform", "win32")
+    assert libraries.driver_version() == 0
+    with pytest.raises(MissingExtraError):
+        libraries.load("gbnowhere")
+    bare.setattr(libraries, "_by_pathfinder", lambda name: "C:/nvidia/bin/gbnowhere64_120_0.dll")
+    opened: list[str] = []
+    bare.setattr(libraries, "_open", lambda file, only_if_loaded=False: opened.append(file))
+    with pytest.raises(MissingExtraError):
+        libraries.load("gbnowhere", (13, 12))
+    assert [f for f in opened if "/" in f] == ["C:/nvidia/bin/gbnowhere64_120_0.dll"]
+
+
 @pytest.mark.parametrize(
     ("installed", "driver", "extra"),
     [("", 0, "cuda12"), ("", 12080, "cuda12"), ("", 13000, "cuda13"), ("", 14010, "cuda13"), ("", 11040, "cuda12"),

@@ -316,7 +316,7 @@ def two_streams_at_once(gpu: Any, graphs: bool) -> None:  # noqa: F811
 
 @pytest.fixture
 def put_off(gpu):  # noqa: F811
-    gpu.state.deferred = True
+    gpu.state.deferred = gpu.library.two_kernels = True
     for queue in gpu.state.nulls:
         queue.late = True
     return gpu

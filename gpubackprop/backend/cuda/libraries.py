@@ -25,11 +25,11 @@ def load(name: str, majors: Sequence[int] = MAJORS) -> ctypes.CDLL:
     """
     files = [f"lib{name}.so.{major}" for major in majors]
     for file in files:
-        loaded = _open(file, os.RTLD_NOLOAD)
+        loaded = _open(file, only_if_loaded=True)
         if loaded is not None:
             return loaded
-    for file in files:
-        for place in _places(name, file):
+    for file, major in zip(files, majors, strict=True):
+        for place in _places(name, file, major):
             library = _open(place)
             if library is not None:
                 return library
@@ -55,12 +55,12 @@ def driver_version() -> int:
 
 def driver() -> ctypes.CDLL | None:
     """The library of the NVIDIA driver, or None where there is no driver."""
-    return _open("libcuda.so.1")
+    return _open("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
 
 
-def _places(name: str, file: str) -> Iterator[str]:
+def _places(name: str, file: str, major: int) -> Iterator[str]:
     found = _by_pathfinder(name)
-    if Path(found).name.startswith(file):
+    if Path(found).name.startswith((file, f"{name}64_{major}")):  # Windows: nvrtc64_120_0.dll
         yield found
     for folder in sys.path:
         yield from map(str, sorted(Path(folder, "nvidia").glob(f"*/lib/{file}")))
@@ -81,9 +81,14 @@ def _by_pathfinder(name: str) -> str:
         return ""
 
 
-def _open(file: str, mode: int = 0) -> ctypes.CDLL | None:
+def _open(file: str, only_if_loaded: bool = False) -> ctypes.CDLL | None:
+    mode = getattr(os, "RTLD_NOW", 0)
+    if only_if_loaded:
+        if not hasattr(os, "RTLD_NOLOAD"):  # on Windows
+            return None
+        mode |= os.RTLD_NOLOAD
     try:
-        return ctypes.CDLL(file, mode=os.RTLD_NOW | mode)
+        return ctypes.CDLL(file, mode=mode)
     except OSError:
         return None
 
