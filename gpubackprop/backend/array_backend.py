@@ -7,9 +7,10 @@ from threading import RLock
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpubackprop.backend.arithmetic import Arithmetic
-from gpubackprop.backend.base import Array, Backend, ElementwiseFunction, LossFunction
+from gpubackprop.backend.base import Array, Backend, ElementwiseFunction, LossFunction, UpdateRule
 from gpubackprop.precision import accumulator
 from gpubackprop.random import MaskStream
 
@@ -48,7 +49,7 @@ class ArrayBackend(Backend):
         flat = self._leading(like.size, like.dtype, slot, self.empty)
         return flat.reshape(like.shape)
 
-    def ones(self, n: int, dtype: Any) -> Array:
+    def ones(self, n: int, dtype: DTypeLike) -> Array:
         """A vector of n ones: a product with it is a column sum."""
         return self._leading(n, dtype, "ones", lambda shape, dtype: self.asarray(np.ones(shape, dtype)))
 
@@ -56,7 +57,7 @@ class ArrayBackend(Backend):
         """The integers 0 .. n-1 as int64."""
         return self._leading(n, np.int64, "arange", lambda shape, dtype: self.asarray(np.arange(shape[0], dtype=dtype)))
 
-    def _leading(self, size: int, dtype: Any, slot: Any, make: Callable[..., Array]) -> Array:
+    def _leading(self, size: int, dtype: DTypeLike, slot: Any, make: Callable[..., Array]) -> Array:
         key = (slot, np.dtype(dtype))
         if key not in self._memory or self._memory[key].size < size:
             self._memory[key] = make((size,), dtype)
@@ -270,5 +271,5 @@ class ArrayBackend(Backend):
         self.xp.multiply(value, 1 - beta, out=t)
         self.xp.add(average, t, out=average)
 
-    def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
+    def update(self, optimizer: UpdateRule, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         optimizer.rule(self, P, G, state, h)

@@ -14,6 +14,7 @@ from threading import RLock
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpubackprop.random import MaskStream
 
@@ -37,11 +38,42 @@ class RowSource(Protocol):
     x: Array
     y: Array
 
+    @property
+    def permutation(self) -> Array:
+        """The order on the device, (n,) int64; None where the rows come as they lie, or are not on the device."""
+
     def order(self, permutation: np.ndarray) -> None:
         """Hand out the rows in this order, (n,) integers, from now on."""
 
     def load(self, start: int, x: Array, y: Array) -> None:
         """Write the len(x) rows from place `start` of the order into the device buffers x and y."""
+
+
+class BatchBuffers(Protocol):
+    """The static buffers of a batch: n rows x (n, d)."""
+
+    n: int
+    x: Array
+
+    def target_buffer(self, kind: str) -> Array:
+        """The buffer for "labels" (n,) int64 or "targets" (n, m)."""
+
+
+class UpdateRule(Protocol):
+    """An optimizer as a device sees it; `gpubackprop.optimizers.Optimizer` is the class to derive from."""
+
+    h: tuple[Array, ...]
+    """This step's numbers, 0-d arrays."""
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether `rule` treats each element by itself."""
+
+    def rule(self, be: Any, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
+        """Update p and the state in place from the gradient g."""
+
+    def prepare_many(self, steps: int) -> np.ndarray:
+        """Count steps, and return the numbers of each."""
 
 
 class ElementwiseFunction(Protocol):
@@ -138,19 +170,19 @@ class Backend(ABC):
     # -- memory and the boundary to the host ---------------------------------------------------------------------
 
     @abstractmethod
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """An uninitialised C-contiguous array on the device."""
 
     @abstractmethod
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+    def zeros(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """A C-contiguous array of zeros on the device."""
 
-    def parameter_buffer(self, size: int, dtype: Any) -> Array:
+    def parameter_buffer(self, size: int, dtype: DTypeLike) -> Array:
         """A flat buffer of zeros for the parameters of a network."""
         return self.zeros((size,), dtype)
 
     @abstractmethod
-    def asarray(self, host: np.ndarray, dtype: Any = None) -> Array:
+    def asarray(self, host: np.ndarray, dtype: DTypeLike | None = None) -> Array:
         """A copy of a host array on the device (on the CPU, the array itself where it can serve as it is)."""
 
     @abstractmethod
@@ -189,11 +221,11 @@ class Backend(ABC):
     def arange(self, n: int) -> Array:
         """The integers 0 .. n-1, int64, on the device; not to be written to."""
 
-    def storage(self, dtype: Any) -> Any:
+    def storage(self, dtype: DTypeLike) -> np.dtype[Any]:
         """The type in which activations and deltas of a network with parameters of `dtype` are stored."""
-        return dtype
+        return np.dtype(dtype)
 
-    def scalars(self, count: int, dtype: Any) -> tuple[Array, ...]:
+    def scalars(self, count: int, dtype: DTypeLike) -> tuple[Array, ...]:
         """0-d arrays for the numbers that an optimizer's rule needs anew at each step."""
         return tuple(self.zeros((), dtype) for _ in range(count))
 
@@ -235,7 +267,9 @@ class Backend(ABC):
     loops: bool = False
     """Whether `loop` is worth asking."""
 
-    def loop(self, program: Program, rows: Any, batch: Any, optimizer: Any, count: int) -> Loop | None:
+    def loop(
+        self, program: Program, rows: RowSource, batch: BatchBuffers, optimizer: UpdateRule, count: int
+    ) -> Loop | None:
         """What runs `count` training steps over the rows of a source without the host; None where the host has to run each
         one."""
         return None
@@ -319,7 +353,7 @@ class Backend(ABC):
         it: `unscale` and `delta_to_host` take it out.
         """
 
-    def gathers(self, source: Array, dtype: Any) -> bool:
+    def gathers(self, source: Array, dtype: DTypeLike) -> bool:
         """Whether `gather_rows` takes the rows of this array into one of another type."""
         return bool(source.dtype == dtype)
 
@@ -404,5 +438,5 @@ class Backend(ABC):
         return
 
     @abstractmethod
-    def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
+    def update(self, optimizer: UpdateRule, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         """One step of `optimizer.rule` over the flat buffers. `h` holds this step's 0-d scalars. G may be used up."""

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
+from numpy.typing import DTypeLike
 
 from gpubackprop.backend.array_backend import ArrayBackend
 from gpubackprop.backend.base import Array
@@ -73,7 +74,7 @@ class StrictArray(NDArrayOperatorsMixin):
         """The array as one dimension."""
         return self.reshape(-1)
 
-    def astype(self, dtype: Any, copy: bool = True) -> StrictArray:
+    def astype(self, dtype: DTypeLike, copy: bool = True) -> StrictArray:
         """A copy of another type."""
         if not copy and self._data.dtype == dtype:
             return self
@@ -246,16 +247,16 @@ class StrictBackend(ArrayBackend):
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         data = np.empty(shape, dtype)
         # What nobody wrote must not look like a result.
         data.fill(np.nan if data.dtype.kind in "fc" else 77)
         return self.wrap_new(data)
 
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+    def zeros(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         return self.wrap_new(np.zeros(shape, dtype))
 
-    def asarray(self, host: np.ndarray, dtype: Any = None) -> Array:
+    def asarray(self, host: np.ndarray, dtype: DTypeLike | None = None) -> Array:
         if isinstance(host, StrictArray):
             return host if dtype is None or host.dtype == dtype else host.astype(dtype)
         self.transfers += 1

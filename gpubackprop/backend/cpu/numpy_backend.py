@@ -9,10 +9,20 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpubackprop.activations import ReLU
 from gpubackprop.backend.array_backend import ArrayBackend
-from gpubackprop.backend.base import Array, DeviceInfo, ElementwiseFunction, Loop, Program
+from gpubackprop.backend.base import (
+    Array,
+    BatchBuffers,
+    DeviceInfo,
+    ElementwiseFunction,
+    Loop,
+    Program,
+    RowSource,
+    UpdateRule,
+)
 from gpubackprop.backend.cpu.blas import direct_blas
 from gpubackprop.backend.cpu.compiled import MachineCode, installed
 from gpubackprop.backend.cpu.recorder import Call, RecordingNamespace, moved, prepare, replay
@@ -54,13 +64,13 @@ class NumpyBackend(ArrayBackend):
 
     # -- memory and the boundary to the host ---------------------------------------------------------------------
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         return np.empty(shape, dtype)
 
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+    def zeros(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         return np.zeros(shape, dtype)
 
-    def asarray(self, host: np.ndarray, dtype: Any = None) -> Array:
+    def asarray(self, host: np.ndarray, dtype: DTypeLike | None = None) -> Array:
         return np.ascontiguousarray(host, dtype)
 
     def to_host(self, array: Array) -> np.ndarray:
@@ -118,7 +128,9 @@ class NumpyBackend(ArrayBackend):
         if not installed():
             raise MissingExtraError("compile=True (Numba)", "numba")
 
-    def loop(self, program: Program, rows: Any, batch: Any, optimizer: Any, count: int) -> Loop | None:
+    def loop(
+        self, program: Program, rows: RowSource, batch: BatchBuffers, optimizer: UpdateRule, count: int
+    ) -> Loop | None:
         """Steps in machine code where that is faster: the program alone decides, so that no result depends on anything else."""
         if not hasattr(program, "calls"):
             return None
@@ -273,7 +285,7 @@ class NumpyBackend(ArrayBackend):
         self.dot(a, b, total)
         self.xp.multiply(total, np.asarray(scale, out.dtype), out=out)
 
-    def _number(self, dtype: Any, slot: str) -> Array:
+    def _number(self, dtype: DTypeLike, slot: str) -> Array:
         return self._leading(1, dtype, slot, self.empty).reshape(())
 
     def gather_rows(self, source: Array, index: Array, out: Array) -> None:
@@ -286,7 +298,7 @@ class NumpyBackend(ArrayBackend):
     def put(self, flat: Array, index: Array, values: Array) -> None:
         self._run(flat.put, index, values, "clip")
 
-    def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
+    def update(self, optimizer: UpdateRule, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         size = BLOCK if optimizer.elementwise else P.size
         for i in range(0, P.size, size):
             block = slice(i, i + size)

@@ -7,8 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from gpubackprop.backend.base import Array, Backend, ElementwiseFunction, Loop, LossFunction, Program
+from gpubackprop.backend.base import (
+    Array,
+    Backend,
+    BatchBuffers,
+    ElementwiseFunction,
+    Loop,
+    LossFunction,
+    Program,
+    RowSource,
+    UpdateRule,
+)
 from gpubackprop.backend.cuda import kernel_table as table
 from gpubackprop.backend.cuda import normalization, plans, registry
 from gpubackprop.backend.cuda.choices import Way
@@ -24,6 +35,7 @@ from gpubackprop.backend.cuda.products import Products
 from gpubackprop.backend.cuda.timing import seconds_a_call
 from gpubackprop.backend.cuda.update import Scalars, Updates
 from gpubackprop.errors import DeviceError
+from gpubackprop.optimizers import Optimizer
 from gpubackprop.random import MaskStream
 
 log = logging.getLogger("gpubackprop.cuda")
@@ -119,12 +131,14 @@ class CudaBackend(CupyBackend):
             function(*arguments)
         self.parameters_changed()
 
-    def loop(self, program: Program, rows: Any, batch: Any, optimizer: Any, count: int) -> Loop | None:
+    def loop(
+        self, program: Program, rows: RowSource, batch: BatchBuffers, optimizer: UpdateRule, count: int
+    ) -> Loop | None:
         if not isinstance(program, GraphProgram) or not program.warm or self.recorder.failure:
             return None
         if program.loop is None or not program.loop.is_over(rows):
             program.loop = None
-            if not DeviceLoop.possible(self, rows, batch, optimizer):
+            if not (isinstance(optimizer, Optimizer) and DeviceLoop.possible(self, rows, batch, optimizer)):
                 return None
             program.loop = DeviceLoop(self, rows, batch, program.step, optimizer)
         loop = program.loop
@@ -141,16 +155,16 @@ class CudaBackend(CupyBackend):
 
     # -- half precision ---------------------------------------------------------------------------------------------
 
-    def storage(self, dtype: Any) -> Any:
+    def storage(self, dtype: DTypeLike) -> np.dtype[Any]:
         if self._half is None:
-            return dtype
+            return np.dtype(dtype)
         if np.dtype(dtype) != np.float32:
             raise DeviceError(
                 f'precision="{self.precision}" keeps its parameters in float32; got {np.dtype(dtype).name}'
             )
         return self._half
 
-    def parameter_buffer(self, size: int, dtype: Any) -> Array:
+    def parameter_buffer(self, size: int, dtype: DTypeLike) -> Array:
         P = super().parameter_buffer(size, dtype)
         if self.copies is not None:
             self.copies.add(P)
@@ -168,12 +182,12 @@ class CudaBackend(CupyBackend):
 
     def _narrow(self, array: Array, slot: int = 0) -> Array:
         """An operand as products take it: float32 arrays in half precision where that is in use. slot: of the memory for it."""
-        if self.copies is None or array.dtype != np.float32:
+        if self.copies is None or self._half is None or array.dtype != np.float32:
             return array
         copy = self.copies.of(array)
         return self._converted(array, self._half, slot) if copy is None else copy
 
-    def _converted(self, array: Array, dtype: Any, slot: int) -> Array:
+    def _converted(self, array: Array, dtype: DTypeLike, slot: int) -> Array:
         t = self._leading(array.size, dtype, ("converted", slot), self.empty).reshape(array.shape)
         self.xp.copyto(t, array, casting="unsafe")
         return t
@@ -451,7 +465,7 @@ class CudaBackend(CupyBackend):
 
     # -- rows -------------------------------------------------------------------------------------------------------
 
-    def gathers(self, source: Array, dtype: Any) -> bool:
+    def gathers(self, source: Array, dtype: DTypeLike) -> bool:
         return bool(row_types(source, dtype) or target_types(source, dtype)) or super().gathers(source, dtype)
 
     def gather_rows(self, source: Array, index: Array, out: Array) -> None:
@@ -465,26 +479,36 @@ class CudaBackend(CupyBackend):
 
     # -- update -----------------------------------------------------------------------------------------------------
 
-    def scalars(self, count: int, dtype: Any) -> Scalars:
+    def scalars(self, count: int, dtype: DTypeLike) -> Scalars:
         with self:
             return self.updates.scalars(count, dtype)
 
-    def write_scalars(self, h: Any, values: tuple[float, ...]) -> None:
-        if len(values) <= 4:
+    def write_scalars(self, h: tuple[Array, ...], values: tuple[float, ...]) -> None:
+        if isinstance(h, Scalars) and len(values) <= 4:
             self.updates.write(h, values)
         else:
             super().write_scalars(h, values)
 
-    def update(self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: Any) -> None:
+    def update(self, optimizer: UpdateRule, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         skip = None if self.loss_scale is None else self.loss_scale.skip
         copy = None if self.copies is None else self.copies.to_write(P)
-        if not self.updates.update(optimizer, P, G, state, h, copy, skip):
+        if not (
+            isinstance(optimizer, Optimizer)
+            and isinstance(h, Scalars)
+            and self.updates.update(optimizer, P, G, state, h, copy, skip)
+        ):
             self._update_by_expressions(optimizer, P, G, state, h, skip)
         if self.loss_scale is not None:
             self.loss_scale.adapt()
 
     def _update_by_expressions(
-        self, optimizer: Any, P: Array, G: Array, state: tuple[Array, ...], h: Any, skip: Array | None
+        self,
+        optimizer: UpdateRule,
+        P: Array,
+        G: Array,
+        state: tuple[Array, ...],
+        h: tuple[Array, ...],
+        skip: Array | None,
     ) -> None:
         """An update in array expressions; parameters and state are put back where it must be skipped."""
         kept: list[tuple[Array, Array]] = []

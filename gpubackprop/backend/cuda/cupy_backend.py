@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpubackprop.backend.array_backend import ArrayBackend
 from gpubackprop.backend.base import Array, Backend, DeviceInfo
@@ -88,15 +89,15 @@ class CupyBackend(ArrayBackend):
     def describe(self) -> str:
         return f"plain CuPy, eager{self.fallback}"
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         with self:
             return self.cupy.empty(shape, dtype)
 
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+    def zeros(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         with self:
             return self.cupy.zeros(shape, dtype)
 
-    def asarray(self, host: np.ndarray, dtype: Any = None) -> Array:
+    def asarray(self, host: np.ndarray, dtype: DTypeLike | None = None) -> Array:
         with self:
             if isinstance(host, self.cupy.ndarray):
                 # copy=None takes a device array as it is; CuPy 14 reads copy=False as "never copy".

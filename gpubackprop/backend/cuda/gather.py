@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpubackprop.backend.base import Array
 from gpubackprop.backend.cuda import kernel_table as table
@@ -13,13 +14,13 @@ from gpubackprop.backend.cuda.kernel_table import C_TYPE, GATHERED, GATHERED_TAR
 from gpubackprop.backend.cuda.launcher import Kernels
 
 
-def row_types(source: Array, dtype: Any) -> tuple[str, str] | None:
+def row_types(source: Array, dtype: DTypeLike) -> tuple[str, str] | None:
     """The kernel's types for rows (any, d) and a buffer (n, d) of `dtype`; None where it has none for them."""
     types = C_TYPE.get(source.dtype.name, ""), C_TYPE.get(np.dtype(dtype).name, "")
     return types if source.ndim == 2 and source.flags.c_contiguous and types in GATHERED else None
 
 
-def target_types(source: Array, dtype: Any) -> tuple[str, str] | None:
+def target_types(source: Array, dtype: DTypeLike) -> tuple[str, str] | None:
     """The kernel's types for labels (any,) or targets (any, m) and a buffer of `dtype`; None where it has none for them."""
     types = C_TYPE.get(source.dtype.name, ""), C_TYPE.get(np.dtype(dtype).name, "")
     return types if source.flags.c_contiguous and types in GATHERED_TARGETS else None

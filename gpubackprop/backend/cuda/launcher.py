@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpubackprop.backend.base import Array
 from gpubackprop.backend.cuda import compile, kernel_table
@@ -48,7 +49,7 @@ class Kernels:
         """The geometry of a pass over n elements, `width` of them a thread and turn."""
         return kernel_table.flat(n, width, self.multiprocessors)
 
-    def partial(self, n: int, dtype: Any = np.float64) -> Array:
+    def partial(self, n: int, dtype: DTypeLike = np.float64) -> Array:
         """Room for n partial sums, which the next launch that asks may overwrite."""
         key = np.dtype(dtype).name
         if key not in self._partial or self._partial[key].size < n:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.backend.base import Array
+from gpubackprop.backend.base import Array, BatchBuffers, RowSource
 from gpubackprop.backend.cuda import kernel_table as table
 from gpubackprop.backend.cuda.gather import gather, row_types, target_types
 from gpubackprop.backend.cuda.graph import GraphProgram
@@ -30,9 +30,11 @@ SMALL = 2**21
 class _Body:
     """What a graph of steps is made of. It holds the rows weakly: a graph is not launched once they are gone."""
 
-    def __init__(self, backend: Any, rows: Any, batch: Any, step: Callable[[], None], optimizer: Optimizer) -> None:
+    def __init__(
+        self, backend: Any, rows: RowSource, batch: BatchBuffers, step: Callable[[], None], optimizer: Optimizer
+    ) -> None:
         self.be, self.step, self.optimizer = backend, step, optimizer
-        self.rows: weakref.ref[Any] = weakref.ref(rows)
+        self.rows: weakref.ref[RowSource] = weakref.ref(rows)
         self.order = None if rows.permutation is None else weakref.ref(rows.permutation)
         self.n, self.x, self.y = batch.n, batch.x, batch.target_buffer(rows.kind)
         self.width = len(optimizer.scalars(optimizer.learning_rate, 1)) + 1
@@ -66,7 +68,9 @@ class DeviceLoop:
     rows: a `Rows` on this device; step: what one training step does on the batch's buffers.
     """
 
-    def __init__(self, backend: Any, rows: Any, batch: Any, step: Callable[[], None], optimizer: Optimizer) -> None:
+    def __init__(
+        self, backend: Any, rows: RowSource, batch: BatchBuffers, step: Callable[[], None], optimizer: Optimizer
+    ) -> None:
         self._body = body = _Body(backend, rows, batch, step, optimizer)
         # What the step's own program does not launch is launched once here: a kernel should not be loaded during a capture.
         body.gather(0)
@@ -74,14 +78,14 @@ class DeviceLoop:
         self._graphs: dict[int, GraphProgram] = {}
 
     @staticmethod
-    def possible(backend: Any, rows: Any, batch: Any, optimizer: Optimizer) -> bool:
+    def possible(backend: Any, rows: RowSource, batch: BatchBuffers, optimizer: Optimizer) -> bool:
         """Whether kernels can gather these rows, and the optimizer's kernel reads its numbers from a table."""
         if not (Updates.has(optimizer) and backend.owns(rows.x) and backend.owns(rows.y)):
             return False
         types = row_types(rows.x, batch.x.dtype), target_types(rows.y, batch.target_buffer(rows.kind).dtype)
         return None not in types
 
-    def is_over(self, rows: Any) -> bool:
+    def is_over(self, rows: RowSource) -> bool:
         """Whether these are its rows, in the memory that its graphs read their order from."""
         order = None if self._body.order is None else self._body.order()
         return order is rows.permutation and self._body.rows() is rows

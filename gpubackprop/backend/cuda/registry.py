@@ -22,7 +22,7 @@ class ElementwiseLoss(NamedTuple):
     over_outputs: bool
 
 
-class UpdateRule(NamedTuple):
+class KernelRule(NamedTuple):
     """The rule for optimizer_step, and its three constants."""
 
     name: str
@@ -67,14 +67,14 @@ def is_cross_entropy(loss: LossFunction) -> bool:
     return type(loss) is losses.CrossEntropy and not vars(loss)
 
 
-def update_rule(optimizer: optimizers.Optimizer) -> UpdateRule | None:
+def update_rule(optimizer: optimizers.Optimizer) -> KernelRule | None:
     """The rule for an optimizer as it is set, or None."""
     for rule in update_rules().get(type(optimizer), ()):
         if rule.states == optimizer.states:
             values = [getattr(optimizer, name) for name in rule.constants]
             numbers = [float(v) for value in values for v in (value if isinstance(value, tuple) else (value,))]
             first, second, third = (*numbers, 0.0, 0.0, 0.0)[:3]
-            return UpdateRule(rule.name, (first, second, third))
+            return KernelRule(rule.name, (first, second, third))
     return None
 
 

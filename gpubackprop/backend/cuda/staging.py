@@ -12,6 +12,7 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpubackprop.backend.base import Array
 from gpubackprop.errors import ArgumentError
@@ -82,7 +83,7 @@ class _Slot:
         return self._memory[:nbytes]
 
 
-def page_locked(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def page_locked(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """An array in page-locked memory; in ordinary memory, from which copies wait, where the system gives none."""
     import cupyx
 

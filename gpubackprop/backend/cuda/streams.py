@@ -48,6 +48,11 @@ class StreamedRows:
         weakref.finalize(self, _close, self._thread, self._stream, self._slots).atexit = False
         self._next: tuple[int, int, _Slot, Future[None]] | None = None
 
+    @property
+    def permutation(self) -> None:
+        """None: the order is on the host."""
+        return
+
     def order(self, permutation: np.ndarray) -> None:
         """Hand out the rows in this order, (n,) integers, from now on."""
         self._drop()

@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpubackprop.backend.base import Array
 from gpubackprop.backend.cuda import kernel_table as table
@@ -43,7 +44,7 @@ class Scalars(tuple[Array, ...]):
 class _Segments:
     """Where the arrays lie in the flat buffers, on the device, and whether their step is scaled to their norm."""
 
-    def __init__(self, xp: Any, segments: tuple[Segment, ...], dtype: Any) -> None:
+    def __init__(self, xp: Any, segments: tuple[Segment, ...], dtype: DTypeLike) -> None:
         self.count = len(segments)
         self.longest = max(s.size for s in segments)
         self.offsets: Array = xp.asarray(np.array([s.start for s in segments], np.int64))
@@ -59,7 +60,7 @@ class Updates:
         self._kernels, self._xp = kernels, xp
         self._segments: WeakKeyDictionary[Optimizer, tuple[Any, _Segments]] = WeakKeyDictionary()
 
-    def scalars(self, count: int, dtype: Any) -> Scalars:
+    def scalars(self, count: int, dtype: DTypeLike) -> Scalars:
         """Room for `count` numbers and, in the table, one more: the factor of decoupled decay, 1 where nobody writes it."""
         flat = self._xp.zeros((count,), dtype)
         own = Scalars(flat[i : i + 1].reshape(()) for i in range(count))
@@ -110,7 +111,15 @@ class Updates:
         return True
 
     def _lars(
-        self, o: LARS, types: tuple[str, str], P: Any, G: Any, state: Any, h: Scalars, copy: Any, skip: Any
+        self,
+        o: LARS,
+        types: tuple[str, str],
+        P: Array,
+        G: Array,
+        state: tuple[Array, ...],
+        h: Scalars,
+        copy: Array | None,
+        skip: Array | None,
     ) -> None:
         launch, where, decay = self._kernels.launch, self._where(o), _coupled_decay(o)
         geometry = table.segments(where.longest, where.count, self._kernels.multiprocessors)
@@ -126,7 +135,15 @@ class Updates:
         )  # fmt: skip
 
     def _lamb(
-        self, o: LAMB, types: tuple[str, str], P: Any, G: Any, state: Any, h: Scalars, copy: Any, skip: Any
+        self,
+        o: LAMB,
+        types: tuple[str, str],
+        P: Array,
+        G: Array,
+        state: tuple[Array, ...],
+        h: Scalars,
+        copy: Array | None,
+        skip: Array | None,
     ) -> None:
         launch, where = self._kernels.launch, self._where(o)
         geometry = table.segments(where.longest, where.count, self._kernels.multiprocessors)
