@@ -66,8 +66,8 @@ def model_of(folder: str) -> bytes:
 @pytest.mark.parametrize(
     ("mode", "count"),
     [
-        ("calls", 8),
-        ("moments", 8),
+        ("calls", 5),
+        ("moments", 5),
         pytest.param("calls", 1000, marks=pytest.mark.nightly),
         pytest.param("moments", 300, marks=pytest.mark.nightly),
     ],

@@ -43,10 +43,11 @@ class Each(Checkpoints):
 
 
 class Slower(gb.Callback):
-    """Changes the learning rate on the way, as only a callback can."""
+    """Changes the learning rate on the way, as only a callback can, and gives early stopping a loss that rises."""
 
     def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
         trainer.optimizer.learning_rate *= 0.5
+        record["rising_loss"] = float(record["epoch"])
 
 
 def network(**options: Any) -> gb.Network:
@@ -205,7 +206,7 @@ def early(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, gb.Trainer]:
     folder = tmp_path_factory.mktemp("early")
     trainer = gb.Trainer(network(), make_optimizer("adam", learning_rate=0.1, schedule=gb.schedules.Cosine(warmup=3)))
     trainer.callbacks += [Slower(), Each(folder)]
-    trainer.fit(X, Y, epochs=6, batch_size=SIZE, validation_data=VALIDATION, patience=2)
+    trainer.fit(X, Y, epochs=6, batch_size=SIZE, validation_data=VALIDATION, patience=2, monitor="rising_loss")
     assert trainer.history.stopped == "patience"
     assert trainer.history.best_epoch == 3
     return stored(folder)[13], trainer
