@@ -291,7 +291,10 @@ class Model:
         """
         path = run / "model.safetensors" if run.is_dir() else run
         if run.is_dir() and not path.exists():
-            raise CheckpointError(f"{run}: holds no model.safetensors: no folder that `gpubackprop train` finished")
+            hint = f"; go on with it by resume_run({str(run)!r})" if (run / "checkpoints").is_dir() else ""
+            raise CheckpointError(
+                f"{run}: holds no model.safetensors: no folder that `gpubackprop train` finished{hint}"
+            )
         c = load_checkpoint(path, device)
         if "data" not in c.extra:
             raise CheckpointError(f"{path}: says nothing of its data: `gpubackprop train` did not write it")

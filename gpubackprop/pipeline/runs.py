@@ -235,14 +235,14 @@ class _Training:
         say: Say | None,
     ) -> None:
         self.trainer, self.model, self.parts, self.settings, self.about = trainer, model, parts, settings, about
-        self.every, self.stop_on, self.callbacks = every, stop_on, callbacks
+        self.every, self.interrupts, self.callbacks = every, Interrupts(stop_on), callbacks
         self.say = say or (lambda line: None)
         self.report = say or warnings.warn
         self.more_epochs = 0
 
     def carry_out(self, run: RunFolder) -> Run:
         """Train, and leave the result in the folder. Raises what `train_run` raises."""
-        interrupts = Interrupts(self.stop_on)
+        interrupts = self.interrupts
         extra = {**self.model.extra(), "run": finite(self.about)}
         checkpoints = Checkpoints(run.checkpoints, self.every, extra=extra, report=self.report, interrupts=interrupts)
         callbacks = [_HistoryFile(run, self.report), *self.callbacks, checkpoints]

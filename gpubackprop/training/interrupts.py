@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
+from gpubackprop.errors import ArgumentError
+
 _USUAL = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -24,11 +26,16 @@ class Interrupts:
 
     SIGINT, SIGTERM and SIGHUP, unless the process ignores them already (nohup), and those of `more`. The second one raises
     KeyboardInterrupt after SIGINT, otherwise SystemExit with the status 128 + its number. Outside of the main thread, where
-    Python has no signals, nothing happens.
+    Python has no signals, nothing happens. Raises ArgumentError for SIGKILL and SIGSTOP, which nobody can catch.
     """
 
     def __init__(self, more: Sequence[int] = ()) -> None:
         usual = [getattr(signal, name) for name in _USUAL if hasattr(signal, name)]
+        for number in more:
+            if signal.Signals(number).name in ("SIGKILL", "SIGSTOP"):
+                raise ArgumentError(
+                    f"{signal.Signals(number).name} cannot be caught: no training can end in order on it"
+                )
         self.numbers = [*usual, *more]
         self.signal: int | None = None
         self.forced = False

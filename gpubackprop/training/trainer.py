@@ -353,13 +353,14 @@ class Trainer:
         optimizer.track_norm = (
             any(isinstance(c, GradientTolerance) for c in callbacks) or optimizer.clip_norm is not None
         )
-        self._data, self._listening, self._order = (x, y, validation), callbacks, None
+        self._listening, self._order = callbacks, None
         with net.engine as engine:
             optimizer.bind(engine.parameters)
             optimizer.span(optimizer.t - self.steps_done, fit.epochs * fit.steps)
             if engine.shares_memory(x) or engine.shares_memory(y):
                 # A view of the weights, as data, would change while they are trained.
                 x, y = x.copy(), y.copy()
+            self._data = x, y, validation
             source = be.stream(x, y) or Rows(be, x, y, net.dtype)
         with ExitStack() as signals:
             for c in callbacks:

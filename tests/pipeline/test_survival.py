@@ -66,8 +66,8 @@ def model_of(folder: str) -> bytes:
 @pytest.mark.parametrize(
     ("mode", "count"),
     [
-        ("calls", 8),
-        ("moments", 8),
+        ("calls", 5),
+        ("moments", 5),
         pytest.param("calls", 1000, marks=pytest.mark.nightly),
         pytest.param("moments", 300, marks=pytest.mark.nightly),
     ],
@@ -195,6 +195,8 @@ def test_a_second_signal_ends_at_once_and_loses_nothing(whole: bytes) -> None:
         gb.train_run("iris", out="run", callbacks=[Saved(3, 2, times=2)], checkpoint_every="1 step", **SETTINGS)
     assert caught.value.code == 143
     assert not Path("run/model.safetensors").exists()
+    with pytest.raises(CheckpointError, match=r"go on with it by resume_run\('run'\)"):
+        gb.load_run("run")
     gb.resume_run("run")
     assert model_of("run") == whole
 
@@ -257,6 +259,7 @@ def test_resume_from_the_command() -> None:
         (("--resume", "run", "--device", "gpu"), "unknown device"),
         (("iris", "--checkpoint-every", "often"), "--checkpoint-every must be"),
         (("iris", "--stop-on", "SIGUSR7"), "unknown signal 'sigusr7': did you mean 'sigusr2' or 'sigusr1'"),
+        (("iris", "--stop-on", "kill"), "SIGKILL cannot be caught"),
         ((), "Missing argument DATA"),
     ],
 )

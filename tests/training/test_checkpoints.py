@@ -43,10 +43,11 @@ class Each(Checkpoints):
 
 
 class Slower(gb.Callback):
-    """Changes the learning rate on the way, as only a callback can."""
+    """Changes the learning rate on the way, as only a callback can, and gives early stopping a loss that rises."""
 
     def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
         trainer.optimizer.learning_rate *= 0.5
+        record["rising_loss"] = float(record["epoch"])
 
 
 def network(**options: Any) -> gb.Network:
@@ -205,7 +206,7 @@ def early(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, gb.Trainer]:
     folder = tmp_path_factory.mktemp("early")
     trainer = gb.Trainer(network(), make_optimizer("adam", learning_rate=0.1, schedule=gb.schedules.Cosine(warmup=3)))
     trainer.callbacks += [Slower(), Each(folder)]
-    trainer.fit(X, Y, epochs=6, batch_size=SIZE, validation_data=VALIDATION, patience=2)
+    trainer.fit(X, Y, epochs=6, batch_size=SIZE, validation_data=VALIDATION, patience=2, monitor="rising_loss")
     assert trainer.history.stopped == "patience"
     assert trainer.history.best_epoch == 3
     return stored(folder)[13], trainer
@@ -381,13 +382,28 @@ def test_when_it_is_saved(every: str, steps: list[int], tmp_path: Path) -> None:
     assert len(stored(tmp_path)) <= 2
 
 
-def test_each_epoch_that_improves_and_the_last_is_saved(tmp_path: Path) -> None:
-    checkpoints = Recorded(tmp_path)
+@pytest.mark.parametrize("idle", [True, False])
+def test_each_epoch_that_improves_and_the_last_is_saved(
+    idle: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as there is time for it."""
+    monkeypatch.setattr("gpubackprop.training.checkpoints._REST", 10**6)
+
+    class Noted(Recorded):
+        def save(self, trainer: Any) -> None:
+            super().save(trainer)
+            if idle:
+                self.flush()
+
+    checkpoints = Noted(tmp_path)
     trainer = gb.Trainer(network(), gb.SGD(0.5), callbacks=[checkpoints])
     losses = trainer.fit(X, Y, epochs=12, batch_size=SIZE, validation_data=VALIDATION)["val_loss"]
     improved = [4 * (i + 1) for i in range(12) if losses[i] < min([np.inf, *losses[:i]])]
-    assert checkpoints.steps == sorted({*improved, 48})
-    assert len(improved) < 12
+    if idle:
+        assert checkpoints.steps == sorted({*improved, 48})
+        assert len(improved) < 12
+    else:
+        assert checkpoints.steps == [4, 48]
 
 
 def test_what_is_not_finite_is_not_saved(tmp_path: Path) -> None:
