@@ -18,7 +18,7 @@ from math import pi, sqrt
 from typing import Any, ClassVar
 
 from gpubackprop.backend.base import Array, Backend
-from gpubackprop.checks import fraction, positive
+from gpubackprop.checks import chosen, fraction, positive
 from gpubackprop.errors import ArgumentError, unknown_name
 from gpubackprop.precision import largest_exponent
 
@@ -26,8 +26,8 @@ from gpubackprop.precision import largest_exponent
 class Activation:
     """A function f that is applied to each element, and its derivative.
 
-    A function of one's own: derive from this class, set `name`, define both methods (and `settings`, where it holds more
-    than its constructor's arguments), and hand an instance to a layer as `activation=`. `gpubackprop.testing.check_layer`
+    A function of one's own: derive from this class, set `name`, define both methods, and hand an instance to a
+    layer as `activation=`; what its constructor takes it keeps under the same names. `gpubackprop.testing.check_layer`
     tells whether the derivative is right.
     """
 
@@ -61,8 +61,8 @@ class Activation:
         be.xp.multiply(delta, saved, out=delta)
 
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments as plain values."""
-        return dict(vars(self))
+        """The constructor's arguments as plain values, but for those that are what they are by default."""
+        return chosen(self)
 
     def described(self) -> str | dict[str, Any]:
         """What `get_activation` makes it again from: its name, or {"name": ..., its settings}."""
@@ -219,9 +219,6 @@ class SELU(ELU):
 
     def __init__(self) -> None:
         super().__init__(1.6732632423543772848170429916717)
-
-    def settings(self) -> dict[str, Any]:
-        return {}
 
 
 class CELU(Activation):
