@@ -318,7 +318,7 @@ class GELU(Activation):
         xp, t, q, density = be.xp, be.scratch(z), be.scratch(z, 1), be.scratch(z, 2)
         xp.negative(z, out=t)
         xp.maximum(z, t, out=t)
-        xp.minimum(t, _END[z.dtype.itemsize == 4], out=t)
+        xp.minimum(t, _END[z.dtype.itemsize <= 4], out=t)
         _normal_tail(be, t, q, density, be.scratch(z, 3))
         apart = a is not z
         if apart:
@@ -355,7 +355,7 @@ class GELUTanh(Activation):
     def forward(self, be: Backend, z: Array, a: Array) -> None:
         xp, t, u = be.xp, be.scratch(z), be.scratch(z, 1)
         # Below the first s is 0 in this type, above the second it is 1.
-        least, most = (-11.0, 9.9) if z.dtype.itemsize == 4 else (-22.0, 21.0)
+        least, most = (-11.0, 9.9) if z.dtype.itemsize <= 4 else (-22.0, 21.0)
         xp.maximum(z, least, out=t)
         xp.minimum(t, most, out=t)
         xp.multiply(t, t, out=u)
@@ -515,7 +515,7 @@ _TAIL = {
 def _normal_tail(be: Backend, t: Array, q: Array, density: Array, u: Array) -> None:
     """q = 1 - Phi(t), density = exp(-t^2 / 2) / sqrt(2 pi), for 0 <= t <= _END. u: memory to work in."""
     xp = be.xp
-    above, below = _TAIL[t.dtype.itemsize == 4]
+    above, below = _TAIL[t.dtype.itemsize <= 4]
     # exp(-t^2 / 2) = exp(-h^2 / 2) exp(-(t - h) (t + h) / 2) with t rounded to eighths: the square of h is exact.
     xp.multiply(t, 8.0, out=q)
     xp.rint(q, out=q)
