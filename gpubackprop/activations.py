@@ -18,7 +18,7 @@ from math import pi, sqrt
 from typing import Any, ClassVar
 
 from gpubackprop.backend.base import Array, Backend
-from gpubackprop.checks import fraction, positive
+from gpubackprop.checks import chosen, fraction, positive
 from gpubackprop.errors import ArgumentError, unknown_name
 from gpubackprop.precision import largest_exponent
 
@@ -26,8 +26,8 @@ from gpubackprop.precision import largest_exponent
 class Activation:
     """A function f that is applied to each element, and its derivative.
 
-    A function of one's own: derive from this class, set `name`, define both methods (and `settings`, where it holds more
-    than its constructor's arguments), and hand an instance to a layer as `activation=`. `gpubackprop.testing.check_layer`
+    A function of one's own: derive from this class, set `name`, define both methods, and hand an instance to a
+    layer as `activation=`; what its constructor takes it keeps under the same names. `gpubackprop.testing.check_layer`
     tells whether the derivative is right.
     """
 
@@ -61,8 +61,8 @@ class Activation:
         be.xp.multiply(delta, saved, out=delta)
 
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments as plain values."""
-        return dict(vars(self))
+        """The constructor's arguments as plain values, but for those that are what they are by default."""
+        return chosen(self)
 
     def described(self) -> str | dict[str, Any]:
         """What `get_activation` makes it again from: its name, or {"name": ..., its settings}."""
@@ -220,9 +220,6 @@ class SELU(ELU):
     def __init__(self) -> None:
         super().__init__(1.6732632423543772848170429916717)
 
-    def settings(self) -> dict[str, Any]:
-        return {}
-
 
 class CELU(Activation):
     """f(z) = z where z > 0, else alpha (exp(z / alpha) - 1) (Barron, 2017); f' = 1 where z > 0, else exp(z / alpha).
@@ -321,7 +318,7 @@ class GELU(Activation):
         xp, t, q, density = be.xp, be.scratch(z), be.scratch(z, 1), be.scratch(z, 2)
         xp.negative(z, out=t)
         xp.maximum(z, t, out=t)
-        xp.minimum(t, _END[z.dtype.itemsize == 4], out=t)
+        xp.minimum(t, _END[z.dtype.itemsize <= 4], out=t)
         _normal_tail(be, t, q, density, be.scratch(z, 3))
         apart = a is not z
         if apart:
@@ -358,7 +355,7 @@ class GELUTanh(Activation):
     def forward(self, be: Backend, z: Array, a: Array) -> None:
         xp, t, u = be.xp, be.scratch(z), be.scratch(z, 1)
         # Below the first s is 0 in this type, above the second it is 1.
-        least, most = (-11.0, 9.9) if z.dtype.itemsize == 4 else (-22.0, 21.0)
+        least, most = (-11.0, 9.9) if z.dtype.itemsize <= 4 else (-22.0, 21.0)
         xp.maximum(z, least, out=t)
         xp.minimum(t, most, out=t)
         xp.multiply(t, t, out=u)
@@ -518,7 +515,7 @@ _TAIL = {
 def _normal_tail(be: Backend, t: Array, q: Array, density: Array, u: Array) -> None:
     """q = 1 - Phi(t), density = exp(-t^2 / 2) / sqrt(2 pi), for 0 <= t <= _END. u: memory to work in."""
     xp = be.xp
-    above, below = _TAIL[t.dtype.itemsize == 4]
+    above, below = _TAIL[t.dtype.itemsize <= 4]
     # exp(-t^2 / 2) = exp(-h^2 / 2) exp(-(t - h) (t + h) / 2) with t rounded to eighths: the square of h is exact.
     xp.multiply(t, 8.0, out=q)
     xp.rint(q, out=q)

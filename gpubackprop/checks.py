@@ -7,6 +7,7 @@ or evaluation; a single training step does not look, since that would wait for t
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from math import isfinite
 from typing import Any
 
@@ -73,6 +74,13 @@ def _number(name: str, value: Any, allowed: Callable[[float], bool], expected: s
     return number
 
 
+def chosen(thing: object) -> dict[str, Any]:
+    """The arguments of an object's constructor that are not what they are by default, from its attributes of the same names."""
+    parameters = signature(type(thing)).parameters.values()
+    values = {p.name: (getattr(thing, p.name), p.default) for p in parameters if hasattr(thing, p.name)}
+    return {name: value for name, (value, default) in values.items() if value != default}
+
+
 # -- arrays -----------------------------------------------------------------------------------------------------------
 
 
@@ -113,10 +121,12 @@ def check_y(
     host = _real_array(y, name)
     _check_y_shape(host, n, m, loss, name)
     if host.ndim == 1:
-        return _check_labels(host, m, name)
+        return _check_labels(host, m, name, getattr(loss, "ignore_index", None))
     converted = _converted(host, dtype)
     check_finite(converted, name, host)
-    if loss.output != "identity" and (converted.min() < 0 or converted.max() > 1):
+    if loss.output == "exponential" and converted.min() < 0:
+        raise ArgumentError(f"{name}: {loss.name} takes counts, which are not below 0; got {converted.min():g}")
+    if loss.output in ("sigmoid", "softmax") and (converted.min() < 0 or converted.max() > 1):
         raise ArgumentError(
             f"{name}: {loss.name} takes probabilities from 0 to 1; got values from {converted.min():g} to {converted.max():g}"
         )
@@ -246,9 +256,12 @@ def _check_label_kind(dtype: np.dtype[Any], m: int, name: str) -> None:
         raise ArgumentTypeError(f"{name}: class labels must be integers from 0 to {m - 1}; got dtype {what}")
 
 
-def _check_labels(y: np.ndarray, m: int, name: str) -> np.ndarray:
+def _check_labels(y: np.ndarray, m: int, name: str, ignored: int | None) -> np.ndarray:
     _check_label_kind(y.dtype, m, name)
-    low, high = int(y.min()), int(y.max())
+    counted = y if ignored is None else y[y != ignored]
+    if not counted.size:
+        return np.ascontiguousarray(y, np.int64)
+    low, high = int(counted.min()), int(counted.max())
     if low < 0 or high >= m:
         bad = low if low < 0 else high
         row = int(np.flatnonzero(y == bad)[0])

@@ -24,8 +24,8 @@ def compute_type(dtype: Any) -> np.dtype[Any]:
 
 
 def largest_exponent(dtype: Any) -> float:
-    """The largest whole number whose exponential `dtype` can hold: 88 for float32, 709 for float64."""
-    return float(floor(log(np.finfo(dtype).max)))
+    """The largest whole number whose exponential `dtype` can hold: 88 for float32 and bfloat16, 709 for float64."""
+    return float(floor(log(np.finfo(np.float32 if dtype.name == "bfloat16" else dtype).max)))
 
 
 def is_constant(variance: np.ndarray, mean: np.ndarray, n: int) -> np.ndarray:

@@ -82,8 +82,9 @@ class _Words:
     def go_to(self, block: int, step: int, layer: int) -> None:
         """The next word will be the first of counter (block, step, layer, 0)."""
         # The generator counts up before it computes.
+        before = int(block) + (int(step) << 64) + (int(layer) << 128) - 1
         for i in range(4):
-            self.counter[i] = ((block + (step << 64) + (layer << 128) - 1) >> (64 * i)) & _ALL
+            self.counter[i] = (before >> (64 * i)) & _ALL
         self._generator.state = self._state
 
     def draw(self, blocks: int) -> np.ndarray:

@@ -113,13 +113,14 @@ def points(dtype: str) -> np.ndarray:
 def table(name: str, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(f, its error, f', its error) at `points`: exact values rounded to float64, and how far off a right answer may be."""
     f, eps = EXACT[name], mpf(float(np.finfo(dtype).eps))
-    # Below the normal numbers there are fewer digits, and a device may give 0.
-    floor = mpf(float(np.finfo(dtype).tiny))
+    tiny = mpf(float(np.finfo(dtype).tiny))
     rows = []
     for z in (mpf(float(v)) for v in points(dtype)):
         value, slope = f.value(z), f.slope(z)
         terms = f.terms(z) if f.terms else slope
         units = UNITS + (4 * f.exponent(z) if f.exponent else 0)
+        # Below the normal numbers there are fewer digits, and a device may give 0; so of such a number times a power of z.
+        floor = tiny * min(max(1, abs(z) ** (3 if f.exponent else 1)), 1000)
         rows.append((value, units * eps * abs(value) + floor, slope, units * eps * abs(terms) + floor))
     return tuple(np.array([float(v) for v in column]) for column in zip(*rows, strict=True))  # type: ignore[return-value]
 

@@ -8,7 +8,10 @@ import numpy as np
 
 from gpubackprop.optimizers import Optimizer, get_optimizer
 
-LOSSES = ("half_squared_error", "mean_squared_error", "mean_absolute_error", "binary_cross_entropy", "cross_entropy")
+LOSSES = (
+    "half_squared_error", "mean_squared_error", "mean_absolute_error", "huber", "poisson", "binary_cross_entropy",
+    "cross_entropy",
+)  # fmt: skip
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {},
@@ -42,6 +45,8 @@ def make_data(n: int, d: int, m: int, loss: str = "half_squared_error", seed: in
         return x, rng.integers(0, m, n)
     if loss == "binary_cross_entropy":
         return x, rng.integers(0, 2, (n, m)).astype(float)
+    if loss == "poisson":
+        return x, rng.poisson(1.5, (n, m)).astype(float)
     return x, rng.normal(size=(n, m))
 
 

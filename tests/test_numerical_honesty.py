@@ -9,8 +9,7 @@ import pytest
 
 import gpubackprop as gb
 from gpubackprop.backend.base import Backend
-from gpubackprop.layers import Tensors
-from gpubackprop.losses import LOSSES, Loss
+from gpubackprop.losses import LOSSES, Loss, memory
 from gpubackprop.network.inference import to_prediction
 from gpubackprop.precision import accumulator, compute_type
 
@@ -20,9 +19,7 @@ LOGITS = {"float32": 1e4, "float16": 6e4}
 def value_and_delta(be: Backend, loss: Loss, a: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
     """The backend's answer for outputs a, with delta in the type of a."""
     n, m = a.shape
-    v = Tensors()
-    for name, (shape, dtype) in loss.buffers(m, a.dtype).items():
-        setattr(v, name, be.empty(tuple(n if k == "n" else int(k) for k in shape), dtype))
+    v = memory(loss, be, n, m, a.dtype)
     value, delta = be.zeros((), np.float64), be.empty(a.shape, a.dtype)
     be.loss_and_delta(loss, be.asarray(a), be.asarray(y), v, value, delta, n)
     return float(be.to_host(value)), be.to_host(delta)
@@ -106,6 +103,8 @@ def test_losses_of_half_precision_outputs_are_computed_in_float32_and_added_up_w
         "half_squared_error": 2.25,
         "mean_squared_error": 2.25,
         "mean_absolute_error": 1.5,
+        "huber": 1.0,
+        "poisson": np.exp(1.5),
         "binary_cross_entropy": 1.5 + np.log1p(np.exp(-1.5)),
         "cross_entropy": np.log(2),
     }[loss]
@@ -148,6 +147,8 @@ def test_means_over_ten_million_rows(loss: str) -> None:
             "half_squared_error": lambda: 0.5 * np.square(z).mean(),
             "mean_squared_error": lambda: np.square(z).mean(),
             "mean_absolute_error": lambda: np.abs(z).mean(),
+            "huber": lambda: np.where(np.abs(z) <= 1, np.square(z) / 2, np.abs(z) - 0.5).mean(),
+            "poisson": lambda: np.exp(z).mean(),
             "binary_cross_entropy": lambda: np.logaddexp(0, z).mean(),
         }[loss]()
     assert value == pytest.approx(expected, rel=1e-6)

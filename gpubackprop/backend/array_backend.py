@@ -272,4 +272,5 @@ class ArrayBackend(Backend):
         self.xp.add(average, t, out=average)
 
     def update(self, optimizer: UpdateRule, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
+        optimizer.decay_weights(self, P, G, h)
         optimizer.rule(self, P, G, state, h)

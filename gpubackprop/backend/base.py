@@ -72,6 +72,9 @@ class UpdateRule(Protocol):
     def rule(self, be: Any, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         """Update p and the state in place from the gradient g."""
 
+    def decay_weights(self, be: Any, P: Array, G: Array, h: tuple[Array, ...]) -> None:
+        """Decay those parameters that `rule` must not decay by itself."""
+
     def prepare_many(self, steps: int) -> np.ndarray:
         """Count steps, and return the numbers of each."""
 

@@ -85,7 +85,7 @@ def describe(net: Network) -> Description:
         "name": "-".join(map(str, shown)),
         "widths": net.widths,
         "layers": [describe_layer(i, layer) for i, layer in enumerate(net.layers)],
-        "loss": net.loss_function.name,
+        "loss": net.loss_function.described(),
         "l1": net.l1,
         "l2": net.l2,
         "seed": net.seed,
@@ -132,6 +132,8 @@ def random_batch(described: Description, n: int, seed: int, dtype: str) -> tuple
         return x, rng.integers(0, m, n)
     if loss.output == "sigmoid":
         return x, rng.integers(0, 2, (n, m)).astype(dtype)
+    if loss.output == "exponential":
+        return x, rng.poisson(1.0, (n, m)).astype(dtype)
     return x, rng.standard_normal((n, m), np.float32).astype(dtype)
 
 

@@ -41,16 +41,16 @@ from gpubackprop.files.atomic import replacing
 from gpubackprop.files.manifest import (
     Custom,
     build_layer,
+    build_loss,
     build_optimizer,
     check_shapes,
     describe_layer,
+    describe_loss,
     describe_optimizer,
-    name_of,
     optimizer_state,
 )
 from gpubackprop.files.regular import regular_file
 from gpubackprop.layers import Layer
-from gpubackprop.losses import LOSSES
 from gpubackprop.network.network import Network
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.precision import DTYPES, resolve
@@ -72,7 +72,7 @@ _DTYPES |= {"I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 _ENTRIES: dict[str, tuple[type, ...]] = {
     "version": (int,),
     "layers": (list,),
-    "loss": (str,),
+    "loss": (str, dict),
     "dtype": (str,),
     "precision": (str,),
     "seed": (int,),
@@ -168,7 +168,7 @@ def _snapshot(net: Network, optimizer: Optimizer | None, extra: Mapping[str, Any
     manifest: dict[str, Any] = {
         "version": VERSION,
         "layers": [describe_layer(i, layer) for i, layer in enumerate(net.layers)],
-        "loss": name_of(net.loss_function, LOSSES, "loss"),
+        "loss": describe_loss(net.loss_function),
         "dtype": net.dtype.name,
         "precision": net.precision,
         "seed": net.seed,
@@ -366,13 +366,12 @@ def _count(value: Any) -> int:
 
 
 def _network(layers: list[Layer], manifest: dict[str, Any], backend: Backend, custom: Custom) -> Network:
-    loss = manifest["loss"]
     options = {k: manifest[k] for k in ("dtype", "seed", "l1", "l2")}
     with contextlib.suppress(MissingExtraError):
         if manifest.get("compile"):
             backend.check_compiler()
             options["compile"] = True
-    options["loss"] = custom[loss]() if loss in custom and loss not in LOSSES else loss
+    options["loss"] = build_loss(manifest["loss"], custom)
     return Network(layers, device=backend, precision=backend.precision, **options)
 
 

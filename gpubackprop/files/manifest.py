@@ -15,7 +15,7 @@ import numpy as np
 from gpubackprop.activations import ACTIVATIONS, Activation
 from gpubackprop.errors import ArgumentError, CheckpointError
 from gpubackprop.layers import LAYERS, Layer, layer_from, stack
-from gpubackprop.losses import Loss
+from gpubackprop.losses import LOSSES, Loss, get_loss
 from gpubackprop.network.network import Network
 from gpubackprop.optimizers import OPTIMIZERS, Optimizer, get_optimizer
 from gpubackprop.optimizers.schedules import SCHEDULES, get_schedule
@@ -60,6 +60,29 @@ def build_layer(entry: dict[str, Any], custom: Custom) -> Layer:
         return layer_from(kind, settings)
     except ArgumentError as error:
         raise CheckpointError(f"{error}. Classes of one's own are handed over as custom={{name: class}}") from None
+
+
+def describe_loss(loss: Loss) -> str | dict[str, Any]:
+    """The loss's name, or {"name": ..., its settings}, once it is sure that it can be built again from that."""
+    name_of(loss, LOSSES, "loss")
+    described = loss.described()
+    try:
+        whole = json.loads(json.dumps(described)) == described
+    except (TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise ArgumentError(f"{loss!r} cannot be saved: its settings() must be plain values (numbers, text, lists)")
+    return described
+
+
+def build_loss(described: str | dict[str, Any], custom: Custom) -> Loss:
+    """The loss that was described. Raises ArgumentError for one that is in neither table."""
+    own = dict(described) if isinstance(described, dict) else {"name": described}
+    name = own.pop("name", None)
+    if isinstance(name, str) and name not in LOSSES and name in custom:
+        loss: Loss = custom[name](**own)
+        return loss
+    return get_loss(described)
 
 
 def name_of(thing: Activation | Loss, table: Mapping[str, type], kind: str) -> str:

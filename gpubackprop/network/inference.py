@@ -57,8 +57,10 @@ def _chunks(n: int, size: int) -> list[tuple[int, slice]]:
 
 
 def to_prediction(outputs: np.ndarray, loss: Loss) -> np.ndarray:
-    """Softmax or sigmoid of logits (n, m), in place on the host, as the loss's `output` says; computed in float64, so that
-    float32 probabilities have all their digits however small they are."""
+    """Softmax, sigmoid or exponential of outputs (n, m), in place on the host, as the loss's `output` says.
+
+    Computed in float64, so that float32 probabilities have all their digits however small they are.
+    """
     if loss.output == "identity":
         return outputs
     wide = outputs.astype(np.result_type(outputs, np.float64))
@@ -68,6 +70,8 @@ def to_prediction(outputs: np.ndarray, loss: Loss) -> np.ndarray:
             wide -= wide.max(axis=1, keepdims=True)
             np.exp(wide, out=wide)
             wide /= wide.sum(axis=1, keepdims=True)
+        elif loss.output == "exponential":
+            np.exp(wide, out=wide)
         else:
             np.minimum(wide, largest_exponent(wide.dtype), out=wide)
             np.exp(wide, out=wide)

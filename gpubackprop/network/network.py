@@ -278,7 +278,7 @@ class Network:
                 'loss="binary_cross_entropy"'
             )
         last, output = self.layers[-1].activation.name, self.loss_function.output
-        if output != "identity" and last in ("sigmoid", "softmax"):
+        if output in ("sigmoid", "softmax") and last in ("sigmoid", "softmax"):
             raise ArgumentError(
                 f'loss="{self.loss_function.name}" works on logits, and predict() applies the {output}; leave the last '
                 f"layer without its activation {last!r}"

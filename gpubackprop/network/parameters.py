@@ -28,6 +28,11 @@ class Segment:
         """Number of elements."""
         return prod(self.shape)
 
+    @property
+    def is_weight(self) -> bool:
+        """Whether it is a matrix: a bias, or what scales units, has one dimension."""
+        return len(self.shape) > 1
+
     def of(self, flat: Array) -> Array:
         """This array's view of a flat buffer."""
         return flat[self.start : self.start + self.size].reshape(self.shape)

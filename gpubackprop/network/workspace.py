@@ -145,8 +145,13 @@ class Workspace:
             self._add(v, ("layer", i), layer.buffers(self.storage), n)
             tensors.append(v)
             x = v.a
-        loss = Tensors()
+        loss = Tensors(weights=None)
         self._add(loss, "loss", self.loss.buffers(self.widths[-1], self.storage), n)
+        for name, host in self.loss.constants(self.widths[-1], self.storage).items():
+            key = ("loss", name)
+            if key not in self._flat:
+                self._flat[key] = self.be.asarray(host)
+            setattr(loss, name, self._flat[key])
         return Batch(self, n, first, tensors, loss)
 
     def _add(self, v: Tensors, key: Any, buffers: Buffers, n: int) -> None:

@@ -41,7 +41,7 @@ class RMSprop(Optimizer):
 
     def rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         xp, t, lr, s = be.xp, be.scratch(p), h[0], state[0]
-        self.decay(be, p, g, h)
+        self.add_decay(be, p, g, h)
         xp.multiply(g, g, out=t)
         be.decaying_average(s, self.alpha, t, t)
         if self.centered:
@@ -80,7 +80,7 @@ class Adagrad(Optimizer):
 
     def rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         xp, t, lr, (s,) = be.xp, be.scratch(p), h[0], state
-        self.decay(be, p, g, h)
+        self.add_decay(be, p, g, h)
         xp.multiply(g, g, out=t)
         xp.add(s, t, out=s)
         xp.sqrt(s, out=t)
@@ -103,7 +103,7 @@ class Adadelta(Optimizer):
 
     def rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         xp, t, lr, (s, u) = be.xp, be.scratch(p), h[0], state
-        self.decay(be, p, g, h)
+        self.add_decay(be, p, g, h)
         xp.multiply(g, g, out=t)
         be.decaying_average(s, self.rho, t, t)
         xp.add(s, self.eps, out=t)

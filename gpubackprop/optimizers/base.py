@@ -18,7 +18,9 @@ class Optimizer:
 
     learning_rate: eta > 0. schedule: a name or a `Schedule` whose factor multiplies it at each step.
     weight_decay: lambda >= 0; added to the gradient as lambda p (an L2 penalty), or, with decoupled_weight_decay, taken
-    off the parameters as p <- (1 - eta lambda) p (Loshchilov and Hutter, 2019). It applies to all parameters, as in PyTorch.
+    off the parameters as p <- (1 - eta lambda) p (Loshchilov and Hutter, 2019).
+    decay: what that applies to: "all" parameters, as in PyTorch, or "weights", which are the matrices (as for `l2=` of a
+    network), and neither biases nor what scales units.
     clip_value: gradients are cut to [-clip_value, clip_value]. clip_norm: then the gradient of all parameters together
     is scaled down to this Euclidean norm where it is longer (Pascanu et al., 2013); neither waits for the device.
 
@@ -41,6 +43,7 @@ class Optimizer:
         schedule: str | Schedule | None = None,
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = False,
+        decay: str = "all",
         clip_norm: float | None = None,
         clip_value: float | None = None,
     ) -> None:
@@ -48,6 +51,9 @@ class Optimizer:
         self.schedule = get_schedule(schedule)
         self.weight_decay = not_negative("weight_decay", weight_decay)
         self.decoupled_weight_decay = bool(decoupled_weight_decay)
+        if decay not in ("all", "weights"):
+            raise ArgumentError(f'decay must be "all" or "weights"; got {decay!r}')
+        self.decay = decay
         self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
         self.clip_value = None if clip_value is None else positive("clip_value", clip_value)
         self.t = 0
@@ -232,9 +238,26 @@ class Optimizer:
         """Apply the rule to the flat buffers."""
         be.update(self, P, G, tuple(self.state.values()), self.h)
 
-    def decay(self, be: Backend, p: Array, g: Array, h: tuple[Array, ...]) -> None:
-        """The weight decay, coupled or not; `h[-1]` is 1 - eta lambda where it is decoupled."""
-        if not self.weight_decay:
+    def decays(self, is_weight: bool) -> bool:
+        """Whether the weight decay applies to an array, which is a weight or not."""
+        return bool(self.weight_decay) and (is_weight or self.decay == "all")
+
+    def decay_weights(self, be: Backend, P: Array, G: Array, h: tuple[Array, ...]) -> None:
+        """The weight decay of the weights in the flat buffers, where it is they alone that decay: before `rule`."""
+        if self.decay == "all" or not self.weight_decay or not self.elementwise:
+            return
+        assert self.parameters is not None
+        for s in self.parameters.segments:
+            if s.is_weight:
+                span = slice(s.start, s.start + s.size)
+                self.add_decay(be, P[span], G[span], h, is_weight=True)
+
+    def add_decay(self, be: Backend, p: Array, g: Array, h: tuple[Array, ...], is_weight: bool = False) -> None:
+        """The weight decay, coupled or not; `h[-1]` is 1 - eta lambda where it is decoupled.
+
+        is_weight: whether p is known to be a weight; of parts of the flat buffers nothing is known.
+        """
+        if not self.decays(is_weight):
             return
         if self.decoupled_weight_decay:
             be.xp.multiply(p, h[-1], out=p)
@@ -311,7 +334,7 @@ class Optimizer:
         shown = {
             k: v
             for k, v in self.settings().items()
-            if k not in ("learning_rate", "schedule") and v not in (None, False)
+            if k not in ("learning_rate", "schedule") and v not in (None, False) and (k, v) != ("decay", "all")
         }
         rest = "".join(f", {k}={v!r}" for k, v in shown.items())
         schedule = (

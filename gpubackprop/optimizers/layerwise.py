@@ -29,10 +29,10 @@ class _Layerwise(Optimizer):
         assert self.parameters is not None
         for s in self.parameters.segments:
             views = [flat[s.start : s.start + s.size] for flat in (p, g, *state)]
-            self.segment_rule(be, views[0], views[1], tuple(views[2:]), len(s.shape) > 1)
+            self.segment_rule(be, views[0], views[1], tuple(views[2:]), s.is_weight)
 
-    def segment_rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], adapt: bool) -> None:
-        """The rule for one array, flat; `adapt`: whether its step is scaled."""
+    def segment_rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], is_weight: bool) -> None:
+        """The rule for one array, flat; `is_weight`: whether it is a weight, whose step is scaled."""
         raise NotImplementedError
 
     def _ratio(self, be: Backend, numerator: Array, denominator: Array) -> Array:
@@ -60,9 +60,9 @@ class LARS(_Layerwise):
         self.momentum = share("momentum", momentum)
         self.trust = positive("trust", trust)
 
-    def segment_rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], adapt: bool) -> None:
+    def segment_rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], is_weight: bool) -> None:
         xp, w, u, (v,) = be.xp, self._w, self._u, state
-        if adapt:
+        if is_weight:
             be.norm(p, w)
             be.norm(g, u)
             if self.weight_decay and not self.decoupled_weight_decay:
@@ -70,9 +70,9 @@ class LARS(_Layerwise):
                 xp.add(u, self._both, out=u)
             xp.multiply(w, self.trust, out=w)
             self._ratio(be, w, u)
-        self.decay(be, p, g, self.h)
+        self.add_decay(be, p, g, self.h, is_weight)
         xp.multiply(g, self.h[0], out=g)
-        if adapt:
+        if is_weight:
             xp.multiply(g, w, out=g)
         xp.multiply(v, self.momentum, out=v)
         xp.add(v, g, out=v)
@@ -89,7 +89,7 @@ class LAMB(_Layerwise, _Moments):
         c1, c2 = self._corrections(t)
         return (lr, 1 / c1, sqrt(c2))
 
-    def segment_rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], adapt: bool) -> None:
+    def segment_rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], is_weight: bool) -> None:
         xp, t, w, u, (m, v), h = be.xp, be.scratch(p), self._w, self._u, state, self.h
         self._update_moments(be, g, m, v, t)
         xp.sqrt(v, out=t)
@@ -98,10 +98,10 @@ class LAMB(_Layerwise, _Moments):
         xp.multiply(m, h[1], out=g)
         xp.divide(g, t, out=g)
         # Here the decay belongs to r, inside the ratio: it is not the L2 penalty of the other rules.
-        if self.weight_decay:
+        if self.decays(is_weight):
             xp.multiply(p, self.weight_decay, out=t)
             xp.add(g, t, out=g)
-        if adapt:
+        if is_weight:
             be.norm(p, w)
             be.norm(g, u)
             self._ratio(be, w, u)

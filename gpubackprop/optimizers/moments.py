@@ -47,7 +47,7 @@ class Adam(_Moments):
 
     def rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         xp, t, (m, v) = be.xp, be.scratch(p), state
-        self.decay(be, p, g, h)
+        self.add_decay(be, p, g, h)
         self._update_moments(be, g, m, v, t)
         # sqrt(c2) goes to the numbers, as in section 2 of the paper: (eta/c1) sqrt(c2) m / (sqrt(v) + eps sqrt(c2)).
         rate, eps = be.scratch(h[0], 1), be.scratch(h[0], 2)
@@ -80,7 +80,7 @@ class Adamax(_Moments):
 
     def rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         xp, t, (m, u) = be.xp, be.scratch(p), state
-        self.decay(be, p, g, h)
+        self.add_decay(be, p, g, h)
         be.decaying_average(m, self.betas[0], g, t)
         # Not into g: what is added there would stay in the gaps of the flat buffer, and grow from step to step.
         xp.abs(g, out=t)
@@ -114,7 +114,7 @@ class NAdam(_Moments):
 
     def rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         xp, t, (m, v) = be.xp, be.scratch(p), state
-        self.decay(be, p, g, h)
+        self.add_decay(be, p, g, h)
         self._update_moments(be, g, m, v, t)
         xp.multiply(g, h[0], out=g)
         xp.multiply(m, h[1], out=t)
@@ -144,7 +144,7 @@ class RAdam(_Moments):
 
     def rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         xp, t, (m, v) = be.xp, be.scratch(p), state
-        self.decay(be, p, g, h)
+        self.add_decay(be, p, g, h)
         self._update_moments(be, g, m, v, t)
         xp.sqrt(v, out=t)
         xp.add(t, self.eps, out=t)

@@ -31,7 +31,7 @@ class SGD(Optimizer):
 
     def rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         xp, lr = be.xp, h[0]
-        self.decay(be, p, g, h)
+        self.add_decay(be, p, g, h)
         step = g
         if self.momentum:
             (step,) = state

@@ -173,7 +173,8 @@ class _Central:
         pairs = zip(net.layers, batch.tensors, strict=True)
         arrays = [be.to_host(v.a) - kink for layer, v in pairs for kink in kinks_of(layer)]
         if not net.loss_function.smooth and self.y.ndim == 2:
-            arrays.append(be.to_host(batch.outputs) - self.y)
+            residual = be.to_host(batch.outputs) - self.y
+            arrays.extend(residual - kink for kink in net.loss_function.kinks)
         if net.l1:
             arrays.extend(s.of(P) for s in self.segments.values() if len(s.shape) > 1)
         return arrays

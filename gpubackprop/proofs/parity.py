@@ -134,8 +134,9 @@ class _Side:
                     found[Key(i, "gradient", name)] = gradient
         pairs = zip(net.layers, batch.tensors, strict=True)
         sides = [_sides(layer, be.to_host(v.a)) for layer, v in pairs]
-        residual = not net.loss_function.smooth and y.ndim == 2
-        sides.append(np.sign(be.to_host(batch.outputs) - y) if residual else np.zeros(0, bool))
+        loss_kinks = () if net.loss_function.smooth or y.ndim == 1 else net.loss_function.kinks
+        residual = be.to_host(batch.outputs) - y if loss_kinks else np.zeros(0)
+        sides.append(np.array([np.sign(residual - kink) for kink in loss_kinks]))
         return found, sides
 
     def moved(self, x: np.ndarray, y: np.ndarray, size: float, seed: int) -> Snapshot:

@@ -87,6 +87,8 @@ def test_each_level_trains_as_the_cpu_does(gpu, level):  # noqa: F811
 
 OPTIMIZERS = {
     "sgd": lambda: gb.SGD(0.1, weight_decay=0.01),
+    "sgd, weights": lambda: gb.SGD(0.1, momentum=0.5, weight_decay=0.1, decay="weights"),
+    "adamw, weights": lambda: gb.AdamW(0.01, weight_decay=2.0, decay="weights"),
     "momentum": lambda: gb.SGD(0.1, momentum=0.9),
     "nesterov": lambda: gb.SGD(0.1, momentum=0.9, nesterov=True, clip_value=0.01),
     "rmsprop": lambda: gb.RMSprop(0.01, momentum=0.5, centered=True),
@@ -174,14 +176,37 @@ def test_optimizers_under_loss_scaling(gpu, name):  # noqa: F811
     assert_same_steps(smooth(CudaBackend(0, "fp16")), smooth("cpu"), OPTIMIZERS[name], 10 * PRECISIONS["fp16"])
 
 
+@pytest.mark.parametrize("precision", ["native", "bf16"])
+def test_functions_and_layers_with_and_without_a_kernel(gpu, precision):  # noqa: F811
+    """Constants that are the kernel's, and others, for which array expressions stand in."""
+    tolerance = 1e-5 if precision == "native" else PRECISIONS[precision]
+    make = gb.activations
+
+    def net(device):
+        parts = [
+            gb.Dense(INPUTS, 12, "mish"), gb.RMSNorm(12), gb.Dense(12, 12, "hard_swish"), gb.PReLU(12, shared=False),
+            gb.Dense(12, 12, make.ELU(0.5)), gb.Dense(12, 12, make.CELU()), gb.Dense(12, 12, make.Softplus(2.0)),
+            gb.Dense(12, CLASSES, "softsign"),
+        ]  # fmt: skip
+        loss = gb.losses.CrossEntropy(class_weights=range(1, CLASSES + 1), label_smoothing=0.1, ignore_index=0)
+        return gb.Network(parts, loss=loss, device=device, seed=2)
+
+    assert_same_steps(net(CudaBackend(0, precision)), net("cpu"), lambda: gb.SGD(0.01), tolerance)
+
+
 def test_float64(gpu):  # noqa: F811
     net, reference = network(CudaBackend(0), dtype="float64"), network("cpu", dtype="float64")
     assert_same_steps(net, reference, lambda: gb.Adam(0.01), 1e-12)
 
 
 @pytest.mark.parametrize(
-    "loss", ["half_squared_error", "mean_squared_error", "mean_absolute_error", "binary_cross_entropy"]
-)
+    "loss",
+    [
+        "half_squared_error", "mean_squared_error", "mean_absolute_error", "binary_cross_entropy", "huber", "poisson",
+        {"name": "huber", "delta": 0.25},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_other_losses(gpu, loss):  # noqa: F811
     x, _ = data()
     y = np.random.default_rng(1).uniform(size=(ROWS, CLASSES)).astype(np.float32)

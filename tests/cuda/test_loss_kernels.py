@@ -115,6 +115,11 @@ def reference(loss, a, y):
         return 0.5 * (d**2).sum(), d
     if loss == "MeanSquaredError":
         return (d**2).sum(), 2 * d
+    if loss == "Huber":
+        c = np.clip(d, -1, 1)
+        return (c * (d - c / 2)).sum(), c
+    if loss == "Poisson":
+        return (np.exp(a) - y * a).sum(), np.exp(a) - y
     if loss == "MeanAbsoluteError":
         return np.abs(d).sum(), np.sign(d)
     return (np.logaddexp(0, a) - a * y).sum(), 0.5 * (1 + np.tanh(0.5 * a)) - y

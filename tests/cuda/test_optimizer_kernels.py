@@ -73,7 +73,7 @@ def compare(run, rule, types, common, n=N, offset=0):
         g = to_storage(p_type, rng.normal(size=n) + 0.2)
         reference.step(t, to_float64(p_type, g))
         row, ahead = np.array([(t - 1) // 2], np.uint32), t - 1 - (t - 1) // 2
-        run("optimizer_step", (kernel, *types), launch, p, g, *slots, copy, n, rows, row, ahead, None, *constants, coupled,
+        run("optimizer_step", (kernel, *types), launch, p, g, *slots, copy, n, rows, row, ahead, None, *constants, coupled, 1,
             offset=offset)  # fmt: skip
     assert_close(p_type, p, reference.p, factor=2)
     for got, want in zip(states, reference.state, strict=True):
@@ -105,7 +105,7 @@ def test_skip_leaves_everything(run, skip):
     before = [a.copy() for a in (*arrays, copy)]
     p, g, m, v = arrays
     run("optimizer_step", ("Adam", "float", "f16"), table.flat(5, 4, 1), p, g, m, v, None, copy, 5, np.array([0.1, 1.0, 1.0]),
-        None, 0, np.array([skip], np.int32), 0.9, 0.999, 1e-8, 0.0)  # fmt: skip
+        None, 0, np.array([skip], np.int32), 0.9, 0.999, 1e-8, 0.0, 1)  # fmt: skip
     same = [np.array_equal(a, b) for a, b in zip((p, m, v, copy), (before[0], *before[2:]), strict=True)]
     assert all(same) if skip else not any(same)
 
@@ -116,7 +116,7 @@ def test_centered_rmsprop_of_a_constant_gradient_stays_finite(run):
     g = np.linspace(0.1, 3, 64, dtype=np.float32)
     for _ in range(40):
         run("optimizer_step", ("RMSpropCentered", "float", "float"), table.flat(64, 4, 1), p, g, states[0], states[1],
-            None, None, 64, np.array([0.01, 1.0]), None, 0, None, 0.5, 1e-3, 0.0, 0.0)  # fmt: skip
+            None, None, 64, np.array([0.01, 1.0]), None, 0, None, 0.5, 1e-3, 0.0, 0.0, 1)  # fmt: skip
     assert np.isfinite(p).all()
 
 

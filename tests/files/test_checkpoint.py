@@ -495,3 +495,27 @@ def test_only_real_networks_are_saved(tmp_path: Path) -> None:
         gb.save(tmp_path / "a", {"0.weight": np.zeros(3)})  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="complex128"):
         gb.save(tmp_path / "a", gb.mlp([2, 3], device="cpu", dtype="complex128"))
+
+
+@pytest.mark.parametrize("device", ["cpu", "strict"])
+def test_the_constants_of_functions_and_losses_come_back(tmp_path: Path, device: str) -> None:
+    """Those that are not what they are by default, of activations inside layers and alone, and of the loss."""
+    make = gb.activations
+    layers = [
+        gb.Dense(3, 4, make.ELU(alpha=0.5)),
+        gb.Activation(make.Softplus(beta=2.0)),
+        gb.PReLU(4, shared=False, initial=0.1),
+        gb.RMSNorm(4, eps=1e-3),
+        gb.Dense(4, 4, make.LeakyReLU(0.3)),
+        gb.Activation({"name": "celu", "alpha": 2.0}),
+    ]
+    loss = gb.losses.CrossEntropy(class_weights=[1, 2, 0.5, 1], label_smoothing=0.1, ignore_index=-1)
+    net = gb.Network(layers, loss=loss, device=device, seed=5)
+    x, y = np.random.default_rng(0).normal(size=(8, 3)), np.array([0, 1, 2, 3, -1, 1, 2, 0])
+    net.train_step(x, y, gb.SGD(0.1))
+    gb.save(tmp_path / "net.safetensors", net)
+    again = gb.load(tmp_path / "net.safetensors", device=device)
+    assert [repr(layer) for layer in again.layers] == [repr(layer) for layer in layers]
+    assert repr(again.loss_function) == repr(loss)
+    assert again.loss(x, y) == net.loss(x, y)
+    np.testing.assert_array_equal(again.predict(x), net.predict(x))

@@ -75,6 +75,35 @@ def test_weight_decay_coupled_and_not(backend: Backend) -> None:
     np.testing.assert_allclose(decoupled, [0.1 * 0.5 + 0.1], rtol=1e-8)
 
 
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("key", OPTIMIZERS)
+def test_the_weights_alone_decay_where_that_is_asked_for(backend: Backend, key: str, decoupled: bool) -> None:
+    """The matrices as if all decayed, everything else as if nothing did; more than one block of a large buffer."""
+    shapes: dict[str, tuple[int, ...]] = {"0.weight": (300, 300), "0.bias": (300,), "1.gamma": (5,), "2.weight": (5, 3)}
+    rng = np.random.default_rng(0)
+    start = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    gradients = [{name: rng.normal(size=shape) for name, shape in shapes.items()} for _ in range(3)]
+
+    def run(names: list[str], **options: Any) -> dict[str, np.ndarray]:
+        parameters = Parameters(backend, {name: shapes[name] for name in names}, np.dtype(np.float64))
+        parameters.write({name: start[name] for name in names})
+        optimizer = make_optimizer(key, learning_rate=0.05, **options)
+        optimizer.bind(parameters)
+        for gradient in gradients:
+            for name in names:
+                backend.copy_in(gradient[name], parameters.gradients[name])
+            optimizer.prepare()
+            optimizer.apply(backend)
+        return parameters.to_host(parameters.P)
+
+    decay = {"weight_decay": 0.2, "decoupled_weight_decay": decoupled}
+    found = run(list(shapes), **decay, decay="weights")
+    weights = [name for name, shape in shapes.items() if len(shape) > 1]
+    expected = run(weights, **decay) | run([name for name in shapes if name not in weights], weight_decay=0.0)
+    for name, array in found.items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-13, err_msg=name)
+
+
 def test_decay_comes_after_clipping(backend: Backend) -> None:
     step = stepped(backend, gb.SGD(1.0, clip_value=0.5, weight_decay=2.0), [3.0])
     np.testing.assert_allclose(step, [0.5 + 2.0], rtol=1e-12)
@@ -180,6 +209,7 @@ def test_learning_rates_that_cannot_be(name: str) -> None:
         (lambda: gb.SGD(nesterov=True), "nesterov=True needs a momentum above 0"),
         (lambda: gb.SGD(weight_decay=-1), "weight_decay must be"),
         (lambda: gb.SGD(clip_norm=0), "clip_norm must be"),
+        (lambda: gb.SGD(decay="biases"), 'decay must be "all" or "weights"'),
         (lambda: gb.SGD(clip_value=nan), "clip_value must be"),
         (lambda: gb.Adam(betas=(0.9, 1.0)), r"betas\[1\] must be"),
         (lambda: gb.Adam(eps=0), "eps must be"),

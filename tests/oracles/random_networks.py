@@ -38,6 +38,8 @@ def targets(loss: str, n: int, m: int, rng: np.random.Generator) -> np.ndarray:
     """Targets that the loss takes: for cross_entropy labels or, as often, distributions."""
     if loss == "cross_entropy":
         return rng.integers(0, m, n) if rng.random() < 0.5 else rng.dirichlet(np.ones(m), n)
+    if loss == "poisson":
+        return rng.poisson(1.5, (n, m)).astype(float)
     return rng.random((n, m)) if loss == "binary_cross_entropy" else rng.standard_normal((n, m))
 
 

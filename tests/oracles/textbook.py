@@ -40,10 +40,16 @@ def cross_entropy(z, y):
     return -np.sum(y * log_p) / len(z), (np.exp(log_p) * y.sum(axis=1, keepdims=True) - y) / len(z)
 
 
+def huber(d):
+    return np.where(abs(d) <= 1, d**2 / 2, abs(d) - 1 / 2)
+
+
 LOSSES = {
     "half_squared_error": lambda a, y: (np.sum((a - y) ** 2) / 2 / len(a), (a - y) / len(a)),
     "mean_squared_error": lambda a, y: (np.mean((a - y) ** 2), 2 * (a - y) / a.size),
     "mean_absolute_error": lambda a, y: (np.mean(abs(a - y)), np.sign(a - y) / a.size),
+    "huber": lambda a, y: (np.mean(huber(a - y)), np.clip(a - y, -1, 1) / a.size),
+    "poisson": lambda a, y: (np.mean(np.exp(a) - y * a), (np.exp(a) - y) / a.size),
     "binary_cross_entropy": lambda z, y: (np.mean(np.logaddexp(0, z) - y * z), (sigmoid(z) - y) / z.size),
     "cross_entropy": cross_entropy,
 }
@@ -133,7 +139,7 @@ class Network:
         a = self.forward(x)[0]
         if self.loss_name == "cross_entropy":
             return np.exp(a - np.logaddexp.reduce(a, axis=1, keepdims=True))
-        return sigmoid(a) if self.loss_name == "binary_cross_entropy" else a
+        return {"binary_cross_entropy": sigmoid, "poisson": np.exp}.get(self.loss_name, lambda a: a)(a)
 
     def evaluate(self, x, y):
         p, scores = self.predict(x), {"loss": self.loss_and_gradients(x, y)[0]}

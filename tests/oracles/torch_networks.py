@@ -39,6 +39,8 @@ def loss(torch: Any, name: str, a: Any, y: Any) -> Any:
         "half_squared_error": lambda a, y: 0.5 * ((a - y) ** 2).sum() / len(a),
         "mean_squared_error": F.mse_loss,
         "mean_absolute_error": F.l1_loss,
+        "huber": F.huber_loss,
+        "poisson": F.poisson_nll_loss,
         "binary_cross_entropy": F.binary_cross_entropy_with_logits,
         "cross_entropy": F.cross_entropy,
     }

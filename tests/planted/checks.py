@@ -108,6 +108,8 @@ def formulas() -> None:
             "half_squared_error": lambda r=r: 0.5 * (r**2).sum() / 5,
             "mean_squared_error": lambda r=r: (r**2).mean(),
             "mean_absolute_error": lambda r=r: np.abs(r).mean(),
+            "huber": lambda r=r: np.where(np.abs(r) <= 1, r**2 / 2, np.abs(r) - 0.5).mean(),
+            "poisson": lambda y=y: (np.exp(z) - y * z).mean(),
             "binary_cross_entropy": lambda y=y: -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean(),
             "cross_entropy": lambda y=y: -(np.log(softmax) * (eye[y] if y.ndim == 1 else y)).sum() / 5,
         }[loss]()

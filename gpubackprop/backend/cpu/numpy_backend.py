@@ -299,6 +299,7 @@ class NumpyBackend(ArrayBackend):
         self._run(flat.put, index, values, "clip")
 
     def update(self, optimizer: UpdateRule, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
+        optimizer.decay_weights(self, P, G, h)
         size = BLOCK if optimizer.elementwise else P.size
         for i in range(0, P.size, size):
             block = slice(i, i + size)

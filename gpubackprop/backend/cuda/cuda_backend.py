@@ -427,12 +427,14 @@ class CudaBackend(CupyBackend):
         total: Array | None = None,
     ) -> None:
         scale = None if self.loss_scale is None else self.loss_scale.scale
-        elementwise = registry.elementwise_loss(loss)
+        # Weighted rows have no kernel.
+        known = getattr(v, "weights", None) is None
+        elementwise = registry.elementwise_loss(loss) if known else None
         kernels, (n, m) = self.kernels, a.shape
         types = (C_TYPE[a.dtype.name], C_TYPE[y.dtype.name])
         template: tuple[str | int, ...]
         arguments: tuple[Any, ...]
-        if registry.is_cross_entropy(loss):
+        if known and registry.is_cross_entropy(loss):
             group = table.group_of(m)
             geometry = table.rows(n, group, kernels.multiprocessors)
             name, template, arguments = "cross_entropy", (*types, group), (a, y, delta, n, m, 1 / rows)

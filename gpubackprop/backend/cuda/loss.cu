@@ -111,6 +111,23 @@ struct MeanAbsoluteError {
         return fabs(d);
     }
 };
+struct Huber {
+    static constexpr bool over_outputs = true;
+    static constexpr double delta = 1.0;
+    template <typename A> static __device__ A term(A a, A y, A& slope) {
+        const A d = a - y;
+        slope = d > A(delta) ? A(delta) : d < A(-delta) ? A(-delta) : d;
+        return slope * (d - A(0.5) * slope);
+    }
+};
+struct Poisson {
+    static constexpr bool over_outputs = true;
+    template <typename A> static __device__ A term(A a, A y, A& slope) {
+        const A rate = exp(a);
+        slope = rate - y;
+        return rate - y * a;
+    }
+};
 struct BinaryCrossEntropy {
     static constexpr bool over_outputs = true;
     template <typename A> static __device__ A term(A z, A y, A& slope) {

@@ -151,16 +151,18 @@ template <typename A> struct RAdam : Moments<A> {
 
 // One update of n parameters p with gradients g. s0, s1, s2: the rule's states, null where the rule has fewer. copy: (n,) of H,
 // gets the new parameters for half-precision products; null for none. skip: one int, null for none: where it is not 0 nothing is
-// written. weight_decay: the coupled one, g += weight_decay p; 0 where there is none or it is decoupled. Launch: flat(n).
+// written. weight_decay: the coupled one, g += weight_decay p; 0 where there is none or it is decoupled. decays: 0 where these
+// parameters do not decay, so that the table's factor is left out. Launch: flat(n).
 template <template <typename> class Rule, typename P, typename H>
 __global__ void optimizer_step(P* p, const P* g, P* s0, P* s1, P* s2, H* copy, index_t n, const double* table, const unsigned* row,
-                               unsigned ahead, const int* skip, double c0, double c1, double c2, double weight_decay) {
+                               unsigned ahead, const int* skip, double c0, double c1, double c2, double weight_decay,
+                               int decays) {
     typedef Rule<P> R;
     constexpr int V = vector_width<P>, states = R::states;
     if (skip && *skip) return;
     const double* scalars = scalars_of_step<R::scalars>(table, row, ahead);
     const R rule(scalars, c0, c1, c2);
-    const P decay = P(weight_decay), kept = P(scalars[R::scalars]);
+    const P decay = P(weight_decay), kept = decays ? P(scalars[R::scalars]) : P(1);
     P* const buffers[3] = {s0, s1, s2};
     grid_stride<V>(n, aligned<V>(p, g, s0, s1, s2) && aligned<V>(copy), [&](index_t i, auto width) {
         constexpr int W = decltype(width)::value;

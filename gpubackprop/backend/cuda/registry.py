@@ -64,7 +64,7 @@ def elementwise_loss(loss: LossFunction) -> ElementwiseLoss | None:
 
 def is_cross_entropy(loss: LossFunction) -> bool:
     """Whether the kernel cross_entropy computes this loss."""
-    return type(loss) is losses.CrossEntropy and not vars(loss)
+    return type(loss) is losses.CrossEntropy and loss.is_plain
 
 
 def update_rule(optimizer: optimizers.Optimizer) -> KernelRule | None:

@@ -470,7 +470,7 @@ def may_share_memory(a: ndarray, b: ndarray) -> bool:
 
 UFUNCS = (
     *("add", "subtract", "multiply", "divide", "power", "negative", "maximum", "minimum", "sign", "abs", "absolute"),
-    *("square", "exp", "expm1", "log", "log1p", "sqrt", "tanh", "greater", "less", "equal", "isfinite"),
+    *("square", "exp", "expm1", "log", "log1p", "sqrt", "tanh", "greater", "less", "equal", "not_equal", "isfinite"),
     *("bitwise_and", "bitwise_xor", "right_shift", "rint"),
 )
 FUNCTIONS: dict[str, Any] = {
