@@ -41,6 +41,9 @@ HEAVY = 10.0
 """Where the farthest value is so many times as far from the median as the values are on average, a network sees the others in
 the logarithm only."""
 
+FARTHEST = 1e6
+"""A scaled input is at most so large: a value of later rows must not overflow the network."""
+
 _ROWS = 1 << 16
 _ID = re.compile(
     r"(^|[\W_])(id|idx|index|key|nr|no|num|number|row|uid|uuid|guid|unnamed: \d+)[\W_]*$|^column 1$|^row$", re.I
@@ -130,8 +133,9 @@ class Encoder:
         Raises DataError where no column is left to predict from, ArgumentError for choices that the table does not have.
         """
         choices, target = (choices or ColumnChoices()).found_in(table), _Target(y, classes)
-        seen = {target.key: "the target"}
-        columns = [_fit(table, name, target, choices, seen) for name in table.names]
+        seen = dict.fromkeys(target.keys, "the target")
+        with np.errstate(over="ignore", invalid="ignore"):
+            columns = [_fit(table, name, target, choices, seen) for name in table.names]
         if not any(column.inputs for column in columns):
             why = "; ".join(f"{column.name}: {column.becomes}" for column in columns[:8])
             raise DataError(f"no column is left to predict from ({why}); say keep=NAME to use one")
@@ -269,7 +273,7 @@ def _codes(column: Any, known: Sequence[str]) -> Codes:
 
 
 def _scaled(raw: Floats, s: Mapping[str, Any]) -> Floats:
-    return (raw - s["mean"]) / s["scale"] if "mean" in s else raw
+    return np.clip((raw - s["mean"]) / s["scale"], -FARTHEST, FARTHEST) if "mean" in s else raw
 
 
 # -- what is learnt of a column ----------------------------------------------------------------------------------------------
@@ -282,11 +286,11 @@ class _Target:
         self.classes = classes
         if classes:
             self.values = np.eye(classes)[:, classes == 2 :][y]
-            self.key = _key(_by_appearance(y))
+            self.keys = [_key(_by_appearance(y))]
         else:
             spread = y.std(axis=0)
             self.values = (y - y.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-            self.key = _key(y[:, 0].astype(np.float64))
+            self.keys = [_key(column.astype(np.float64)) for column in y.T]
 
     def means(self, codes: Codes, count: int, rows: Array) -> Floats:
         """For each of `count` codes its mean target (count, k) over some rows, blended with the mean over all of them."""
@@ -339,9 +343,8 @@ def _fit(table: Table, name: str, target: _Target, choices: ColumnChoices, seen:
     s["text"] = cells.is_text(values.type) and column.kind in ("boolean", "category")
     if choices.scale and (column.kind in ("number", "date") or "means" in s):
         raw = _RAW[column.kind](values, s)
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean, variance = raw.mean(axis=0), raw.var(axis=0)
-            scale = np.where(is_constant(variance, mean, len(raw)), 1.0, np.sqrt(variance))
+        mean, variance = raw.mean(axis=0), raw.var(axis=0)
+        scale = np.where(is_constant(variance, mean, len(raw)), 1.0, np.sqrt(variance))
         if not np.isfinite(variance).all():
             raise DataError(f"column {name}: holds values too large to square; rescale it, or say drop={name}")
         if s.get("gaps"):
@@ -372,7 +375,9 @@ def _understood(
         if cells.yes_or_no(values.drop_null(), strict=True) is not None:
             return _number_column(name, values, "yes or no", "", choices, target)
     distinct = cells.distinct(values)
-    if name not in choices.keep + choices.categorical and _all_differ(distinct, len(values) - values.null_count):
+    asked = {*choices.keep, *choices.categorical, *(choices.only or ())}
+    present = len(values) - values.null_count
+    if name not in asked and present >= FEWEST and distinct >= NEARLY_ALL * present:
         why = "names or prose: nearly every row has its own"
         return Column(name, "left out", why, values.null_count, distinct), []
     return _category_column(name, *cells.levels(values), target)
@@ -459,10 +464,6 @@ def _date_column(name: str, values: Any, format: str, unsure: bool = False) -> t
     column.becomes += f" of text read as {format}" if format else ""
     column.becomes += "; day and month could be the other way round" if unsure else ""
     return _gaps(column), [_key(seconds)]
-
-
-def _all_differ(distinct: int, present: int) -> bool:
-    return present >= FEWEST and distinct >= NEARLY_ALL * present
 
 
 def _carries_nothing(column: Column, values: Any) -> str:

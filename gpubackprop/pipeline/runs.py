@@ -28,7 +28,6 @@ from gpubackprop.errors import (
 )
 from gpubackprop.files.checkpoint import FORGED
 from gpubackprop.files.plain import finite
-from gpubackprop.losses import get_loss
 from gpubackprop.pipeline.encoder import ColumnChoices, Encoder, described
 from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.pictures import draw_confusion, draw_curves, draw_predictions
@@ -314,13 +313,14 @@ def prepare(
 ) -> Model:
     """A model for the data, with its inputs and targets fitted to the training part, not trained yet.
 
-    Raises DataError where the training part has a single class, or no column that could help.
+    Raises DataError where the training part has a single class, or no column that could help, ArgumentError for weights of rows.
     """
-    loss = get_loss(settings.loss or "cross_entropy")
     if data.classes and len(np.unique(part.y)) < 2:
         raise DataError(
             f"{data.name}: every row holds {data.classes[part.y[0]]!r}: with one class there is nothing to learn"
         )
+    if data.weights is not None:
+        raise ArgumentError(f"weight: the losses count all rows of {data.name} alike; leave it out")
     inputs: Encoder | Standardizer | None = None
     width = data.x.shape[1]
     if isinstance(part.x, Table):
@@ -329,7 +329,9 @@ def prepare(
         width = len(inputs.inputs)
     elif settings.standardize:
         inputs = Standardizer(per_feature=not data.image).fit(part.x)
-    net = settings.network(width, outputs_for(data.task, len(data.classes), len(data.targets) or data.y[:1].size, loss))
+    loss = settings.make_loss(part.y, len(data.classes))
+    outputs = outputs_for(data.task, len(data.classes), len(data.targets) or data.y[:1].size, loss)
+    net = settings.network(width, outputs, loss)
     description = {
         **origin,
         "name": data.name,

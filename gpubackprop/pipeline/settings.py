@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from gpubackprop.data import Dataset
 from gpubackprop.errors import ArgumentError, unknown_name
-from gpubackprop.losses import get_loss
+from gpubackprop.losses import CrossEntropy, Loss, get_loss
 from gpubackprop.network.network import Network
 from gpubackprop.network.perceptron import mlp
 from gpubackprop.optimizers import OPTIMIZERS, Optimizer, get_optimizer
@@ -26,6 +28,7 @@ class Settings:
     layers: str | Sequence[int] | None = None
     activation: str = "relu"
     loss: str | None = None
+    class_weight: str | None = None
     optimizer: str = "adamw"
     learning_rate: float | None = None
     schedule: str = "cosine"
@@ -80,14 +83,28 @@ class Settings:
             raise ArgumentError(f'layers must be widths such as 512,256, or "none"; got {self.layers!r}')
         return widths
 
-    def network(self, inputs: int, outputs: int) -> Network:
+    def make_loss(self, y: np.ndarray, classes: int) -> Loss:
+        """The loss for training targets. class_weight="balanced": each class counts the same, however many rows it has.
+
+        Raises ArgumentError for an unknown name, and for class weights with another loss than cross_entropy.
+        """
+        loss = get_loss(self.loss or "cross_entropy")
+        if self.class_weight is None:
+            return loss
+        if self.class_weight != "balanced":
+            raise unknown_name("class_weight", self.class_weight, ["balanced"])
+        if loss.name != "cross_entropy" or not classes:
+            raise ArgumentError(f"class_weight is for loss=cross_entropy, not for {loss.name}")
+        rows = np.bincount(y, minlength=classes)
+        return CrossEntropy(class_weights=(len(y) / (classes * np.maximum(rows, 1))).tolist())
+
+    def network(self, inputs: int, outputs: int, loss: Loss) -> Network:
         """The network. Raises ArgumentError for unknown names and values out of range, DeviceError for its device."""
-        assert self.loss is not None
         return mlp(
             [inputs, *self.hidden(), outputs],
             activation=self.activation,
             dropout=self.dropout or 0.0,
-            loss=get_loss(self.loss),
+            loss=loss,
             device=self.device,
             precision=self.precision,
             compile=self.compile,

@@ -221,6 +221,12 @@ def test_numbers_too_large_to_square_are_refused() -> None:
         fitted(np.linspace(-1e300, 1e300, N))
 
 
+def test_a_value_far_from_all_that_was_seen_stays_finite() -> None:
+    encoder, _, _ = fitted(np.arange(N))
+    later = encoder.transform(table(c=[1e300, -1e300, 3], other=[1.0, 2, 3]))
+    assert later[:, 0].tolist()[:2] == [1e6, -1e6]
+
+
 def test_only_training_rows_are_known() -> None:
     rows = table(n=np.arange(N) ** 2.0, kind=[f"k{i // 10}" for i in range(N)])
     train = np.arange(0, N // 2)
