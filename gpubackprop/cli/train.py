@@ -47,9 +47,6 @@ def train(
     categorical: Annotated[list[str] | None, _columns("whose numbers are categories")] = None,
     numeric: Annotated[list[str] | None, _columns("whose text is numbers")] = None,
     log: Annotated[list[str] | None, _columns("whose logarithm counts too, as where tails are heavy")] = None,
-    class_weight: Annotated[
-        str | None, Option(help="balanced: each class counts the same, however many rows it has.")
-    ] = None,
     group: Annotated[
         str | None, Option("--split-by", help="Column of a table: rows in which it is equal are not parted.")
     ] = None,

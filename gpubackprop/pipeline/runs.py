@@ -28,6 +28,7 @@ from gpubackprop.errors import (
 )
 from gpubackprop.files.checkpoint import FORGED
 from gpubackprop.files.plain import finite
+from gpubackprop.losses import get_loss
 from gpubackprop.pipeline.encoder import ColumnChoices, Encoder, described
 from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.pictures import draw_confusion, draw_curves, draw_predictions
@@ -329,7 +330,7 @@ def prepare(
         width = len(inputs.inputs)
     elif settings.standardize:
         inputs = Standardizer(per_feature=not data.image).fit(part.x)
-    loss = settings.make_loss(part.y, len(data.classes))
+    loss = get_loss(settings.loss or "cross_entropy")
     outputs = outputs_for(data.task, len(data.classes), len(data.targets) or data.y[:1].size, loss)
     net = settings.network(width, outputs, loss)
     description = {

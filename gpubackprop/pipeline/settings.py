@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from gpubackprop.data import Dataset
 from gpubackprop.errors import ArgumentError, unknown_name
-from gpubackprop.losses import CrossEntropy, Loss, get_loss
+from gpubackprop.losses import Loss
 from gpubackprop.network.network import Network
 from gpubackprop.network.perceptron import mlp
 from gpubackprop.optimizers import OPTIMIZERS, Optimizer, get_optimizer
@@ -28,7 +26,6 @@ class Settings:
     layers: str | Sequence[int] | None = None
     activation: str = "relu"
     loss: str | None = None
-    class_weight: str | None = None
     optimizer: str = "adamw"
     learning_rate: float | None = None
     schedule: str = "cosine"
@@ -82,21 +79,6 @@ class Settings:
         if any(width < 1 for width in widths):
             raise ArgumentError(f'layers must be widths such as 512,256, or "none"; got {self.layers!r}')
         return widths
-
-    def make_loss(self, y: np.ndarray, classes: int) -> Loss:
-        """The loss for training targets. class_weight="balanced": each class counts the same, however many rows it has.
-
-        Raises ArgumentError for an unknown name, and for class weights with another loss than cross_entropy.
-        """
-        loss = get_loss(self.loss or "cross_entropy")
-        if self.class_weight is None:
-            return loss
-        if self.class_weight != "balanced":
-            raise unknown_name("class_weight", self.class_weight, ["balanced"])
-        if loss.name != "cross_entropy" or not classes:
-            raise ArgumentError(f"class_weight is for loss=cross_entropy, not for {loss.name}")
-        rows = np.bincount(y, minlength=classes)
-        return CrossEntropy(class_weights=(len(y) / (classes * np.maximum(rows, 1))).tolist())
 
     def network(self, inputs: int, outputs: int, loss: Loss) -> Network:
         """The network. Raises ArgumentError for unknown names and values out of range, DeviceError for its device."""

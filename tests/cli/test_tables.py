@@ -151,24 +151,6 @@ def test_how_text_is_written_is_kept_with_the_run() -> None:
     run("predict", "run", "t.txt", "--out", "p.npy")
 
 
-def test_weights_of_classes() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(400, 2))
-    rare = x[:, 0] + rng.normal(size=400) > 1.8
-    pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "y": np.where(rare, "yes", "no")}).to_csv("t.csv", index=False)
-
-    def found(*options: str) -> float:
-        run("train", "t.csv", "--target", "y", *options, *QUICK[2:], "--epochs", "30", "--overwrite")
-        return float(np.mean(gb.load_run("run", "cpu").predict("t.csv") == "yes"))
-
-    assert found() < rare.mean() < found("--class-weight", "balanced") / 1.5
-    line = refused("train", "t.csv", "--target", "a", "--class-weight", "balanced", *QUICK[:-1], "other")
-    assert "--class-weight is for --loss cross_entropy, not for mean_squared_error" in line
-    assert "did you mean 'balanced'" in refused(
-        "train", "t.csv", "--target", "y", "--class-weight", "balance", *QUICK[:-1], "o"
-    )
-
-
 def test_weights_of_rows_are_not_ignored() -> None:
     data = gb.Dataset.from_frame(people(), target="buys", weight="id")
     with pytest.raises(ArgumentError, match=r"^weight"):
