@@ -395,13 +395,15 @@ def _gaps(column: Column) -> Column:
 def _number_column(
     name: str, values: Any, decimal: str, how: str, choices: ColumnChoices, target: _Target
 ) -> tuple[Column, list[bytes]]:
+    import pyarrow as pa
+
     is_flag = decimal == "yes or no"
     x = cells.yes_or_no(values) if is_flag else cells.numbers(values, decimal)
     absent = np.isnan(x)
     missing, present = int(absent.sum()), x[~absent]
     if not present.size:
         return Column(name, "left out", "none of its values is a number", missing), []
-    distinct, median = len(np.unique(present)), float(np.median(present))
+    distinct, median = cells.distinct(pa.array(present)), float(np.median(present))
     away = np.abs(present - median)
     heavy = name in choices.log or (not is_flag and away.max() > HEAVY * away.mean())
     unit = float(np.median(away) or away.mean() or 1.0) if heavy else 0.0
