@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gpubackprop.backend.select import devices as devices
     from gpubackprop.backend.select import get_backend as get_backend
     from gpubackprop.bench.runner import benchmark as benchmark
+    from gpubackprop.data.dataset import Dataset as Dataset
     from gpubackprop.errors import GpuBackpropError as GpuBackpropError
     from gpubackprop.files.checkpoint import Checkpoint as Checkpoint
     from gpubackprop.files.checkpoint import load as load
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from gpubackprop.optimizers import RAdam as RAdam
     from gpubackprop.optimizers import RMSprop as RMSprop
     from gpubackprop.optimizers import schedules as schedules
+    from gpubackprop.pipeline.encoder import ColumnChoices as ColumnChoices
     from gpubackprop.pipeline.model import load_run as load_run
     from gpubackprop.pipeline.runs import resume_run as resume_run
     from gpubackprop.pipeline.runs import train_run as train_run
@@ -63,12 +65,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "backend.select": "choose_device devices get_backend",
     "bench.runner": "benchmark",
+    "data.dataset": "Dataset",
     "errors": "GpuBackpropError",
     "files.checkpoint": "Checkpoint load load_checkpoint save",
     "layers": "Activation BatchNorm Dense Dropout Layer LayerNorm PReLU RMSNorm",
     "network.network": "Network",
     "network.perceptron": "mlp",
     "optimizers": "LAMB LARS SGD Adadelta Adagrad Adam AdamW Adamax NAdam RAdam RMSprop",
+    "pipeline.encoder": "ColumnChoices",
     "pipeline.model": "load_run",
     "pipeline.runs": "resume_run train_run",
     "proofs.gradcheck": "gradcheck",

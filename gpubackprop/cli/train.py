@@ -14,10 +14,15 @@ from rich.console import Console
 from typer import Argument, Option
 
 from gpubackprop.cli.display import Display, duration, say
-from gpubackprop.data import NAMES
+from gpubackprop.data import NAMES, TextFormat
 from gpubackprop.errors import ArgumentError, unknown_name
+from gpubackprop.pipeline.encoder import ColumnChoices
 from gpubackprop.pipeline.runs import RunInterruptedError, resume_run, train_run
 from gpubackprop.pipeline.settings import Settings
+
+
+def _columns(which: str) -> Any:
+    return Option(metavar="COLUMN", help=f"Columns of a table {which}; with commas between, or repeated.")
 
 
 def train(
@@ -25,11 +30,38 @@ def train(
     data: Annotated[
         str | None,
         Argument(
-            metavar="DATA", help=f"{', '.join(NAMES)}, or a file: .npz, .npy (x; y beside it), .csv[.gz], .parquet"
+            metavar="DATA",
+            help=f"{', '.join(NAMES)}, or a file: .npz, .npy (x; y beside it), or a table: .csv, .tsv, .data, .parquet, "
+            ".feather, also .gz, .zip, .zst ...; - reads a table from standard input",
         ),
     ] = None,
-    target: Annotated[str | None, Option(help="Column(s) of a table to predict, with commas between.")] = None,
-    task: Annotated[str, Option(help="classification or regression; auto: as the target looks.")] = "auto",
+    target: Annotated[
+        str | None, Option(help="Column(s) of a table to predict, with commas between; #0 is the first, #-1 the last.")
+    ] = None,
+    task: Annotated[
+        str, Option(help="classification, regression or multilabel (columns of 0 and 1); auto: as the target looks.")
+    ] = "auto",
+    drop: Annotated[list[str] | None, _columns("to leave out")] = None,
+    only: Annotated[list[str] | None, _columns("to use, and no others")] = None,
+    keep: Annotated[list[str] | None, _columns("to use though they seem to carry nothing")] = None,
+    categorical: Annotated[list[str] | None, _columns("whose numbers are categories")] = None,
+    numeric: Annotated[list[str] | None, _columns("whose text is numbers")] = None,
+    log: Annotated[list[str] | None, _columns("whose logarithm counts too, as where tails are heavy")] = None,
+    group: Annotated[
+        str | None, Option("--split-by", help="Column of a table: rows in which it is equal are not parted.")
+    ] = None,
+    missing: Annotated[
+        str | None,
+        Option("--missing", "--na", help='Words for missing values, with commas between; "": only empty cells.'),
+    ] = None,
+    decimal: Annotated[str | None, Option(help='"." or ",", for numbers that can be read both ways.')] = None,
+    separator: Annotated[str | None, Option(help="Between the cells of a table; by default as it looks.")] = None,
+    encoding: Annotated[str | None, Option(help="Of a table's text, such as cp1252; by default as it looks.")] = None,
+    header: Annotated[
+        bool | None, Option("--header/--no-header", help="Whether the first row names the columns.")
+    ] = None,
+    comment: Annotated[str | None, Option(help="How lines of a table begin that are no rows, such as #.")] = None,
+    max_bytes: Annotated[int | None, Option(help="Memory that a table may take; by default all.", min=1)] = None,
     folder: Annotated[str | None, Option(help="Where the IDX files of (fashion-)mnist are.")] = None,
     layers: Annotated[str | None, Option(help='Widths of the hidden layers: 512,256; "none": a linear model.')] = None,
     activation: Annotated[str, Option(help="Of the hidden layers.")] = "relu",
@@ -106,7 +138,27 @@ def train(
         elif data is None:
             raise ArgumentError("Missing argument DATA: what to train on (or --resume RUN)")
         else:
-            run = train_run(data, target=target, task=task, out=out, overwrite=overwrite, **common, **asked)
+            words = {} if missing is None else {"missing": ("", *(word.strip() for word in missing.split(",")))}
+            run = train_run(
+                data,
+                target=target,
+                task=task,
+                group=group,
+                format=TextFormat(separator, encoding, header, comment, decimal=decimal, **words),
+                columns=ColumnChoices(
+                    drop=tuple(drop or ()),
+                    only=None if only is None else tuple(only),
+                    keep=tuple(keep or ()),
+                    categorical=tuple(categorical or ()),
+                    numeric=tuple(numeric or ()),
+                    log=tuple(log or ()),
+                ),
+                max_bytes=max_bytes,
+                out=out,
+                overwrite=overwrite,
+                **common,
+                **asked,
+            )
     except RunInterruptedError as error:
         interrupted, run = error, error.run
     spent = duration(time.perf_counter() - started)

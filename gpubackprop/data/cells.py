@@ -77,7 +77,7 @@ def find_writing(column: Any, decimal: str | None = None) -> Writing | None:
     """
     import pyarrow.compute as pc
 
-    column = column.drop_null()
+    column = column.cast("string").drop_null()
     fits = {mark: pc.match_substring_regex(column, pattern) for mark, pattern in _NUMBER.items()}
     count = {mark: pc.sum(fit).as_py() or 0 for mark, fit in fits.items()}
     if not len(column) or max(count.values()) < MOSTLY * len(column):
@@ -185,7 +185,7 @@ def time_format(column: Any) -> tuple[str, bool] | None:
     round; None where there is none."""
     import pyarrow.compute as pc
 
-    column = column.drop_null()
+    column = column.cast("string").drop_null()
     few = column.slice(0, 100)
     if not len(few) or not pc.all(pc.match_substring_regex(few, r"\d")).as_py():
         return None

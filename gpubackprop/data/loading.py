@@ -22,7 +22,7 @@ NAMES = (*SCIKIT_LEARN, *IMAGE_SETS, "xor", "spirals")
 def load(
     source: str | os.PathLike[str],
     *,
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
     task: str = "auto",
     weight: str | None = None,
     group: str | None = None,
@@ -53,7 +53,9 @@ def load(
         raise ArgumentError(f"folder is for {' and '.join(IMAGE_SETS)}, not for {name!r}: leave it out")
     named = isinstance(source, str) and name in NAMES
     if is_table(name) and not named:
-        table = read_table(name, text=[*_split(target), *text], format=format, max_bytes=max_bytes)
+        goals = [target] if isinstance(target, str) else target or ()
+        known = [part for column in (*goals, *text) for part in (column, *column.split(","))]
+        table = read_table(name, text=known, format=format, max_bytes=max_bytes)
         title = "stdin" if name == "-" else os.path.basename(name).split(".")[0]
         return Dataset.from_frame(table, target, task=task, weight=weight, group=group, name=title)
     for option, value in (("target", target), ("weight", weight), ("group", group)):
@@ -87,11 +89,6 @@ def load_rows(
         return load_x(source)
     data = load(source, folder=folder)
     return data.x if data.x_test is None else data.x_test
-
-
-def _split(target: str | None) -> list[str]:
-    """What may be a column's name in a target: all of it, or what is between commas."""
-    return [] if target is None else [target, *(part.strip() for part in target.split(",") if "," in target)]
 
 
 def _unknown(source: str | os.PathLike[str]) -> Exception:

@@ -147,12 +147,11 @@ def _values(column: Any, task: str, where: str, decimal: str | None) -> tuple[Ar
         if "int" in str(kind) or str(kind) == "bool":
             return column.to_numpy(zero_copy_only=False), []
         return _finite(cells.numbers(column), column, where), []
-    text = column.cast("string")
     if task == "multilabel" and (values := cells.yes_or_no(column, strict=True)) is not None:
         return values, []
-    writing = cells.find_writing(text, decimal)
+    writing = cells.find_writing(column, decimal)
     if writing is None:
-        if cells.time_format(text):
+        if cells.time_format(column):
             raise DataError(f"{where}: holds dates ({column[0].as_py()}); make numbers of them, or {_QUESTION}")
         raise DataError(f"{where}: holds text ({str(column[0].as_py())[:40]!r}), which regression cannot use")
     if writing.wrong:
@@ -161,7 +160,7 @@ def _values(column: Any, task: str, where: str, decimal: str | None) -> tuple[Ar
         raise DataError(
             f"{where}: {column[0].as_py()!r} can be read with a decimal point or a decimal comma; say decimal=. or decimal=,"
         )
-    values = _finite(cells.numbers(text, writing.decimal), column, where)
+    values = _finite(cells.numbers(column, writing.decimal), column, where)
     example = str(column[0].as_py())
     return values, [] if cells.as_number(example) is not None else [f"{where}: {example!r} is read as {values[0]:g}"]
 

@@ -44,7 +44,7 @@ class TextFormat:
     encoding: str | None = None
     header: bool | None = None
     comment: str | None = None
-    missing: tuple[str, ...] = MISSING
+    missing: Sequence[str] = MISSING
     decimal: str | None = None
 
     def __post_init__(self) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -41,6 +41,9 @@ HEAVY = 10.0
 """Where the farthest value is so many times as far from the median as the values are on average, a network sees the others in
 the logarithm only."""
 
+FARTHEST = 1e6
+"""A scaled input is at most so large: a value of later rows must not overflow the network."""
+
 _ROWS = 1 << 16
 _ID = re.compile(
     r"(^|[\W_])(id|idx|index|key|nr|no|num|number|row|uid|uuid|guid|unnamed: \d+)[\W_]*$|^column 1$|^row$", re.I
@@ -66,7 +69,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Choices:
+class ColumnChoices:
     """What the user decides of columns, by their names. drop: to leave out. only: to use, and no others (None: all). keep: to
     use although they seem to carry nothing. categorical, numeric: to take for such. log: numbers to take the logarithm of.
     scale: numbers to mean 0 and variance 1."""
@@ -79,17 +82,22 @@ class Choices:
     log: tuple[str, ...] = ()
     scale: bool = True
 
-    def found_in(self, table: Table) -> Choices:
+    def found_in(self, table: Table) -> ColumnChoices:
         """The same with the table's own names; ArgumentError for one that it does not have."""
-        try:
-            found = {
-                option: names and tuple(table.find(name, option) for name in names)
-                for option, names in vars(self).items()
-                if option != "scale"
-            }
-        except DataError as error:
-            raise ArgumentError(str(error)) from None
-        return Choices(**found, scale=self.scale)
+        found: dict[str, Any] = {}
+        for option, names in vars(self).items():
+            if option != "scale" and names is not None:
+                try:
+                    found[option] = tuple(table.find(name, f"{option}={name}") for name in _split(names, table))
+                except DataError as error:
+                    raise ArgumentError(str(error)) from None
+        return replace(self, **found)
+
+
+def _split(names: Sequence[str], table: Table) -> Iterator[str]:
+    """Names one by one, those that the table does not have taken apart at their commas."""
+    for name in names:
+        yield from (name,) if name in table.names else (part.strip() for part in name.split(","))
 
 
 class Encoder:
@@ -119,14 +127,15 @@ class Encoder:
         return [column.name for column in self.columns if column.settings.get("text")]
 
     @classmethod
-    def fit(cls, table: Table, y: Array, classes: int = 0, choices: Choices | None = None) -> Encoder:
+    def fit(cls, table: Table, y: Array, classes: int = 0, choices: ColumnChoices | None = None) -> Encoder:
         """The encoder for training rows and their targets: labels (n,) of `classes` classes, or values (n, m).
 
         Raises DataError where no column is left to predict from, ArgumentError for choices that the table does not have.
         """
-        choices, target = (choices or Choices()).found_in(table), _Target(y, classes)
-        seen = {target.key: "the target"}
-        columns = [_fit(table, name, target, choices, seen) for name in table.names]
+        choices, target = (choices or ColumnChoices()).found_in(table), _Target(y, classes)
+        seen = dict.fromkeys(target.keys, "the target")
+        with np.errstate(over="ignore", invalid="ignore"):
+            columns = [_fit(table, name, target, choices, seen) for name in table.names]
         if not any(column.inputs for column in columns):
             why = "; ".join(f"{column.name}: {column.becomes}" for column in columns[:8])
             raise DataError(f"no column is left to predict from ({why}); say keep=NAME to use one")
@@ -137,9 +146,8 @@ class Encoder:
 
         Raises DataError for a column that is not there.
         """
-        self._check_columns(table)
         result = np.empty((len(table), len(self.inputs)), dtype)
-        for column, place in self._places():
+        for column, place in self._places(table):
             values = table.column(column.name)
             for row in range(0, len(table), _ROWS):
                 raw = _RAW[column.kind](values.slice(row, _ROWS), column.settings)
@@ -149,27 +157,25 @@ class Encoder:
     def remarks(self, table: Table) -> list[str]:
         """What should be known of later rows, a sentence each: levels that training had not, values missing for the first
         time, cells that are no numbers or dates. Raises DataError for a column that is not there."""
-        self._check_columns(table)
-        return [remark for column, _ in self._places() for remark in _remarks(column, table.column(column.name))]
-
-    def _check_columns(self, table: Table) -> None:
-        missing = [name for name in self.names if name not in table.names]
-        if missing:
-            near = get_close_matches(missing[0], table.names, n=1, cutoff=0.5)
-            hint = f"there is {near[0]!r}" if near else f"it has {listed(table.names)}"
-            raise DataError(f"the table has no column {listed([*map(repr, missing)])}, which training had; {hint}")
+        return [remark for column, _ in self._places(table) for remark in _remarks(column, table.column(column.name))]
 
     def transform_training(self, table: Table, y: Array, classes: int = 0, dtype: DTypeLike = np.float32) -> Array:
         """The inputs for the training rows themselves: as `transform`, but a row's mean targets come from the four fifths of
         the rows that it is not among, since otherwise it would be told its own target."""
         result, target = self.transform(table, dtype), _Target(y, classes)
-        for column, place in self._places():
+        for column, place in self._places(table):
             if "means" in column.settings:
                 codes = _codes(table.column(column.name), column.settings["levels"])
                 result[:, place] = _scaled(target.means_of_others(codes, column.settings), column.settings)
         return result
 
-    def _places(self) -> list[tuple[Column, slice]]:
+    def _places(self, table: Table) -> list[tuple[Column, slice]]:
+        """The columns that make inputs, and where these are; DataError where the table lacks one."""
+        missing = [name for name in self.names if name not in table.names]
+        if missing:
+            near = get_close_matches(missing[0], table.names, n=1, cutoff=0.5)
+            hint = f"there is {near[0]!r}" if near else f"it has {listed(table.names)}"
+            raise DataError(f"the table has no column {listed([*map(repr, missing)])}, which training had; {hint}")
         stops = np.cumsum([len(column.inputs) for column in self.columns])
         return [
             (column, slice(int(stop) - len(column.inputs), int(stop)))
@@ -267,7 +273,7 @@ def _codes(column: Any, known: Sequence[str]) -> Codes:
 
 
 def _scaled(raw: Floats, s: Mapping[str, Any]) -> Floats:
-    return (raw - s["mean"]) / s["scale"] if "mean" in s else raw
+    return np.clip((raw - s["mean"]) / s["scale"], -FARTHEST, FARTHEST) if "mean" in s else raw
 
 
 # -- what is learnt of a column ----------------------------------------------------------------------------------------------
@@ -280,11 +286,11 @@ class _Target:
         self.classes = classes
         if classes:
             self.values = np.eye(classes)[:, classes == 2 :][y]
-            self.key = _key(_by_appearance(y))
+            self.keys = [_key(_by_appearance(y))]
         else:
             spread = y.std(axis=0)
             self.values = (y - y.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-            self.key = _key(y[:, 0].astype(np.float64))
+            self.keys = [_key(column.astype(np.float64)) for column in y.T]
 
     def means(self, codes: Codes, count: int, rows: Array) -> Floats:
         """For each of `count` codes its mean target (count, k) over some rows, blended with the mean over all of them."""
@@ -315,7 +321,7 @@ def _key(values: Array) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(values).data, digest_size=16).digest() + values.dtype.kind.encode()
 
 
-def _fit(table: Table, name: str, target: _Target, choices: Choices, seen: dict[bytes, str]) -> Column:
+def _fit(table: Table, name: str, target: _Target, choices: ColumnChoices, seen: dict[bytes, str]) -> Column:
     """What becomes of a column; seen: the columns before it, by their keys."""
     if name in choices.drop:
         return Column(name, "left out", "dropped, as asked")
@@ -337,9 +343,8 @@ def _fit(table: Table, name: str, target: _Target, choices: Choices, seen: dict[
     s["text"] = cells.is_text(values.type) and column.kind in ("boolean", "category")
     if choices.scale and (column.kind in ("number", "date") or "means" in s):
         raw = _RAW[column.kind](values, s)
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean, variance = raw.mean(axis=0), raw.var(axis=0)
-            scale = np.where(is_constant(variance, mean, len(raw)), 1.0, np.sqrt(variance))
+        mean, variance = raw.mean(axis=0), raw.var(axis=0)
+        scale = np.where(is_constant(variance, mean, len(raw)), 1.0, np.sqrt(variance))
         if not np.isfinite(variance).all():
             raise DataError(f"column {name}: holds values too large to square; rescale it, or say drop={name}")
         if s.get("gaps"):
@@ -349,7 +354,7 @@ def _fit(table: Table, name: str, target: _Target, choices: Choices, seen: dict[
 
 
 def _understood(
-    name: str, values: Any, target: _Target, choices: Choices, decimal: str | None
+    name: str, values: Any, target: _Target, choices: ColumnChoices, decimal: str | None
 ) -> tuple[Column, list[bytes]]:
     """The column as what its cells are, not scaled yet, and its keys."""
     kind = values.type
@@ -361,17 +366,18 @@ def _understood(
         if name in choices.numeric or (cells.is_number(kind) and "dictionary" not in str(kind)):
             return _number_column(name, values, decimal or ".", "", choices, target)
         if cells.is_text(kind):
-            text = values.cast("string")
-            if writing := cells.find_writing(text, decimal):
+            if writing := cells.find_writing(values, decimal):
                 doubt = "; 1,234 and the like could be read otherwise (decimal)" if writing.unsure else ""
                 how = f"text read as numbers with decimal {writing.decimal!r}{doubt}, "
                 return _number_column(name, values, writing.decimal, how, choices, target)
-            if found := cells.time_format(text):
+            if found := cells.time_format(values):
                 return _date_column(name, values, *found)
         if cells.yes_or_no(values.drop_null(), strict=True) is not None:
             return _number_column(name, values, "yes or no", "", choices, target)
     distinct = cells.distinct(values)
-    if name not in choices.keep + choices.categorical and _all_differ(distinct, len(values) - values.null_count):
+    asked = {*choices.keep, *choices.categorical, *(choices.only or ())}
+    present = len(values) - values.null_count
+    if name not in asked and present >= FEWEST and distinct >= NEARLY_ALL * present:
         why = "names or prose: nearly every row has its own"
         return Column(name, "left out", why, values.null_count, distinct), []
     return _category_column(name, *cells.levels(values), target)
@@ -387,15 +393,17 @@ def _gaps(column: Column) -> Column:
 
 
 def _number_column(
-    name: str, values: Any, decimal: str, how: str, choices: Choices, target: _Target
+    name: str, values: Any, decimal: str, how: str, choices: ColumnChoices, target: _Target
 ) -> tuple[Column, list[bytes]]:
+    import pyarrow as pa
+
     is_flag = decimal == "yes or no"
     x = cells.yes_or_no(values) if is_flag else cells.numbers(values, decimal)
     absent = np.isnan(x)
     missing, present = int(absent.sum()), x[~absent]
     if not present.size:
         return Column(name, "left out", "none of its values is a number", missing), []
-    distinct, median = len(np.unique(present)), float(np.median(present))
+    distinct, median = cells.distinct(pa.array(present)), float(np.median(present))
     away = np.abs(present - median)
     heavy = name in choices.log or (not is_flag and away.max() > HEAVY * away.mean())
     unit = float(np.median(away) or away.mean() or 1.0) if heavy else 0.0
@@ -433,7 +441,7 @@ def _category_column(name: str, codes: Codes, found: list[str], target: _Target)
     column.inputs = [column.inputs[i] for i in used]
     column.becomes = f"{len(used)} inputs, one for each level"
     if len(kept) < len(found):
-        column.becomes += f", the {len(found) - len(kept)} rare ones together"
+        column.becomes += f" but the {len(found) - len(kept):,} rare, which share one"
     return column, [_key(codes)]
 
 
@@ -458,10 +466,6 @@ def _date_column(name: str, values: Any, format: str, unsure: bool = False) -> t
     column.becomes += f" of text read as {format}" if format else ""
     column.becomes += "; day and month could be the other way round" if unsure else ""
     return _gaps(column), [_key(seconds)]
-
-
-def _all_differ(distinct: int, present: int) -> bool:
-    return present >= FEWEST and distinct >= NEARLY_ALL * present
 
 
 def _carries_nothing(column: Column, values: Any) -> str:

@@ -231,8 +231,9 @@ class Model:
         text = self.inputs.text if isinstance(self.inputs, Encoder) else []
         # Weights and groups matter for the training data alone: they say which rows were held out.
         columns = {name: known[name] for name in ("weight", "group") if same}
-        goal = target or known["target"] or ",".join(known["targets"])
-        return load(source, target=goal, task=known["task"], text=text, format=self._format(), **columns)
+        return load(
+            source, target=target or known["targets"], task=known["task"], text=text, format=self._format(), **columns
+        )
 
     def read(self, rows: Rows, folder: str | None = None) -> Array | Table:
         """Raw rows from whatever they come in, without their targets. Raises ArgumentTypeError for what holds no rows."""
@@ -251,10 +252,10 @@ class Model:
             )
         return x
 
-    def _format(self) -> TextFormat:
-        """How text tables are read: what was said of the training data, but for what differs from file to file."""
-        known = self.data.get("format") or {}
-        return TextFormat(**{k: known[k] for k in ("missing", "decimal", "comment") if known.get(k)})
+    def _format(self) -> TextFormat | None:
+        """How text tables are read: as the training data were."""
+        known = self.data.get("format")
+        return known and TextFormat(**known)
 
     def _target(self, y: Any) -> Array:
         raw = np.asarray(y)

@@ -29,7 +29,7 @@ from gpubackprop.errors import (
 from gpubackprop.files.checkpoint import FORGED
 from gpubackprop.files.plain import finite
 from gpubackprop.losses import get_loss
-from gpubackprop.pipeline.encoder import Choices, Encoder, described
+from gpubackprop.pipeline.encoder import ColumnChoices, Encoder, described
 from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.pictures import draw_confusion, draw_curves, draw_predictions
 from gpubackprop.pipeline.preparation import Part, Parts, baseline, divide, fingerprint, outputs_for, told
@@ -88,7 +88,7 @@ def train_run(
     weight: str | None = None,
     group: str | None = None,
     format: TextFormat | None = None,
-    columns: Choices | None = None,
+    columns: ColumnChoices | None = None,
     max_bytes: int | None = None,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -116,7 +116,7 @@ def train_run(
     for name in settings:
         if name not in known:
             raise unknown_name("setting", name, known)
-    columns = columns or Choices()
+    columns = columns or ColumnChoices()
     if isinstance(data, Dataset):
         loaded, source = data, None
     elif isinstance(data, (str, os.PathLike)):
@@ -136,11 +136,10 @@ def train_run(
     origin = {
         "source": source,
         "target": target,
-        "task": loaded.task,
         "folder": None if folder is None else _lasting(os.fspath(folder)),
         "weight": weight,
         "group": group,
-        "format": None if format is None else {**asdict(format), "missing": list(format.missing)},
+        "format": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(format or TextFormat()).items()},
     }
     model = prepare(loaded, parts.train, chosen, origin, columns)
     trainer = Trainer(model.network, chosen.make_optimizer(len(parts.train.x)))
@@ -311,29 +310,33 @@ class _Training:
 
 
 def prepare(
-    data: Dataset, part: Part, settings: Settings, origin: dict[str, Any], columns: Choices | None = None
+    data: Dataset, part: Part, settings: Settings, origin: dict[str, Any], columns: ColumnChoices | None = None
 ) -> Model:
     """A model for the data, with its inputs and targets fitted to the training part, not trained yet.
 
-    Raises DataError where the training part has a single class, or no column that could help.
+    Raises DataError where the training part has a single class, or no column that could help, ArgumentError for weights of rows.
     """
-    loss = get_loss(settings.loss or "cross_entropy")
     if data.classes and len(np.unique(part.y)) < 2:
         raise DataError(
             f"{data.name}: every row holds {data.classes[part.y[0]]!r}: with one class there is nothing to learn"
         )
+    if data.weights is not None:
+        raise ArgumentError(f"weight: the losses count all rows of {data.name} alike; leave it out")
     inputs: Encoder | Standardizer | None = None
     width = data.x.shape[1]
     if isinstance(part.x, Table):
-        choices = replace(columns or Choices(), scale=settings.standardize)
+        choices = replace(columns or ColumnChoices(), scale=settings.standardize)
         inputs = Encoder.fit(part.x, part.y, len(data.classes), choices)
         width = len(inputs.inputs)
     elif settings.standardize:
         inputs = Standardizer(per_feature=not data.image).fit(part.x)
-    net = settings.network(width, outputs_for(data.task, len(data.classes), len(data.targets) or data.y[:1].size, loss))
+    loss = get_loss(settings.loss or "cross_entropy")
+    outputs = outputs_for(data.task, len(data.classes), len(data.targets) or data.y[:1].size, loss)
+    net = settings.network(width, outputs, loss)
     description = {
         **origin,
         "name": data.name,
+        "task": data.task,
         "classes": list(data.classes),
         "features": list(data.features),
         "targets": list(data.targets),

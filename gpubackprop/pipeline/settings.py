@@ -9,7 +9,7 @@ from typing import Any
 
 from gpubackprop.data import Dataset
 from gpubackprop.errors import ArgumentError, unknown_name
-from gpubackprop.losses import get_loss
+from gpubackprop.losses import Loss
 from gpubackprop.network.network import Network
 from gpubackprop.network.perceptron import mlp
 from gpubackprop.optimizers import OPTIMIZERS, Optimizer, get_optimizer
@@ -80,14 +80,13 @@ class Settings:
             raise ArgumentError(f'layers must be widths such as 512,256, or "none"; got {self.layers!r}')
         return widths
 
-    def network(self, inputs: int, outputs: int) -> Network:
+    def network(self, inputs: int, outputs: int, loss: Loss) -> Network:
         """The network. Raises ArgumentError for unknown names and values out of range, DeviceError for its device."""
-        assert self.loss is not None
         return mlp(
             [inputs, *self.hidden(), outputs],
             activation=self.activation,
             dropout=self.dropout or 0.0,
-            loss=get_loss(self.loss),
+            loss=loss,
             device=self.device,
             precision=self.precision,
             compile=self.compile,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpubackprop.data import Dataset, load
+from gpubackprop.data import load
 from gpubackprop.network.network import Network
 from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.preparation import Part
@@ -32,12 +32,7 @@ def subject(
     else:
         loaded = load(data, target=target, task=task, folder=folder)
         x, y = loaded.x, loaded.y
-        model = prepare(
-            loaded, Part(x, y, "all rows"), settings.completed(loaded), _source(data, loaded, target, folder)
-        )
+        origin = {"source": data, "target": target, "folder": folder}
+        model = prepare(loaded, Part(x, y, "all rows"), settings.completed(loaded), origin)
     chosen = host_generator(settings.seed, 13).permutation(len(x))[:rows]
     return model.network, model.prepare(x[chosen]), model.prepare_targets(y[chosen])
-
-
-def _source(data: str, loaded: Dataset, target: str | None, folder: str | None) -> dict[str, object]:
-    return {"source": data, "target": target, "task": loaded.task, "folder": folder}

@@ -143,3 +143,16 @@ def test_bad_arguments() -> None:
         Standardizer().fit([[1.0]])  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="float16"):
         Standardizer().fit(X).transform(X, np.float16)
+
+
+def test_a_column_that_is_constant_to_rounding_is_not_blown_up() -> None:
+    rng = np.random.default_rng(0)
+    for base in (0.1, 1e-9, 7.3, 1e12):
+        x = np.stack([base * (1 + np.finfo(float).eps * rng.integers(-1, 2, 1000)), rng.normal(size=1000)], axis=1)
+        assert x[:, 0].var() > 0
+        scaler = Standardizer().fit(x)
+        assert scaler.scale[0] == 1
+        assert abs(scaler.transform(x)[:, 0]).max() < max(1e-9, 1e-3 * base)
+        assert scaler.scale[1] == pytest.approx(x[:, 1].std())
+    x = 5.0 + 1e-7 * rng.normal(size=(1000, 1))
+    assert Standardizer().fit(x).scale[0] == pytest.approx(1e-7, rel=0.1)

@@ -12,7 +12,7 @@ from gpubackprop.data import Table
 from gpubackprop.data.tables import table_from
 from gpubackprop.errors import ArgumentError, CheckpointError, DataError
 from gpubackprop.pipeline import encoder as module
-from gpubackprop.pipeline.encoder import Choices, Column, Encoder
+from gpubackprop.pipeline.encoder import Column, ColumnChoices, Encoder
 
 N = 60
 RNG = np.random.default_rng(0)
@@ -26,7 +26,7 @@ def table(**columns: Any) -> Table:
 def fitted(column: Any, y: np.ndarray = Y, classes: int = 0, **choices: Any) -> tuple[Encoder, np.ndarray, Column]:
     """An encoder for the column c, its inputs, and what became of it; another column is there so that one is left."""
     rows = table(c=column, other=np.arange(N) ** 1.5)
-    encoder = Encoder.fit(rows, y, classes, Choices(**choices))
+    encoder = Encoder.fit(rows, y, classes, ColumnChoices(**choices))
     width = len(encoder.columns[0].inputs)
     return encoder, encoder.transform(rows, np.float64)[:, :width], encoder.columns[0]
 
@@ -75,7 +75,7 @@ def test_what_is_new_in_later_rows_is_told() -> None:
 
 def test_columns_may_come_in_another_order_and_type() -> None:
     rows = table(n=np.arange(N), kind=["1", "2", "x"] * (N // 3), flag=[True, False] * (N // 2))
-    encoder = Encoder.fit(rows, Y, choices=Choices(categorical=("kind",)))
+    encoder = Encoder.fit(rows, Y, choices=ColumnChoices(categorical=("kind",)))
     x = encoder.transform(rows)
     assert encoder.text == ["kind"]
     frame = rows.columns.to_pandas()
@@ -113,7 +113,7 @@ def test_many_levels_become_mean_targets_out_of_fold(classes: int) -> None:
     values = levels_of(100, 4)
     y = RNG.integers(0, classes, 400) if classes else RNG.standard_normal((400, 1))
     rows = table(c=values)
-    encoder = Encoder.fit(rows, y, classes, Choices(scale=False))
+    encoder = Encoder.fit(rows, y, classes, ColumnChoices(scale=False))
     assert len(encoder.inputs) == {0: 1, 2: 1, 3: 3}[classes]
     numbers = np.eye(3)[y] if classes == 3 else (y == 1)[:, None] if classes else (y - y.mean()) / y.std()
     mine = np.array(values) == "level 7"
@@ -174,7 +174,7 @@ def test_a_copy_of_the_classes_is_left_out() -> None:
     rows = table(c=np.array(["no", "yes", "maybe"])[y], codes=np.array([5, 7, 9])[y], x=Y[:, 0])
     encoder = Encoder.fit(rows, y, 3)
     assert encoder.names == ["x"]
-    assert Encoder.fit(rows, y, 3, Choices(keep=("c",))).names == ["c", "x"]
+    assert Encoder.fit(rows, y, 3, ColumnChoices(keep=("c",))).names == ["c", "x"]
 
 
 def test_a_network_that_has_only_that_is_refused() -> None:
@@ -189,15 +189,15 @@ def test_choices() -> None:
     kinds = {c.name: c.kind for c in Encoder.fit(rows, Y).columns}
     assert kinds == {"id": "left out", "name": "left out", "code": "number", "text": "category"}
     encoder = Encoder.fit(
-        rows, Y, choices=Choices(keep=("id",), categorical=("code",), numeric=("text",), drop=("name",))
+        rows, Y, choices=ColumnChoices(keep=("id",), categorical=("code",), numeric=("text",), drop=("name",))
     )
     assert [c.kind for c in encoder.columns] == ["number", "left out", "category", "number"]
     assert encoder.columns[1].becomes == "dropped, as asked"
     assert encoder.text == []
     assert "20 cells that are no finite numbers taken as missing" in encoder.columns[3].becomes
-    assert Encoder.fit(rows, Y, choices=Choices(only=("text", "#0"))).names == ["id", "text"]
-    with pytest.raises(ArgumentError, match="drop: has no column 'nam'; did you mean name"):
-        Encoder.fit(rows, Y, choices=Choices(drop=("nam",)))
+    assert Encoder.fit(rows, Y, choices=ColumnChoices(only=("text, #0",))).names == ["id", "text"]
+    with pytest.raises(ArgumentError, match="drop=nam: has no column 'nam'; did you mean name"):
+        Encoder.fit(rows, Y, choices=ColumnChoices(drop=("nam",)))
 
 
 def test_numbers_with_heavy_tails_have_a_logarithm_too() -> None:
@@ -219,6 +219,12 @@ def test_constant_to_rounding_is_not_blown_up() -> None:
 def test_numbers_too_large_to_square_are_refused() -> None:
     with pytest.raises(DataError, match="column c: holds values too large"):
         fitted(np.linspace(-1e300, 1e300, N))
+
+
+def test_a_value_far_from_all_that_was_seen_stays_finite() -> None:
+    encoder, _, _ = fitted(np.arange(N))
+    later = encoder.transform(table(c=[1e300, -1e300, 3], other=[1.0, 2, 3]))
+    assert later[:, 0].tolist()[:2] == [1e6, -1e6]
 
 
 def test_only_training_rows_are_known() -> None:

@@ -90,3 +90,15 @@ def test_a_folder_that_is_taken() -> None:
     gb.train_run("iris", out="run", overwrite=True, **QUICK)
     with pytest.raises(ArgumentTypeError, match="data must be"):
         gb.train_run(3)  # type: ignore[arg-type]
+
+
+def test_columns_are_scaled_one_by_one_unless_they_are_pixels() -> None:
+    rng = np.random.default_rng(0)
+    x = np.stack([rng.integers(0, 1001, 100), rng.integers(0, 1001, 100), rng.integers(0, 2, 100)], axis=1)
+    y = (x[:, 2] > 0).astype(np.int64)
+    for kind in (np.float32, np.uint16, np.uint8):
+        data = gb.Dataset("flags", x.astype(kind), y, "classification", ("no", "yes"))
+        model = gb.train_run(data, out=f"run-{kind.__name__}", **QUICK).model
+        np.testing.assert_allclose(model.prepare(data.x).std(axis=0), 1, rtol=0.2)
+    digits = gb.train_run("digits", out="digits", **QUICK).model
+    assert digits.inputs.mean.shape == (1,)
