@@ -37,8 +37,9 @@ _LOSSES = {
     "mean_absolute_error": ("(1/(n m)) sum |{a} - y|", "sign({a} - y) / (n m)"),
     "binary_cross_entropy": ("-(1/(n m)) sum (y log p + (1 - y) log(1 - p))", "(p - y) / (n m)"),
     "cross_entropy": ("-(1/n) sum y log p", "(p - y) / n"),
+    "poisson": ("(1/(n m)) sum (p - y {a})", "(p - y) / (n m)"),
 }
-_PREDICTIONS = {"sigmoid": "sigmoid({a})", "softmax": "softmax({a}), along each row"}
+_PREDICTIONS = {"sigmoid": "sigmoid({a})", "softmax": "softmax({a}), along each row", "exponential": "exp({a})"}
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class _Explainer:
         y = self.y if self.y.ndim == 2 else np.eye(self.net.widths[-1])[self.y]
         yield Quantity("loss", "y", "the target", y)
         if loss.output != "identity":
-            yield Quantity("loss", "p", _PREDICTIONS[loss.output].format(a=last), self.net.predict(self.x))
+            yield Quantity("loss", "p", _PREDICTIONS.get(loss.output, loss.output + "({a})").format(a=last), self.net.predict(self.x))
         penalty = " + penalties" if self.net.l1 or self.net.l2 else ""
         yield Quantity("loss", "C", formula.format(a=last) + penalty, np.array([[self.net.loss(self.x, self.y)]]))
         value = of_outputs.input_gradient(outputs, self.y)

@@ -210,7 +210,7 @@ def test_penalty(device: Device, l1: float, l2: float) -> None:
 def test_loss_adds_to_a_total(device: Device) -> None:
     be, loss = device.be, get_loss("half_squared_error")
     (a, da), (y, dy) = device.random(6, 3), device.random(6, 3)
-    value, total, v = be.zeros((), np.float64), be.zeros((), np.float64), Tensors(d=device.empty(6, 3))
+    value, total, v = be.zeros((), np.float64), be.zeros((), np.float64), Tensors(d=device.empty(6, 3), weights=None)
     be.fill(total, 100.0)
     device.do(lambda: be.loss_and_delta(loss, da, dy, v, value, None, 8, total))
     expected = 0.5 * ((a - y) ** 2).sum() / 8

@@ -462,7 +462,7 @@ BUGS = [
         "training",
     ),
     Bug("AdamW with coupled decay", "optimizers.moments:AdamW.__init__", "True", "False", "pytorch: adamw decay"),
-    Bug("decay forgotten", "optimizers.base:Optimizer.decay", "be.xp.add(g, t, out=g)", "pass", "pytorch: sgd decay"),
+    Bug("decay forgotten", "optimizers.base:Optimizer.add_decay", "be.xp.add(g, t, out=g)", "pass", "pytorch: sgd decay"),
     Bug(
         "epsilon under the root",
         "optimizers.adaptive:RMSprop.rule",
