@@ -15,6 +15,7 @@ import numpy as np
 
 from gpubackprop.backend.base import Array, Backend, LossFunction
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError
+from gpubackprop.precision import compute_type
 
 _FEW = 4096
 """Elements up to which a look at each takes less time than setting up for a product that may overflow."""
@@ -138,6 +139,26 @@ def check_y(
                 f"{name}: each row must be a distribution that adds up to 1; row {worst} adds up to {sums[worst]:g}"
             )
     return converted
+
+
+def check_weights(
+    value: Any, n: int, dtype: np.dtype[Any], loss: LossFunction, be: Backend, name: str = "sample_weight"
+) -> np.ndarray | None:
+    """`value` as the weights of n rows, a host array (n, 1) of the type that the loss is computed in; None for None.
+
+    Raises ArgumentError for another shape, weights that are not finite or below 0, weights that are all 0, and for a loss that
+    counts all rows alike.
+    """
+    if value is None:
+        return None
+    if not loss.weighs:
+        raise ArgumentError(f"{name}: the loss {loss.name!r} counts all rows alike; leave it out")
+    if on_device(value, be, name):
+        value = be.to_host(value)
+    weights = check_array(value, (n,), compute_type(be.storage(dtype)), name)
+    if weights.min() < 0 or not weights.any():
+        raise ArgumentError(f"{name} must be 0 or more, and above 0 for some row; got {weights.min():g} as the least")
+    return weights.reshape(-1, 1)
 
 
 def check_array(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> np.ndarray:

@@ -37,6 +37,8 @@ class Loss:
     """Whether integer class labels of shape (n,) are targets too."""
     weighs: ClassVar[bool] = False
     """Whether it heeds `v.weights`."""
+    counts_rows: bool = True
+    """Whether C is a mean over the rows, each counted once, so that `mass` is their number."""
     smooth: ClassVar[bool] = True
     """Whether C has all its derivatives where a - y is one of `kinks`, where else a finite difference may not be trusted."""
     kinks: tuple[float, ...] = (0.0,)
@@ -332,6 +334,10 @@ class CrossEntropy(Loss):
     def is_plain(self) -> bool:
         """Whether none of the settings changes anything."""
         return not self.settings()
+
+    @property
+    def counts_rows(self) -> bool:  # type: ignore[override]
+        return self.class_weights is None and self.ignore_index is None
 
     def mass(self, y: np.ndarray) -> float:
         if y.ndim == 2:

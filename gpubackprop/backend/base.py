@@ -37,6 +37,8 @@ class RowSource(Protocol):
     """What the targets are: "labels" (n,) or "targets" (n, m)."""
     x: Array
     y: Array
+    weights: Array | None
+    """What each row's loss is multiplied by, (n, 1), or None."""
 
     @property
     def permutation(self) -> Array:
@@ -45,8 +47,8 @@ class RowSource(Protocol):
     def order(self, permutation: np.ndarray) -> None:
         """Hand out the rows in this order, (n,) integers, from now on."""
 
-    def load(self, start: int, x: Array, y: Array) -> None:
-        """Write the len(x) rows from place `start` of the order into the device buffers x and y."""
+    def load(self, start: int, x: Array, y: Array, weights: Array | None = None) -> None:
+        """Write the len(x) rows from place `start` of the order into the device buffers x and y, and their weights."""
 
 
 class BatchBuffers(Protocol):
@@ -115,6 +117,10 @@ class LossFunction(Protocol):
     @property
     def labels(self) -> bool:
         """Whether integer class labels of shape (n,) are targets too."""
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it heeds the weights of rows."""
 
     @property
     def recordable(self) -> bool:
@@ -258,7 +264,7 @@ class Backend(ABC):
         """The program that does what `step` does. `step` must depend on shapes only, never on values."""
         return step
 
-    def stream(self, x: np.ndarray, y: np.ndarray) -> RowSource | None:
+    def stream(self, x: np.ndarray, y: np.ndarray, weights: Array | None = None) -> RowSource | None:
         """What hands out the rows of host arrays batch by batch where the device has no room for all of them; None where it
         has."""
         return None

@@ -28,6 +28,8 @@ class Tensors:
     delta: Array
     saved: Array
     """What f' is taken from: a, z, or f'(z) itself."""
+    weights: Array
+    """For a loss: what each row's is multiplied by, (n, 1), or None."""
     first_row: int
     """Where these rows begin in their batch, if they are a part of one."""
 

@@ -206,27 +206,29 @@ class Engine:
 
     # -- single passes --------------------------------------------------------------------------------------------
 
-    def load(self, x: Array, y: Array | None = None, *, training: bool = True) -> Batch:
-        """Copy rows x (n, d), and targets y, (n,) or (n, m), into the static buffers for n rows.
+    def load(self, x: Array, y: Array | None = None, weights: Array | None = None, *, training: bool = True) -> Batch:
+        """Copy rows x (n, d), targets y, (n,) or (n, m), and weights of the rows, (n, 1), into the static buffers for n rows.
 
         training: the buffers with all that a backward pass needs; otherwise those of inference.
         """
         batch = (self.training if training else self.inference).batch(len(x))
         self.backend.copy_in(x, batch.x)
         if y is not None:
-            batch.kind = "labels" if y.ndim == 1 else "targets"
+            batch.hold("labels" if y.ndim == 1 else "targets", weights is not None)
             self.backend.copy_in(y, batch.targets)
+            if weights is not None:
+                self.backend.copy_in(weights, batch.weights)
         return batch
 
     def run(self, batch: Batch, what: str, *, training: bool = False) -> None:
         """One pass without an update: "forward", "rest of forward" (from the second layer on), "loss", "gradients" or "input
         gradient". training: with dropout and batch statistics."""
-        program = batch.programs.get((what, batch.kind, training))
+        program = batch.programs.get((what, batch.form, training))
         if program is None:
             if training:
                 self.check_rows(batch.n)
             self._check_recording(batch, training)
-            program = self._program(batch, (what, batch.kind, training), _Pass(self.steps, batch, what, training))
+            program = self._program(batch, (what, batch.form, training), _Pass(self.steps, batch, what, training))
         kept = self._state_copies() if self.backend.scales_deltas and training and "gradient" in what else {}
         program()
         while self.backend.scales_deltas and "gradient" in what and self.backend.overflowed():
@@ -246,7 +248,7 @@ class Engine:
             "backward": lambda: steps.backward(_alive(ref), True),
             "update": lambda: steps.update(optimizer),
         }
-        return {name: self._program(batch, ("phase", name, batch.kind), line) for name, line in lines.items()}
+        return {name: self._program(batch, ("phase", name, batch.form), line) for name, line in lines.items()}
 
     def check_rows(self, n: int) -> None:
         """ArgumentError where a training batch of n rows has no statistics."""
@@ -300,7 +302,7 @@ class Engine:
     def training_program(self, batch: Batch, optimizer: Optimizer, accumulate: bool = True) -> Program:
         """The program of a whole training step on what the batch's buffers hold. `optimizer.prepare()` comes before each run."""
         optimizer.bind(self.parameters)
-        key = ("train", batch.kind, optimizer.track_norm, accumulate)
+        key = ("train", batch.form, optimizer.track_norm, accumulate)
         held = batch.programs.get(key)
         if held is None or held[0] is not optimizer:
             self._check_recording(batch, training=True)
@@ -325,15 +327,16 @@ class Engine:
         prepare, done, alone = optimizer.prepare, optimizer.t, None
         try:
             batch = self.training.batch(n)
-            batch.kind = source.kind
+            batch.hold(source.kind, source.weights is not None)
             program = self.training_program(batch, optimizer, accumulate)
-            if self.loops and accumulate and n == size:
+            if self.loops and accumulate and n == size and batch.weights is None:
                 alone = self.backend.loop(program, source, batch, optimizer, until - step)
             if alone is None:
-                load, x, y, until = source.load, batch.x, batch.targets, min(until, step + turns)
+                load, x, y, weights = source.load, batch.x, batch.targets, batch.weights
+                until = min(until, step + turns)
                 while step < until:
                     done = optimizer.t
-                    load(step * size, x, y)
+                    load(step * size, x, y, weights)
                     prepare()
                     program()
                     step += 1
@@ -350,16 +353,21 @@ class Engine:
         steps, xp, done = self.steps, self.backend.xp, optimizer.t
         try:
             optimizer.prepare()
-            for start in range(0, n, rows):
-                batch = self.training.batch(min(rows, n - start))
-                batch.kind = source.kind
-                source.load(first + start, batch.x, batch.targets)
+            loss, starts = steps.loss_function, range(0, n, rows)
+            masses = [float(min(rows, n - start)) for start in starts]
+            if not loss.counts_rows:
+                masses = [
+                    loss.mass(self.backend.to_host(self._part(source, first + start, min(rows, n - start)).targets))
+                    for start in starts
+                ]
+            for start, mass in zip(starts, masses, strict=True):
+                batch = self._part(source, first + start, min(rows, n - start))
                 # Layers that are recorded look at it once, the others at each run.
                 batch.begins_at(start)
                 if not start:
                     self._check_recording(batch, training=True)
-                steps.set_share(batch.n / n)
-                key = ("part", batch.kind, start > 0, start if steps.random else 0)
+                steps.set_share(mass / (sum(masses) or 1))
+                key = ("part", batch.form, start > 0, start if steps.random else 0)
                 program = batch.programs.get(key) or self._program(batch, key, _Part(steps, batch, start > 0))
                 program()
                 batch.begins_at(0)
@@ -376,6 +384,13 @@ class Engine:
             optimizer.go_back_to(done)
             return 0, str(error) or type(error).__name__
         return 1, ""
+
+    def _part(self, source: RowSource, first: int, n: int) -> Batch:
+        """The n rows from `first` on, as a batch."""
+        batch = self.training.batch(n)
+        batch.hold(source.kind, source.weights is not None)
+        source.load(first, batch.x, batch.targets, batch.weights)
+        return batch
 
     def _make_room(self, rows: int, reason: str) -> None:
         """After a step of `rows` rows that the device had no memory for: give everything back, take half as many from now on."""
@@ -417,7 +432,7 @@ class Engine:
 
         An array expression in such a class (`d = a - y`) is done once, at the recording, and its result would be used for ever.
         """
-        key = ("checked", batch.kind, training)
+        key = ("checked", batch.form, training)
         if not self._to_check or key in batch.programs or self.backend.is_gpu:
             return
         what = "gradients" if batch.kind and batch.trains else "forward"

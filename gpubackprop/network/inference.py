@@ -42,14 +42,16 @@ def outputs(engine: Engine, x: Array, out: np.ndarray, size: int) -> None:
 
 def outputs_and_loss(engine: Engine, x: Array, y: Array, out: np.ndarray, size: int) -> float:
     """The loss, penalties included, of rows x with targets y; their outputs into the host array out."""
-    total = 0.0
+    total = mass = 0.0
+    loss = engine.steps.loss_function
     with engine:
         for rows, part in _chunks(len(x), size):
             batch = engine.load(x[part], y[part], training=False)
             engine.run(batch, "loss")
             engine.backend.copy_out(batch.outputs, out[part])
-            total += float(engine.backend.to_host(engine.value)) * rows
-    return total / len(x)
+            counted = rows if loss.counts_rows else loss.mass(engine.backend.to_host(batch.targets))
+            total, mass = total + float(engine.backend.to_host(engine.value)) * counted, mass + counted
+    return total / (mass or 1)
 
 
 def _chunks(n: int, size: int) -> list[tuple[int, slice]]:

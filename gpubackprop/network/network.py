@@ -9,7 +9,7 @@ import numpy as np
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.backend.select import get_backend
-from gpubackprop.checks import check_array, check_x, check_y, not_negative, on_device, whole_number
+from gpubackprop.checks import check_array, check_weights, check_x, check_y, not_negative, on_device, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError
 from gpubackprop.layers import Dense, Layer, stack
 from gpubackprop.losses import Loss, get_loss
@@ -107,20 +107,23 @@ class Network:
         with engine:
             return to_prediction(out, self.loss_function)
 
-    def loss(self, x: Any, y: Any, *, training: bool = False) -> float:
+    def loss(self, x: Any, y: Any, *, sample_weight: Any = None, training: bool = False) -> float:
         """The loss (with penalties) on all rows of x at once, as a float.
 
-        y: (n, m), or for cross_entropy also (n,) integer labels. training: with batch statistics, and the dropout masks that
-        the next training step draws.
+        y: (n, m), or for cross_entropy also (n,) integer labels. sample_weight: (n,), what each row's loss is multiplied by; the
+        mean is still one over the n rows. training: with batch statistics, and the dropout masks that the next training step
+        draws.
         """
         with self.engine as engine:
-            self._run(x, y, "loss", training)
+            self._run(x, y, "loss", training, sample_weight)
             return float(engine.backend.to_host(engine.value))
 
-    def loss_and_gradients(self, x: Any, y: Any, *, training: bool = False) -> tuple[float, dict[str, np.ndarray]]:
+    def loss_and_gradients(
+        self, x: Any, y: Any, *, sample_weight: Any = None, training: bool = False
+    ) -> tuple[float, dict[str, np.ndarray]]:
         """The loss and the gradient of every parameter: (float, {"0.weight": host array, ...}); arguments as for `loss`."""
         with self.engine as engine:
-            self._run(x, y, "gradients", training)
+            self._run(x, y, "gradients", training, sample_weight)
             return float(engine.backend.to_host(engine.value)), engine.gradients()
 
     def input_gradient(self, x: Any, y: Any, *, training: bool = False) -> np.ndarray:
@@ -136,10 +139,13 @@ class Network:
             pairs = zip(self.layers, batch.tensors, strict=True)
             return [engine.backend.delta_to_host(v.delta) for layer, v in pairs if isinstance(layer, Dense)]
 
-    def train_step(self, x: Any, y: Any, optimizer: Optimizer, *, micro_batch_size: int | None = None) -> Array:
+    def train_step(
+        self, x: Any, y: Any, optimizer: Optimizer, *, sample_weight: Any = None, micro_batch_size: int | None = None
+    ) -> Array:
         """One forward pass, one backward pass and one update; returns the loss before it as a 0-d float64 array on the device.
 
         Labels that are on the device already are not looked at, since that would wait: they must be from 0 to m-1.
+        sample_weight: (n,), what each row's loss is multiplied by; the mean is still one over the n rows.
         micro_batch_size: work through the batch in parts of this many rows, whose gradients add up to the same
         gradient in less memory (but for `BatchNorm`, which then normalises each part on its own). Where the device has no
         memory for a part, parts are halved, with a warning.
@@ -152,7 +158,8 @@ class Network:
             raise ArgumentTypeError(f"optimizer must be an Optimizer, such as gb.Adam(); got {optimizer!r}")
         if micro_batch_size is not None:
             micro_batch_size = whole_number("micro_batch_size", micro_batch_size)
-        source = Rows(be, x, y, resident=False)
+        weights = check_weights(sample_weight, len(x), self.dtype, self.loss_function, be)
+        source = Rows(be, x, y, resident=False, weights=weights)
         with engine:
             engine.train(source, 0, 1, optimizer, source.n, micro_batch_size, accumulate=False)
             return engine.hand_out()
@@ -304,9 +311,10 @@ class Network:
         engine.attach()
         self.engine = engine
 
-    def _run(self, x: Any, y: Any, what: str, training: bool) -> Batch:
+    def _run(self, x: Any, y: Any, what: str, training: bool, sample_weight: Any = None) -> Batch:
         x = check_x(x, self.widths[0], self.dtype, self.backend)
         y = check_y(y, len(x), self.widths[-1], self.dtype, self.loss_function, self.backend)
-        batch = self.engine.load(x, y)
+        weights = check_weights(sample_weight, len(x), self.dtype, self.loss_function, self.backend)
+        batch = self.engine.load(x, y, weights)
         self.engine.run(batch, what, training=training)
         return batch

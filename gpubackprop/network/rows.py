@@ -14,14 +14,24 @@ class Rows:
 
     resident: move both to the device once; otherwise each part is copied when it is loaded, which is what a single step
     needs. dtype: of x and of targets in a batch; resident arrays of another type are converted once, but for an x that the
-    device converts as it gathers. kind: "labels" or "targets", which of a batch's buffers the targets go to.
+    device converts as it gathers. weights: (n, 1), what each row's loss is multiplied by, or None. kind: "labels" or
+    "targets", which of a batch's buffers the targets go to.
     """
 
-    def __init__(self, be: Backend, x: Array, y: Array, dtype: Any = None, resident: bool = True) -> None:
+    def __init__(
+        self,
+        be: Backend,
+        x: Array,
+        y: Array,
+        dtype: Any = None,
+        resident: bool = True,
+        weights: Array | None = None,
+    ) -> None:
         self.be = be
         self.n = len(x)
         self.kind = "labels" if y.ndim == 1 else "targets"
         self.x, self.y = x, y
+        self.weights = weights if weights is None or not resident else be.asarray(weights)
         if resident:
             self.x = be.asarray(x)
             if dtype is not None and not be.gathers(self.x, dtype):
@@ -41,13 +51,14 @@ class Rows:
         else:
             self.be.copy_in(permutation, self._order)
 
-    def load(self, start: int, x: Array, y: Array) -> None:
-        """Write the len(x) rows from place `start` of the order into the buffers x and y."""
+    def load(self, start: int, x: Array, y: Array, weights: Array | None = None) -> None:
+        """Write the len(x) rows from place `start` of the order into the buffers x and y, and their weights."""
         stop = start + len(x)
-        if self._order is None:
-            self.be.copy_in(self.x[start:stop], x)
-            self.be.copy_in(self.y[start:stop], y)
-            return
-        index = self._order[start:stop]
-        self.be.gather_rows(self.x, index, x)
-        self.be.gather_rows(self.y, index, y)
+        index = None if self._order is None else self._order[start:stop]
+        for source, out in ((self.x, x), (self.y, y), (self.weights, weights)):
+            if source is None or out is None:
+                continue
+            if index is None:
+                self.be.copy_in(source[start:stop], out)
+            else:
+                self.be.gather_rows(source, index, out)

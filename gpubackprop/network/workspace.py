@@ -16,6 +16,7 @@ import numpy as np
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.layers.base import Layer, Tensors
 from gpubackprop.losses import Buffers, Loss
+from gpubackprop.precision import compute_type
 
 KEPT = 8
 """Batch sizes whose views (and recorded steps) are kept at a time."""
@@ -38,6 +39,8 @@ class Batch:
         """Whether it has all that a backward pass needs."""
         self.kind = ""
         """Which targets it holds: "labels", "targets", or "" for none."""
+        self.form = ""
+        """What tells apart the programs of what it holds: the kind, and whether rows are weighted."""
         self._targets: dict[str, Array] = {}
         self._input: Tensors | None = None
         self.programs: OrderedDict[Any, Any] = OrderedDict()
@@ -51,6 +54,19 @@ class Batch:
     def targets(self) -> Array:
         """The static buffer of the targets that it holds: (n,) int64 labels or (n, m)."""
         return self.target_buffer(self.kind)
+
+    def hold(self, kind: str, weighted: bool = False) -> None:
+        """Say which targets its rows have from now on, and whether they have weights."""
+        form = f"weighted {kind}" if weighted else kind
+        if form != self.form:
+            self.kind, self.form = kind, form
+            self.loss.weights = self._owner().weights_view(self.n) if weighted else None
+
+    @property
+    def weights(self) -> Array | None:
+        """The static buffer of the weights of the rows, (n, 1); None where they have none."""
+        weights: Array | None = self.loss.weights
+        return weights
 
     def begins_at(self, row: int) -> None:
         """Say that these rows are a part of a larger batch, and which of its rows is their first."""
@@ -119,6 +135,10 @@ class Workspace:
         if kind == "labels":
             return self._view("labels", ("n",), np.int64, n)
         return self._view("targets", ("n", self.widths[-1]), self.dtype, n)
+
+    def weights_view(self, n: int) -> Array:
+        """The leading n rows of the buffer for the weights of rows, (n, 1)."""
+        return self._view("weights", ("n", 1), compute_type(self.storage), n)
 
     def input_delta(self, n: int) -> Array:
         """The leading n rows of the buffer for dC/dx."""

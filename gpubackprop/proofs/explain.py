@@ -156,7 +156,12 @@ class _Explainer:
         y = self.y if self.y.ndim == 2 else np.eye(self.net.widths[-1])[self.y]
         yield Quantity("loss", "y", "the target", y)
         if loss.output != "identity":
-            yield Quantity("loss", "p", _PREDICTIONS.get(loss.output, loss.output + "({a})").format(a=last), self.net.predict(self.x))
+            yield Quantity(
+                "loss",
+                "p",
+                _PREDICTIONS.get(loss.output, loss.output + "({a})").format(a=last),
+                self.net.predict(self.x),
+            )
         penalty = " + penalties" if self.net.l1 or self.net.l2 else ""
         yield Quantity("loss", "C", formula.format(a=last) + penalty, np.array([[self.net.loss(self.x, self.y)]]))
         value = of_outputs.input_gradient(outputs, self.y)

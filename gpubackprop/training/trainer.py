@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.backend.base import Array, Backend, RowSource
-from gpubackprop.checks import check_x, check_y, not_negative, positive, whole_number
+from gpubackprop.checks import check_weights, check_x, check_y, not_negative, positive, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from gpubackprop.files.checkpoint import FORGED, Checkpoint, load_checkpoint, this_process
 from gpubackprop.files.manifest import Custom
@@ -98,7 +98,7 @@ def _checked_order(order: np.ndarray, n: int) -> np.ndarray:
     return order.astype(np.int64)
 
 
-def _digests(be: Backend, x: Array, y: Array, validation: Pair | None) -> dict[str, str | None]:
+def _digests(be: Backend, x: Array, y: Array, weights: Array | None, validation: Pair | None) -> dict[str, str | None]:
     """SHA-256 of the data of a fit: it goes on with the same only."""
 
     def digest(*arrays: Array) -> str:
@@ -109,7 +109,8 @@ def _digests(be: Backend, x: Array, y: Array, validation: Pair | None) -> dict[s
             found.update(host.data)
         return found.hexdigest()
 
-    return {"x": digest(x), "y": digest(y), "validation_data": digest(*validation) if validation else None}
+    targets = (y,) if weights is None else (y, weights)
+    return {"x": digest(x), "y": digest(*targets), "validation_data": digest(*validation) if validation else None}
 
 
 class Trainer:
@@ -155,6 +156,7 @@ class Trainer:
         *,
         epochs: int = 10,
         batch_size: int | None = 32,
+        sample_weight: Any = None,
         validation_data: tuple[Any, Any] | None = None,
         shuffle: bool = True,
         patience: int | None = None,
@@ -167,7 +169,8 @@ class Trainer:
 
         batch_size: rows a step; None or more than n: all of them; 1: one sample at a time. The last batch of an epoch
         may be smaller. shuffle: a new order each epoch, drawn on the host from the network's seed and the number of epochs
-        that it was trained for (`net.epochs`), the same on every device. validation_data: (x, y) whose loss and metrics are
+        that it was trained for (`net.epochs`), the same on every device. sample_weight: (n,), what each row's loss is
+        multiplied by; the mean over a batch is still one over its rows. validation_data: (x, y) whose loss and metrics are
         taken after each epoch. patience: stop when `monitor` ("val_loss", without validation data "loss") has not improved for
         so many epochs, and put the best weights back. gradient_tolerance: stop when the gradient's norm is at most this.
         micro_batch_size: work through each batch in parts of so many rows, with the same gradient. first_epoch: for a run that
@@ -185,7 +188,7 @@ class Trainer:
             )
         if not isinstance(shuffle, (bool, np.bool_)):
             raise ArgumentTypeError(f"shuffle must be True or False; got {shuffle!r}")
-        x, y, validation = self._checked(x, y, validation_data)
+        x, y, weights, validation = self._checked(x, y, sample_weight, validation_data)
         first = 0 if first_epoch is None else whole_number("first_epoch", first_epoch, least=0)
         fit = _Fit(
             n=len(x),
@@ -203,7 +206,7 @@ class Trainer:
             if first_epoch is not None:
                 self.net.epochs = first
             self._fit, self.history, self._reason = fit, History(), None
-            return self._train(x, y, validation)
+            return self._train(x, y, weights, validation)
 
     # -- going on -------------------------------------------------------------------------------------------------
 
@@ -244,7 +247,13 @@ class Trainer:
         return trainer
 
     def continue_fit(
-        self, x: Any, y: Any, validation_data: tuple[Any, Any] | None = None, *, more_epochs: int = 0
+        self,
+        x: Any,
+        y: Any,
+        validation_data: tuple[Any, Any] | None = None,
+        *,
+        sample_weight: Any = None,
+        more_epochs: int = 0,
     ) -> History:
         """Go on with the fit that `resume` read, on the same data, to its last epoch; returns the `History` from its first one.
 
@@ -256,7 +265,7 @@ class Trainer:
             raise ArgumentError("continue_fit goes on from a checkpoint: make this Trainer with Trainer.resume(path)")
         extra = self._checkpoint.extra
         more_epochs = whole_number("more_epochs", more_epochs, least=0)
-        x, y, validation = self._checked(x, y, validation_data)
+        x, y, weights, validation = self._checked(x, y, sample_weight, validation_data)
         try:
             fit, history = _Fit(**extra["fit"]), History.restored(extra["history"])
             reason, rows_at_once = extra["reason"], extra["rows_at_once"]
@@ -266,7 +275,7 @@ class Trainer:
             if not numbers or [r["epoch"] for r in history] != [*range(fit.first + 1, fit.epoch + 1)]:
                 raise ArgumentError("the history does not have a record for each epoch")
             order = _checked_order(extra["order"], fit.n) if fit.shuffle and fit.step else None
-            digests = _digests(self.net.backend, x, y, validation)
+            digests = _digests(self.net.backend, x, y, weights, validation)
             others = [name for name, digest in digests.items() if extra["digests"][name] != digest]
             if not isinstance(reason, (str, NoneType)) or (fit.n != len(x) and not others):
                 raise ArgumentError(f"{fit.n} rows and {reason!r}")
@@ -283,7 +292,7 @@ class Trainer:
                 digests,
             )
             self.net.engine.rows_at_once = rows_at_once
-            return self._train(x, y, validation, order)
+            return self._train(x, y, weights, validation, order)
 
     def state(self) -> dict[str, Any]:
         """The fit that is running, for a checkpoint beside network and optimizer: name -> host array or plain value.
@@ -338,7 +347,9 @@ class Trainer:
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def _train(self, x: Array, y: Array, validation: Pair | None, order: np.ndarray | None = None) -> History:
+    def _train(
+        self, x: Array, y: Array, weights: Array | None, validation: Pair | None, order: np.ndarray | None = None
+    ) -> History:
         """From where `_fit` is to its last epoch. order: of the rows, in an epoch that was begun."""
         net, optimizer, fit = self.net, self.optimizer, self._running()
         be = net.backend
@@ -360,8 +371,8 @@ class Trainer:
             if engine.shares_memory(x) or engine.shares_memory(y):
                 # A view of the weights, as data, would change while they are trained.
                 x, y = x.copy(), y.copy()
-            self._data = x, y, validation
-            source = be.stream(x, y) or Rows(be, x, y, net.dtype)
+            self._data = x, y, weights, validation
+            source = be.stream(x, y, weights) or Rows(be, x, y, net.dtype, weights=weights)
         with ExitStack() as signals:
             for c in callbacks:
                 c.on_fit_start(self, FitPlan(fit.epochs, fit.steps, fit.n, fit.size))
@@ -462,11 +473,12 @@ class Trainer:
             record["gradient_norm"] = norms / steps
         return record
 
-    def _checked(self, x: Any, y: Any, validation: Any) -> tuple[Array, Array, Pair | None]:
+    def _checked(self, x: Any, y: Any, weights: Any, validation: Any) -> tuple[Array, Array, Array | None, Pair | None]:
         net, be = self.net, self.net.backend
         x = check_x(x, net.widths[0], net.dtype, be)
         y = check_y(y, len(x), net.widths[-1], net.dtype, net.loss_function, be)
-        return x, y, self._checked_validation(validation)
+        weights = check_weights(weights, len(x), net.dtype, net.loss_function, be)
+        return x, y, weights, self._checked_validation(validation)
 
     def _checked_validation(self, data: tuple[Any, Any] | None) -> Pair | None:
         if data is None:

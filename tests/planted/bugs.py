@@ -265,7 +265,7 @@ BUGS = [
     Bug(
         "mean of a part's own rows",
         "network.engine:Engine._in_parts",
-        "steps.set_share(batch.n / n)",
+        "steps.set_share(mass / (sum(masses) or 1))",
         "steps.set_share(1.0)",
         "property: micro batches add up to the batch",
     ),
@@ -354,8 +354,8 @@ BUGS = [
     Bug(
         "stale targets",
         "network.rows:Rows.load",
-        "self.be.gather_rows(self.y, index, y)",
-        "self.be.gather_rows(self.y, self._order[: len(x)], y)",
+        "self.be.gather_rows(source, index, out)",
+        "self.be.gather_rows(source, index if out is x else self._order[: len(x)], out)",
         "training",
     ),
     Bug(
@@ -418,8 +418,8 @@ BUGS = [
     Bug(
         "targets in another order than x",
         "network.rows:Rows.load",
-        "self.be.gather_rows(self.y, index, y)",
-        "self.be.gather_rows(self.y, self._order[: len(y)], y)",
+        "self.be.gather_rows(source, index, out)",
+        "self.be.gather_rows(source, index[::-1] if out is y else index, out)",
         "training",
     ),
     # -- optimizers
@@ -462,7 +462,9 @@ BUGS = [
         "training",
     ),
     Bug("AdamW with coupled decay", "optimizers.moments:AdamW.__init__", "True", "False", "pytorch: adamw decay"),
-    Bug("decay forgotten", "optimizers.base:Optimizer.add_decay", "be.xp.add(g, t, out=g)", "pass", "pytorch: sgd decay"),
+    Bug(
+        "decay forgotten", "optimizers.base:Optimizer.add_decay", "be.xp.add(g, t, out=g)", "pass", "pytorch: sgd decay"
+    ),
     Bug(
         "epsilon under the root",
         "optimizers.adaptive:RMSprop.rule",

@@ -43,7 +43,7 @@ class Each(Checkpoints):
 
 
 class Slower(gb.Callback):
-    """Changes the learning rate on the way, as only a callback can, and gives early stopping a loss that rises from the third epoch on."""
+    """Changes the learning rate on the way, and gives early stopping a loss that rises from the third epoch on."""
 
     def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
         trainer.optimizer.learning_rate *= 0.5

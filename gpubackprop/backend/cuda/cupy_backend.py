@@ -134,7 +134,7 @@ class CupyBackend(ArrayBackend):
     data_share = 0.5
     """The share of the memory that is free now which a data set may take; a larger one is streamed."""
 
-    def stream(self, x: np.ndarray, y: np.ndarray) -> Any:
+    def stream(self, x: np.ndarray, y: np.ndarray, weights: Array | None = None) -> Any:
         if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)):
             return None
         with self:
@@ -143,7 +143,7 @@ class CupyBackend(ArrayBackend):
                 return None
             from gpubackprop.backend.cuda.streams import StreamedRows
 
-            return StreamedRows(self, x, y)
+            return StreamedRows(self, x, y, None if weights is None else self.to_host(weights))
 
     def release_memory(self) -> None:
         """Give memory that no array holds back to the device."""

@@ -22,22 +22,22 @@ SLOTS = 2
 class _Slot:
     """Room for one batch on both sides, and the events that say whose turn it is."""
 
-    def __init__(self, be: Any, x: np.ndarray, y: np.ndarray, n: int) -> None:
-        self.host = tuple(page_locked((n, *a.shape[1:]), a.dtype) for a in (x, y))
-        self.device = tuple(be.empty((n, *a.shape[1:]), a.dtype) for a in (x, y))
+    def __init__(self, be: Any, arrays: tuple[np.ndarray, ...], n: int) -> None:
+        self.host = tuple(page_locked((n, *a.shape[1:]), a.dtype) for a in arrays)
+        self.device = tuple(be.empty((n, *a.shape[1:]), a.dtype) for a in arrays)
         self.copied = be.cupy.cuda.Event(disable_timing=True)
         self.free = be.cupy.cuda.Event(disable_timing=True)
         self.free.record()
 
 
 class StreamedRows:
-    """A `RowSource` for rows that are not on the device: x (n, d) and y, (n,) or (n, m), on the host.
+    """A `RowSource` for rows that are not on the device: x (n, d), y, (n,) or (n, m), and weights, (n, 1), on the host.
 
     be: a CuPy backend. `batches` counts those handed out, `waited` those that were not ready when they were asked for.
     """
 
-    def __init__(self, be: Any, x: np.ndarray, y: np.ndarray) -> None:
-        self.be, self.x, self.y = be, x, y
+    def __init__(self, be: Any, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> None:
+        self.be, self.x, self.y, self.weights = be, x, y, weights
         self.n = len(x)
         self.kind = "labels" if y.ndim == 1 else "targets"
         self.batches = self.waited = 0
@@ -58,8 +58,8 @@ class StreamedRows:
         self._drop()
         self._order = np.array(permutation, np.int64)
 
-    def load(self, start: int, x: Array, y: Array) -> None:
-        """Write the len(x) rows from place `start` of the order into the buffers x and y, and begin with the next ones."""
+    def load(self, start: int, x: Array, y: Array, weights: Array | None = None) -> None:
+        """Write the len(x) rows from place `start` of the order into the buffers, and begin with the next ones."""
         n = len(x)
         if self._next is None or self._next[:2] != (start, n):
             self._drop()
@@ -72,7 +72,7 @@ class StreamedRows:
         self._next = None
         stream = self.be.cupy.cuda.get_current_stream()
         stream.wait_event(slot.copied)
-        for source, out in zip(slot.device, (x, y), strict=True):
+        for source, out in zip(slot.device, (x, y) if weights is None else (x, y, weights), strict=True):
             self.be.xp.copyto(out, source[:n], casting="unsafe")
         slot.free.record(stream)
         after = start + n
@@ -83,14 +83,18 @@ class StreamedRows:
         if not self._slots or len(self._slots[0].host[0]) < n:
             # The pool must not hand out memory that copies are still being written to.
             self._stream.synchronize()
-            self._slots[:] = [_Slot(self.be, self.x, self.y, n) for _ in range(SLOTS)]
+            self._slots[:] = [_Slot(self.be, self._arrays, n) for _ in range(SLOTS)]
         slot = self._slots.pop(0)
         self._slots.append(slot)
         self._next = (start, n, slot, self._thread.submit(_fill, self.be, self._stream, slot, *self._rows(start, n)))
 
+    @property
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        return (self.x, self.y) if self.weights is None else (self.x, self.y, self.weights)
+
     def _rows(self, start: int, n: int) -> tuple[Any, ...]:
         index = slice(start, start + n) if self._order is None else self._order[start : start + n]
-        return index, n, (self.x, self.y)
+        return index, n, self._arrays
 
     def _drop(self) -> None:
         """Forget what was fetched ahead, once it is done with its slot."""
