@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from gpubackprop.files.checkpoint import load as load
     from gpubackprop.files.checkpoint import load_checkpoint as load_checkpoint
     from gpubackprop.files.checkpoint import save as save
+    from gpubackprop.interop.estimators import MLPClassifier as MLPClassifier
+    from gpubackprop.interop.estimators import MLPRegressor as MLPRegressor
     from gpubackprop.layers import Activation as Activation
     from gpubackprop.layers import BatchNorm as BatchNorm
     from gpubackprop.layers import Dense as Dense
@@ -68,6 +70,7 @@ _HOMES = {
     "data.dataset": "Dataset",
     "errors": "GpuBackpropError",
     "files.checkpoint": "Checkpoint load load_checkpoint save",
+    "interop.estimators": "MLPClassifier MLPRegressor",
     "layers": "Activation BatchNorm Dense Dropout Layer LayerNorm PReLU RMSNorm",
     "network.network": "Network",
     "network.perceptron": "mlp",

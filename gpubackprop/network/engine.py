@@ -227,7 +227,7 @@ class Engine:
         if program is None:
             if training:
                 self.check_rows(batch.n)
-            self._check_recording(batch, training)
+            self.check_recording(batch, training)
             program = self._program(batch, (what, batch.form, training), _Pass(self.steps, batch, what, training))
         kept = self._state_copies() if self.backend.scales_deltas and training and "gradient" in what else {}
         program()
@@ -305,7 +305,7 @@ class Engine:
         key = ("train", batch.form, optimizer.track_norm, accumulate)
         held = batch.programs.get(key)
         if held is None or held[0] is not optimizer:
-            self._check_recording(batch, training=True)
+            self.check_recording(batch, training=True)
             step = _TrainingStep(self.steps, batch, optimizer, accumulate)
             held = batch.programs[key] = optimizer, self._recorded(step)
         program: Program = held[1]
@@ -365,7 +365,7 @@ class Engine:
                 # Layers that are recorded look at it once, the others at each run.
                 batch.begins_at(start)
                 if not start:
-                    self._check_recording(batch, training=True)
+                    self.check_recording(batch, training=True)
                 steps.set_share(mass / (sum(masses) or 1))
                 key = ("part", batch.form, start > 0, start if steps.random else 0)
                 program = batch.programs.get(key) or self._program(batch, key, _Part(steps, batch, start > 0))
@@ -426,11 +426,12 @@ class Engine:
         program: Program = programs[key]
         return program
 
-    def _check_recording(self, batch: Batch, training: bool) -> None:
+    def check_recording(self, batch: Batch, training: bool) -> None:
         """Where classes from outside this library say that they can be recorded: whether the recorded pass, on other rows than
         it was recorded with, does what the pass does when it is run as it is. ArgumentError where it does not.
 
         An array expression in such a class (`d = a - y`) is done once, at the recording, and its result would be used for ever.
+        Whoever fills a layer's buffers before `run` asks first, since the rows that it is tried with go through all of them.
         """
         key = ("checked", batch.form, training)
         if not self._to_check or key in batch.programs or self.backend.is_gpu:

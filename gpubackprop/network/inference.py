@@ -27,6 +27,7 @@ def outputs(engine: Engine, x: Array, out: np.ndarray, size: int) -> None:
         for rows, part in _chunks(len(x), size):
             if in_place and rows >= IN_PLACE:
                 batch = engine.inference.batch(rows)
+                engine.check_recording(batch, training=False)
                 tensors = batch.tensors[0]
                 tensors.x = x[part]
                 try:

@@ -12,7 +12,7 @@ from gpubackprop.backend.base import Backend
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.layers import layer_from
 from gpubackprop.losses import LOSSES, get_loss
-from gpubackprop.network.inference import to_prediction
+from gpubackprop.network.inference import IN_PLACE, to_prediction
 from tests import exact
 from tests.small import make_data
 
@@ -51,6 +51,28 @@ def test_chunks_of_any_size(backend: Backend, size: int | None) -> None:
     x, y = make_data(10, 3, 2)
     net.train_step(x, y, gb.SGD(0.1))
     np.testing.assert_allclose(net.predict(x, size), backend.to_host(net.forward(x)), rtol=1e-13, atol=1e-15)
+
+
+class Own(Activation):
+    """x^3, by a class that says that it can be recorded, which is tried out on other rows before the first run."""
+
+    name, recordable, saves = "own", True, "z"
+
+    def forward(self, be: Any, z: Any, a: Any) -> None:
+        t = be.scratch(z)
+        be.xp.multiply(z, z, out=t)
+        be.xp.multiply(t, z, out=a)
+
+
+@pytest.mark.parametrize("rows", [10, IN_PLACE, 2 * IN_PLACE])
+def test_the_first_prediction_is_right_where_recordings_are_tried_out(rows: int) -> None:
+    x, _ = make_data(rows, 3, 4)
+    nets = [
+        gb.mlp([3, 5, 4], activation=Own(), device="cpu", dtype="float64", seed=1, capture=capture)
+        for capture in (True, False)
+    ]
+    first, expected = (net.predict(x) for net in nets)
+    np.testing.assert_allclose(first, expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))

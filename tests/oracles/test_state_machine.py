@@ -844,7 +844,7 @@ FAULTS: dict[str, Any] = {
     ),
     "a user's own function is recorded": lambda patch: (
         patch.setattr(OwnSoftsign, "recordable", True),
-        patch.setattr("gpubackprop.network.engine.Engine._check_recording", lambda *_, **__: None),
+        patch.setattr("gpubackprop.network.engine.Engine.check_recording", lambda *_, **__: None),
     ),
     "nobody waits": lambda patch: (
         patch.setattr("gpubackprop.backend.array_backend.ArrayBackend.__enter__", lambda self: self),

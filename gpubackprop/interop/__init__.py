@@ -1,0 +1,1 @@
+"""Where this library meets others: scikit-learn's estimators."""
