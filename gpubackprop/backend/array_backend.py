@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from threading import RLock
 from typing import Any
@@ -271,6 +272,19 @@ class ArrayBackend(Backend):
         self.xp.multiply(value, 1 - beta, out=t)
         self.xp.add(average, t, out=average)
 
+    update_block = sys.maxsize
+    """Elements of an update at a time."""
+
     def update(self, optimizer: UpdateRule, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
-        optimizer.decay_weights(self, P, G, h)
-        optimizer.rule(self, P, G, state, h)
+        if not optimizer.elementwise:
+            optimizer.rule(self, P, G, state, h)
+            return
+        for rule, span, decays in optimizer.spans():
+            numbers = h if rule is optimizer else rule.h
+            for i in range(span.start, span.stop, self.update_block):
+                block = slice(i, min(i + self.update_block, span.stop))
+                p, g = P[block], G[block]
+                # Where weights alone decay, `rule` cannot tell that p is one.
+                if decays and not rule.decays(is_weight=False):
+                    rule.add_decay(self, p, g, numbers, is_weight=True)
+                rule.rule(self, p, g, tuple(s[block] for s in state), numbers)

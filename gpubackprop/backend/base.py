@@ -8,7 +8,7 @@ Each line of mathematics in this library is one of these operations; `ArrayBacke
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any, Protocol, TypeAlias
@@ -74,8 +74,14 @@ class UpdateRule(Protocol):
     def rule(self, be: Any, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         """Update p and the state in place from the gradient g."""
 
-    def decay_weights(self, be: Any, P: Array, G: Array, h: tuple[Array, ...]) -> None:
-        """Decay those parameters that `rule` must not decay by itself."""
+    def add_decay(self, be: Any, p: Array, g: Array, h: tuple[Array, ...], is_weight: bool = False) -> None:
+        """The weight decay of p, of which it is known, or not, that it is a weight."""
+
+    def decays(self, is_weight: bool) -> bool:
+        """Whether the weight decay applies to an array that is a weight, or not known to be one."""
+
+    def spans(self) -> Sequence[tuple[UpdateRule, slice, bool]]:
+        """Stretches of the flat buffers: the rule for each, and whether its weight decay applies there."""
 
     def prepare_many(self, steps: int) -> np.ndarray:
         """Count steps, and return the numbers of each."""

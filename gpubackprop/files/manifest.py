@@ -42,11 +42,20 @@ def describe_layer(index: int, layer: Layer) -> dict[str, Any]:
             f"layers[{index}] ({kind}) cannot be saved: its settings() must give the arguments of its constructor as "
             "plain values (numbers, text, lists), from which load() builds it again"
         )
-    return {"type": kind, "settings": settings}
+    return {"type": kind, "settings": settings} | ({} if layer.trainable else {"trainable": False})
 
 
 def build_layer(entry: dict[str, Any], custom: Custom) -> Layer:
     """The layer that `describe_layer` described. Raises CheckpointError for a class that is in neither table."""
+    layer = _built(entry, custom)
+    if not isinstance(entry.get("trainable", True), bool):
+        raise CheckpointError(f"trainable must be true or false; got {entry['trainable']!r}")
+    if not entry.get("trainable", True):
+        layer.trainable = False
+    return layer
+
+
+def _built(entry: dict[str, Any], custom: Custom) -> Layer:
     kind, settings = entry["type"], dict(entry["settings"])
     activation = settings.get("activation")
     own = dict(activation) if isinstance(activation, dict) else {"name": activation}

@@ -61,6 +61,10 @@ class Layer:
     random: bool = False
     """Whether training draws random numbers, so that the network counts its steps on the device."""
 
+    trainable: bool = True
+    """Whether training changes its parameters; it may be set on a layer between steps. The running statistics of a BatchNorm
+    are no parameters, and go on."""
+
     mixes_rows: bool = False
     """Whether, in training, a row's output depends on the other rows of its batch: then parts of a batch give another result
     than the whole, and a single row has no statistics."""

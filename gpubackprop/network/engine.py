@@ -88,6 +88,7 @@ class Engine:
             self.write(arrays)
         self.rows_at_once: int | None = None
         """Rows for which the device had memory, once it did not have it for more."""
+        self._frozen: tuple[int, ...] = ()
         self._to_check = capture and _foreign(layers, loss)
 
     def attach(self) -> None:
@@ -282,6 +283,7 @@ class Engine:
         """
         with self:
             optimizer.bind(self.parameters)
+            self._freeze()
             step, turns = start, 1 if self.loops else stop
             while step < stop:
                 n = min(size, source.n - step * size)
@@ -299,10 +301,22 @@ class Engine:
                     # Out here the failed attempt's frames, and the arrays that they hold, are gone.
                     self._make_room(min(rows, n), reason)
 
+    def _freeze(self) -> None:
+        """Take note of which layers are trained. Raises ArgumentError where none is."""
+        frozen = tuple(i for i, layer in enumerate(self.layers) if not layer.trainable)
+        if frozen != self._frozen:
+            names = [s.name for s in self.parameters.segments if int(s.name.partition(".")[0]) in frozen]
+            if len(names) == len(self.parameters.segments):
+                raise ArgumentError("no layer is trainable: set layer.trainable = True on one that has parameters")
+            self._frozen, self.parameters.frozen = frozen, frozenset(names)
+            for name in names:
+                # What is no longer computed must not look like an overflow for ever.
+                self.backend.fill(self.parameters.gradients[name], 0.0)
+
     def training_program(self, batch: Batch, optimizer: Optimizer, accumulate: bool = True) -> Program:
         """The program of a whole training step on what the batch's buffers hold. `optimizer.prepare()` comes before each run."""
         optimizer.bind(self.parameters)
-        key = ("train", batch.form, optimizer.track_norm, accumulate)
+        key = ("train", batch.form, optimizer.track_norm, accumulate, self.parameters.frozen)
         held = batch.programs.get(key)
         if held is None or held[0] is not optimizer:
             self.check_recording(batch, training=True)
@@ -329,7 +343,7 @@ class Engine:
             batch = self.training.batch(n)
             batch.hold(source.kind, source.weights is not None)
             program = self.training_program(batch, optimizer, accumulate)
-            if self.loops and accumulate and n == size and batch.weights is None:
+            if self.loops and accumulate and n == size and batch.weights is None and not optimizer.is_split:
                 alone = self.backend.loop(program, source, batch, optimizer, until - step)
             if alone is None:
                 load, x, y, weights = source.load, batch.x, batch.targets, batch.weights
@@ -367,7 +381,7 @@ class Engine:
                 if not start:
                     self.check_recording(batch, training=True)
                 steps.set_share(mass / (sum(masses) or 1))
-                key = ("part", batch.form, start > 0, start if steps.random else 0)
+                key = ("part", batch.form, start > 0, start if steps.random else 0, self._frozen)
                 program = batch.programs.get(key) or self._program(batch, key, _Part(steps, batch, start > 0))
                 program()
                 batch.begins_at(0)
@@ -512,13 +526,13 @@ class _TrainingStep:
         direct = steps.accumulates and be.adds_in_products(steps.parameters.P)
         accumulator = optimizer.accumulator() if direct else None
         if accumulator is None:
-            steps.backward(batch, True)
+            steps.backward(batch, True, update=True)
             steps.update(optimizer)
         else:
             # v <- mu v + x^T delta in the product itself.
             v, mu = accumulator
             into = {s.name: s.of(v) for s in steps.parameters.segments}
-            steps.backward(batch, True, beta=mu, into=into)
+            steps.backward(batch, True, beta=mu, into=into, update=True)
             optimizer.descend(be)
             steps.count()
         if self._accumulate:
@@ -536,7 +550,7 @@ class _Part:
         steps.forward(batch, True)
         steps.loss(batch, with_delta=True, penalty=False)
         steps.weigh(batch)
-        steps.backward(batch, True, beta=1.0 if self._add else 0.0)
+        steps.backward(batch, True, beta=1.0 if self._add else 0.0, update=True)
 
 
 def _alive(ref: weakref.ref[Batch]) -> Batch:

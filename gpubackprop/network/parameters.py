@@ -60,6 +60,8 @@ class Parameters:
             end += -(-prod(shape) // aligned) * aligned
         self.segments = tuple(segments)
         self.count = sum(s.size for s in segments)
+        self.frozen: frozenset[str] = frozenset()
+        """The names of those that are not trained."""
         self.P: Array = backend.parameter_buffer(end, dtype)
         self.G: Array = backend.zeros((end,), dtype)
         self.views = {s.name: s.of(self.P) for s in segments}

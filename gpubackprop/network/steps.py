@@ -81,20 +81,31 @@ class Steps:
         self.be.fill(self.delta_share, share)
 
     def backward(
-        self, batch: Batch, training: bool, beta: float = 0.0, dx: bool = False, into: dict[str, Array] | None = None
+        self,
+        batch: Batch,
+        training: bool,
+        beta: float = 0.0,
+        dx: bool = False,
+        into: dict[str, Array] | None = None,
+        update: bool = False,
     ) -> None:
         """dC/dW(l), dC/db(l), and delta(l) = (delta(l+1) W(l+1)^T) * f'(z(l)), from the last layer to the first.
 
         beta: what the gradients that are there are multiplied by before these are added. dx: go on to dC/dx. into: where the
         gradients go, by full name, for layers that can write elsewhere (`accumulates`); None for their usual place.
+        update: for an update alone, which needs nothing of layers that are not trained, nor below the first that is.
         """
-        for i in range(len(self.layers) - 1, -1, -1):
+        trained = [layer.trainable or not update for layer in self.layers]
+        first = next((i for i, layer in enumerate(self.layers) if trained[i] and layer.parameter_shapes()), 0)
+        for i in range(len(self.layers) - 1, (first if update else 0) - 1, -1):
             layer, v = self.layers[i], batch.tensors[i]
-            if into is None:
+            if not trained[i]:
+                pass
+            elif into is None:
                 self._do(layer, layer.gradients, v, beta)
             elif isinstance(layer, Dense):
                 layer.gradients_into(self.be, v, of_layer(into, i), beta)
-            if i > 0:
+            if i > (first if update else 0):
                 self._do(layer, layer.propagate, v, batch.tensors[i - 1], self.layers[i - 1].activation, training)
             elif dx:
                 self._do(layer, layer.propagate, v, batch.input_tensors(), _IDENTITY, training)

@@ -47,7 +47,8 @@ def summary(net: Described) -> str:
     for i, (layer, width) in enumerate(zip(net.layers, net.widths[1:], strict=True)):
         count = sum(a.size for name, a in net.parameters.items() if name.startswith(f"{i}."))
         total += count
-        rows.append((str(i), repr(layer), f"(n, {width})", f"{count:,}"))
+        frozen = " not trained" if count and not layer.trainable else ""
+        rows.append((str(i), repr(layer) + frozen, f"(n, {width})", f"{count:,}"))
     columns = [max(len(r[c]) for r in rows) for c in range(4)]
     lines = [
         f"{r[0]:>{columns[0]}}  {r[1]:<{columns[1]}}  {r[2]:<{columns[2]}}  {r[3]:>{columns[3]}}".rstrip() for r in rows

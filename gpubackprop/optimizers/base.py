@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import numpy as np
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.checks import not_negative, positive
-from gpubackprop.errors import ArgumentError, CheckpointError
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError, unknown_name
 from gpubackprop.network.parameters import Parameters
 from gpubackprop.optimizers.schedules import Constant, Schedule, get_schedule
 
@@ -21,6 +23,10 @@ class Optimizer:
     off the parameters as p <- (1 - eta lambda) p (Loshchilov and Hutter, 2019).
     decay: what that applies to: "all" parameters, as in PyTorch, or "weights", which are the matrices (as for `l2=` of a
     network), and neither biases nor what scales units.
+    groups: parameters with numbers of their own, [{"parameters": "0.*", "learning_rate_factor": 0.1, "weight_decay": 0.0}, ...]:
+    names ("<layer index>.<name>") or patterns of them as in `fnmatch`, one or a list; the first group that has a name counts.
+    learning_rate_factor multiplies the learning rate; "trainable": False keeps them as they are, as `layer.trainable = False`
+    does for all of a layer.
     clip_value: gradients are cut to [-clip_value, clip_value]. clip_norm: then the gradient of all parameters together
     is scaled down to this Euclidean norm where it is longer (Pascanu et al., 2013); neither waits for the device.
 
@@ -44,6 +50,7 @@ class Optimizer:
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = False,
         decay: str = "all",
+        groups: Sequence[Mapping[str, Any]] = (),
         clip_norm: float | None = None,
         clip_value: float | None = None,
     ) -> None:
@@ -54,6 +61,7 @@ class Optimizer:
         if decay not in ("all", "weights"):
             raise ArgumentError(f'decay must be "all" or "weights"; got {decay!r}')
         self.decay = decay
+        self.groups = [_checked_group(i, group) for i, group in enumerate(groups)]
         self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
         self.clip_value = None if clip_value is None else positive("clip_value", clip_value)
         self.t = 0
@@ -68,6 +76,12 @@ class Optimizer:
         """State of a copy that trains nothing yet."""
         self._span: tuple[int, int] | None = None
         self._spread: tuple[Schedule, Schedule] | None = None
+        self._rate = 1.0
+        """What the learning rate is multiplied by, in a member of `groups`."""
+        self.members: list[Optimizer] = []
+        """This rule with the numbers of each of `groups`."""
+        self._spans: tuple[frozenset[str], list[tuple[Optimizer | None, slice, bool]]] | None = None
+        """What `spans` gave for these frozen names, with None for this rule, since nothing may hold itself."""
 
     @property
     def learning_rate(self) -> float:
@@ -119,15 +133,64 @@ class Optimizer:
         self._fixed = {k: v for k, v in self.settings().items() if k not in ("learning_rate", "schedule")}
         be, P = parameters.backend, parameters.P
         self.state = {name: be.zeros(P.shape, P.dtype) for name in self.states}
-        count = len(self.scalars(self.learning_rate, 1)) + bool(self.weight_decay and self.decoupled_weight_decay)
         self._written: tuple[float, ...] | None = None
         self._settled: tuple[Schedule, float] | None = None
-        self.h = be.scalars(count, P.dtype)
+        self._spans = None
+        self.h = be.scalars(self._count(), P.dtype)
         self.norm = be.zeros((), P.dtype)
         self._factor = be.zeros((), P.dtype)
+        self.members = [self._member(group) for group in self.groups]
         if saved is not None:
             self._saved = None
             self.set_state(saved)
+
+    def _count(self) -> int:
+        return len(self.scalars(self.learning_rate, 1)) + bool(self.weight_decay and self.decoupled_weight_decay)
+
+    def _member(self, group: dict[str, Any]) -> Optimizer:
+        """This rule, on the same state, with a group's numbers."""
+        assert self.parameters is not None
+        names = [s.name for s in self.parameters.segments]
+        if not any(fnmatchcase(name, pattern) for name in names for pattern in group["parameters"]):
+            raise ArgumentError(f"groups: no parameter is called {group['parameters']}; there are {', '.join(names)}")
+        member: Optimizer = object.__new__(type(self))
+        member.__dict__.update(vars(self), _rate=group.get("learning_rate_factor", 1.0), members=[], groups=[])
+        member.__dict__["weight_decay"] = group.get("weight_decay", self.weight_decay)
+        member.__dict__["h"] = self.parameters.backend.scalars(member._count(), self.parameters.dtype)
+        return member
+
+    def of(self, name: str) -> Optimizer | None:
+        """The rule for a parameter: this one, the member of its group, or None where it is not trained."""
+        assert self.parameters is not None
+        if name in self.parameters.frozen:
+            return None
+        for group, member in zip(self.groups, self.members, strict=True):
+            if any(fnmatchcase(name, pattern) for pattern in group["parameters"]):
+                return member if group.get("trainable", True) else None
+        return self
+
+    @property
+    def is_split(self) -> bool:
+        """Whether some parameters have other numbers than the others, or are not trained."""
+        return bool(self.groups) or bool(self.parameters and self.parameters.frozen)
+
+    def spans(self) -> list[tuple[Optimizer, slice, bool]]:
+        """Stretches of the flat buffers, gaps included: the rule for each, and whether its weight decay applies there."""
+        assert self.parameters is not None
+        if self._spans is None or self._spans[0] is not self.parameters.frozen:
+            segments = self.parameters.segments
+            found: list[tuple[Optimizer | None, slice, bool]] = []
+            for s, end in zip(segments, [*(s.start for s in segments[1:]), self.parameters.P.size], strict=True):
+                rule = self.of(s.name)
+                if rule is not None:
+                    decays, start = not rule.weight_decay or rule.decays(s.is_weight), s.start
+                    member = None if rule is self else rule
+                    if found and found[-1][0] is member and found[-1][2] == decays and found[-1][1].stop == start:
+                        start = found.pop()[1].start
+                    found.append((member, slice(start, end), decays))
+            self.__dict__["_spans"] = self.parameters.frozen, found
+        assert self._spans is not None
+        return [(member or self, span, decays) for member, span, decays in self._spans[1]]
 
     def span(self, start: int, total: int) -> None:
         """Say that steps `start` to `start + total` are one run: what a schedule that needs the length of the run, and does not
@@ -177,6 +240,8 @@ class Optimizer:
             if values != self._written:
                 be.write_scalars(self.h, values)
                 self._written = values
+                for member in self.members:
+                    be.write_scalars(member.h, self._all_scalars(self.t + 1, member))
             self._settle(values)
         # Past __setattr__, which would cost a small step 2 of its 100 parts.
         self.__dict__["t"] += 1
@@ -217,6 +282,10 @@ class Optimizer:
         """Clip and update. This is the part of a step that can be recorded."""
         assert self.parameters is not None
         P, G = self.parameters.P, self.parameters.G
+        if self.is_split and (self.track_norm or self.clip_norm is not None):
+            for s in self.parameters.segments:
+                if self.of(s.name) is None:
+                    be.fill(s.of(G), 0.0)
         if self.track_norm and self.clip_norm is None:
             be.norm(G, self.norm)
         if self.clip_value is not None:
@@ -242,16 +311,6 @@ class Optimizer:
         """Whether the weight decay applies to an array, which is a weight or not."""
         return bool(self.weight_decay) and (is_weight or self.decay == "all")
 
-    def decay_weights(self, be: Backend, P: Array, G: Array, h: tuple[Array, ...]) -> None:
-        """The weight decay of the weights in the flat buffers, where it is they alone that decay: before `rule`."""
-        if self.decay == "all" or not self.weight_decay or not self.elementwise:
-            return
-        assert self.parameters is not None
-        for s in self.parameters.segments:
-            if s.is_weight:
-                span = slice(s.start, s.start + s.size)
-                self.add_decay(be, P[span], G[span], h, is_weight=True)
-
     def add_decay(self, be: Backend, p: Array, g: Array, h: tuple[Array, ...], is_weight: bool = False) -> None:
         """The weight decay, coupled or not; `h[-1]` is 1 - eta lambda where it is decoupled.
 
@@ -266,18 +325,19 @@ class Optimizer:
             be.xp.multiply(p, self.weight_decay, out=t)
             be.xp.add(g, t, out=g)
 
-    def _all_scalars(self, t: int) -> tuple[float, ...]:
-        lr = self.learning_rate * self.factor(t - 1)
-        own = self.scalars(lr, t)
-        if self.weight_decay and self.decoupled_weight_decay:
-            return (*own, 1 - lr * self.weight_decay)
+    def _all_scalars(self, t: int, member: Optimizer | None = None) -> tuple[float, ...]:
+        rule = member or self
+        lr = self.learning_rate * rule._rate * self.factor(t - 1)
+        own = rule.scalars(lr, t)
+        if rule.weight_decay and rule.decoupled_weight_decay:
+            return (*own, 1 - lr * rule.weight_decay)
         return own
 
     # -- settings and state ---------------------------------------------------------------------------------------
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments, as plain values; the schedule as {"name": ..., its fields}."""
-        skip = {"t", "track_norm", "parameters", "state", "h", "norm", "schedule"}
+        skip = {"t", "track_norm", "parameters", "state", "h", "norm", "schedule", "members"}
         own = {k: v for k, v in vars(self).items() if k not in skip and not k.startswith("_")}
         return {
             "learning_rate": self.learning_rate,
@@ -321,6 +381,8 @@ class Optimizer:
             "_settled",
             "_fixed",
             "_spread",
+            "_spans",
+            "members",
             *self.workspace,
         }
         state = self.get_state()
@@ -328,16 +390,42 @@ class Optimizer:
         return {**kept, "t": int(state["t"]), "_saved": state if len(state) > 1 or state["t"] else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, parameters=None, state={}, h=(), norm=None, _spread=None)
+        self.__dict__.update(state, parameters=None, state={}, h=(), norm=None, _spread=None, _spans=None, members=[])
 
     def __repr__(self) -> str:
         shown = {
             k: v
             for k, v in self.settings().items()
-            if k not in ("learning_rate", "schedule") and v not in (None, False) and (k, v) != ("decay", "all")
+            if k not in ("learning_rate", "schedule") and v not in (None, False, []) and (k, v) != ("decay", "all")
         }
         rest = "".join(f", {k}={v!r}" for k, v in shown.items())
         schedule = (
             "" if self.schedule.name == "constant" and not self.schedule.warmup else f", schedule={self.schedule}"
         )
         return f"{type(self).__name__}({self.learning_rate!r}{rest}{schedule})"
+
+
+def _checked_group(index: int, group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group of parameters as plain values. Raises ArgumentError or ArgumentTypeError for one that is none."""
+    name = f"groups[{index}]"
+    if not isinstance(group, Mapping):
+        raise ArgumentTypeError(
+            f'{name} must be a dict such as {{"parameters": "0.*", "weight_decay": 0}}; got {group!r}'
+        )
+    for key in group:
+        if key not in ("parameters", "learning_rate_factor", "weight_decay", "trainable"):
+            raise unknown_name(
+                f"setting of {name}", key, ("parameters", "learning_rate_factor", "weight_decay", "trainable")
+            )
+    patterns = group.get("parameters")
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    if not isinstance(patterns, Sequence) or not patterns or not all(isinstance(p, str) for p in patterns):
+        raise ArgumentTypeError(f"{name}: parameters must be a name, a pattern or a list of them; got {patterns!r}")
+    found: dict[str, Any] = {"parameters": list(patterns)}
+    if "learning_rate_factor" in group:
+        found["learning_rate_factor"] = positive(f"{name}: learning_rate_factor", group["learning_rate_factor"])
+    if "weight_decay" in group:
+        found["weight_decay"] = not_negative(f"{name}: weight_decay", group["weight_decay"])
+    if "trainable" in group:
+        found["trainable"] = bool(group["trainable"])
+    return found

@@ -19,17 +19,19 @@ class _Layerwise(Optimizer):
     elementwise = False
 
     def bind(self, parameters: Any) -> None:
-        fresh = self.parameters is not parameters
-        super().bind(parameters)
-        if fresh:
+        if self.parameters is not parameters:
             be, P = parameters.backend, parameters.P
             self._w, self._u, self._both, self._other = (be.zeros((), P.dtype) for _ in range(4))
+        super().bind(parameters)
 
     def rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         assert self.parameters is not None
         for s in self.parameters.segments:
-            views = [flat[s.start : s.start + s.size] for flat in (p, g, *state)]
-            self.segment_rule(be, views[0], views[1], tuple(views[2:]), s.is_weight)
+            rule = self.of(s.name)
+            if rule is not None:
+                views = [flat[s.start : s.start + s.size] for flat in (p, g, *state)]
+                assert isinstance(rule, _Layerwise)
+                rule.segment_rule(be, views[0], views[1], tuple(views[2:]), s.is_weight)
 
     def segment_rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], is_weight: bool) -> None:
         """The rule for one array, flat; `is_weight`: whether it is a weight, whose step is scaled."""

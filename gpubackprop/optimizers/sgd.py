@@ -46,7 +46,13 @@ class SGD(Optimizer):
         xp.subtract(p, g, out=p)
 
     def accumulator(self) -> tuple[Array, float] | None:
-        changed = self.weight_decay or self.clip_norm is not None or self.clip_value is not None or self.track_norm
+        changed = (
+            self.is_split
+            or self.weight_decay
+            or self.clip_norm is not None
+            or self.clip_value is not None
+            or self.track_norm
+        )
         if not self.momentum or self.nesterov or changed:
             return None
         return self.state["velocity"], self.momentum

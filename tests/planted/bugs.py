@@ -218,9 +218,9 @@ BUGS = [
     ),
     Bug(
         "last rows of an update block left out",
-        "backend.cpu.numpy_backend:NumpyBackend.update",
-        "range(0, P.size, size)",
-        "range(0, P.size - size, size)",
+        "backend.array_backend:ArrayBackend.update",
+        "range(span.start, span.stop, self.update_block)",
+        "range(span.start, span.stop - self.update_block, self.update_block)",
         "parity",
     ),
     Bug(

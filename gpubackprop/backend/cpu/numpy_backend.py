@@ -295,15 +295,10 @@ class NumpyBackend(ArrayBackend):
     def take(self, flat: Array, index: Array, out: Array) -> None:
         self._run(flat.take, index, None, out, "clip")
 
+    update_block = BLOCK
+
     def put(self, flat: Array, index: Array, values: Array) -> None:
         self._run(flat.put, index, values, "clip")
-
-    def update(self, optimizer: UpdateRule, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
-        optimizer.decay_weights(self, P, G, h)
-        size = BLOCK if optimizer.elementwise else P.size
-        for i in range(0, P.size, size):
-            block = slice(i, i + size)
-            optimizer.rule(self, P[block], G[block], tuple(s[block] for s in state), h)
 
 
 def _flat(a: np.ndarray) -> np.ndarray | None:

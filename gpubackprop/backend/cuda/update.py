@@ -95,22 +95,23 @@ class Updates:
         copy: gets the new parameters in half precision. skip: an int on the device; nothing is written where it is not 0.
         """
         types = (C_TYPE[P.dtype.name], C_TYPE[(P if copy is None else copy).dtype.name])
-        if not o.elementwise and o.weight_decay and o.decay != "all":
+        if not o.elementwise and (o.is_split or (o.weight_decay and o.decay != "all")):
             return False
         if type(o) is LARS:
             self._lars(o, types, P, G, state, h, copy, skip)
         elif type(o) is LAMB:
             self._lamb(o, types, P, G, state, h, copy, skip)
         else:
-            rule = registry.update_rule(o)
-            if rule is None:
-                return False
-            for span, decays in _spans(o, P.size):
+            for member, span, decays in o.spans():
+                rule, numbers = registry.update_rule(member), h if member is o else member.h
+                if rule is None or not isinstance(numbers, Scalars):
+                    return False
                 rest = [None if a is None else a[span] for a in (*(*state, None, None, None)[:3], copy)]
                 p, g = P[span], G[span]
                 self._kernels.launch(
                     "optimizer_step", (rule.name, *types), self._kernels.flat(p.size, 16 // p.itemsize), p, g, *rest, p.size,
-                    h.table, h.row, h.ahead, skip, *rule.constants, _coupled_decay(o) * decays, int(decays),
+                    numbers.table, numbers.row, numbers.ahead, skip, *rule.constants, _coupled_decay(member) * decays,
+                    int(decays),
                 )  # fmt: skip
         return True
 
@@ -172,21 +173,6 @@ class Updates:
             segments = o.parameters.segments
             held = self._segments[o] = segments, _Segments(self._xp, segments, o.parameters.dtype)
         return held[1]
-
-
-def _spans(o: Optimizer, size: int) -> list[tuple[slice, bool]]:
-    """Stretches of the flat buffers, gaps included, and whether the weight decay applies to them."""
-    if o.decay == "all" or not o.weight_decay or o.parameters is None:
-        return [(slice(0, size), True)]
-    segments = o.parameters.segments
-    ends = [*(s.start for s in segments[1:]), size]
-    spans: list[tuple[slice, bool]] = []
-    for s, end in zip(segments, ends, strict=True):
-        start = s.start
-        if spans and spans[-1][1] == s.is_weight:
-            start = spans.pop()[0].start
-        spans.append((slice(start, end), s.is_weight))
-    return spans
 
 
 def _coupled_decay(o: Optimizer) -> float:
