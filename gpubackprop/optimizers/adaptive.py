@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.checks import not_negative, positive, share
-from gpubackprop.optimizers.base import Optimizer
+from gpubackprop.optimizers.base import Common, Optimizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class RMSprop(Optimizer):
@@ -23,7 +26,7 @@ class RMSprop(Optimizer):
         eps: float = 1e-8,
         momentum: float = 0.0,
         centered: bool = False,
-        **common: Any,
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(learning_rate, **common)
         self.alpha = share("alpha", alpha)
@@ -70,7 +73,9 @@ class Adagrad(Optimizer):
 
     states = ("square_sum",)
 
-    def __init__(self, learning_rate: float = 0.01, lr_decay: float = 0.0, eps: float = 1e-10, **common: Any) -> None:
+    def __init__(
+        self, learning_rate: float = 0.01, lr_decay: float = 0.0, eps: float = 1e-10, **common: Unpack[Common]
+    ) -> None:
         super().__init__(learning_rate, **common)
         self.lr_decay = not_negative("lr_decay", lr_decay)
         self.eps = positive("eps", eps)
@@ -96,7 +101,9 @@ class Adadelta(Optimizer):
 
     states = ("square_average", "delta_average")
 
-    def __init__(self, learning_rate: float = 1.0, rho: float = 0.9, eps: float = 1e-6, **common: Any) -> None:
+    def __init__(
+        self, learning_rate: float = 1.0, rho: float = 0.9, eps: float = 1e-6, **common: Unpack[Common]
+    ) -> None:
         super().__init__(learning_rate, **common)
         self.rho = share("rho", rho)
         self.eps = positive("eps", eps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 
@@ -13,6 +13,18 @@ from gpubackprop.checks import not_negative, positive
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError, unknown_name
 from gpubackprop.network.parameters import Parameters
 from gpubackprop.optimizers.schedules import Constant, Schedule, get_schedule
+
+
+class Common(TypedDict, total=False):
+    """The settings that all optimizers have beside the learning rate; `Optimizer` says what they mean."""
+
+    schedule: str | Schedule | None
+    weight_decay: float
+    decoupled_weight_decay: bool
+    decay: str
+    groups: Sequence[Mapping[str, Any]]
+    clip_norm: float | None
+    clip_value: float | None
 
 
 class Optimizer:

@@ -6,12 +6,15 @@ Biases and the gains of normalisations (one-dimensional arrays) are not scaled, 
 from __future__ import annotations
 
 from math import sqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.checks import positive, share
-from gpubackprop.optimizers.base import Optimizer
-from gpubackprop.optimizers.moments import _Moments
+from gpubackprop.optimizers.base import Common, Optimizer
+from gpubackprop.optimizers.moments import BetaOptions, _Moments
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class _Layerwise(Optimizer):
@@ -57,7 +60,9 @@ class LARS(_Layerwise):
 
     states = ("velocity",)
 
-    def __init__(self, learning_rate: float = 0.1, momentum: float = 0.9, trust: float = 1e-3, **common: Any) -> None:
+    def __init__(
+        self, learning_rate: float = 0.1, momentum: float = 0.9, trust: float = 1e-3, **common: Unpack[Common]
+    ) -> None:
         super().__init__(learning_rate, **common)
         self.momentum = share("momentum", momentum)
         self.trust = positive("trust", trust)
@@ -84,7 +89,7 @@ class LARS(_Layerwise):
 class LAMB(_Layerwise, _Moments):
     """r = (m/c1) / (sqrt(v/c2) + eps) + lambda w; w <- w - eta (|w| / |r|) r: Algorithm 2 of You et al. (2020)."""
 
-    def __init__(self, learning_rate: float = 1e-3, eps: float = 1e-6, **options: Any) -> None:
+    def __init__(self, learning_rate: float = 1e-3, eps: float = 1e-6, **options: Unpack[BetaOptions]) -> None:
         _Moments.__init__(self, learning_rate, eps=eps, **options)
 
     def scalars(self, lr: float, t: int) -> tuple[float, ...]:

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from math import sqrt
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.checks import positive, share
 from gpubackprop.errors import ArgumentError
-from gpubackprop.optimizers.base import Optimizer
+from gpubackprop.optimizers.base import Common, Optimizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class BetaOptions(Common, total=False):
+    """With the decays of the two averages."""
+
+    betas: tuple[float, float]
+
+
+class MomentOptions(BetaOptions, total=False):
+    """With what keeps the quotient finite."""
+
+    eps: float
 
 
 class _Moments(Optimizer):
@@ -18,7 +33,11 @@ class _Moments(Optimizer):
     betas = (0.9, 0.999)
 
     def __init__(
-        self, learning_rate: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, **common: Any
+        self,
+        learning_rate: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(learning_rate, **common)
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
@@ -38,7 +57,7 @@ class _Moments(Optimizer):
 class Adam(_Moments):
     """p <- p - eta (m/c1) / (sqrt(v/c2) + eps): Algorithm 1 of Kingma and Ba (2015), with eps outside the root."""
 
-    def __init__(self, learning_rate: float = 1e-3, **options: Any) -> None:
+    def __init__(self, learning_rate: float = 1e-3, **options: Unpack[MomentOptions]) -> None:
         super().__init__(learning_rate, **options)
 
     def scalars(self, lr: float, t: int) -> tuple[float, ...]:
@@ -62,9 +81,10 @@ class Adam(_Moments):
 class AdamW(Adam):
     """Adam with decoupled weight decay, 0.01 by default (Loshchilov and Hutter, 2019)."""
 
-    def __init__(self, learning_rate: float = 1e-3, *, weight_decay: float = 0.01, **options: Any) -> None:
+    def __init__(self, learning_rate: float = 1e-3, **options: Unpack[MomentOptions]) -> None:
         options.setdefault("decoupled_weight_decay", True)
-        super().__init__(learning_rate, weight_decay=weight_decay, **options)
+        options.setdefault("weight_decay", 0.01)
+        super().__init__(learning_rate, **options)
 
 
 class Adamax(_Moments):
@@ -72,7 +92,7 @@ class Adamax(_Moments):
 
     states = ("m", "u")
 
-    def __init__(self, learning_rate: float = 2e-3, **options: Any) -> None:
+    def __init__(self, learning_rate: float = 2e-3, **options: Unpack[MomentOptions]) -> None:
         super().__init__(learning_rate, **options)
 
     def scalars(self, lr: float, t: int) -> tuple[float, ...]:
@@ -96,7 +116,9 @@ class NAdam(_Moments):
     mu_t = b1 (1 - 0.96^(t psi) / 2), a = eta (1 - mu_t) / (1 - prod mu_i), b = eta mu_{t+1} / (1 - mu_{t+1} prod mu_i)
     and psi is `momentum_decay`."""
 
-    def __init__(self, learning_rate: float = 2e-3, momentum_decay: float = 4e-3, **options: Any) -> None:
+    def __init__(
+        self, learning_rate: float = 2e-3, momentum_decay: float = 4e-3, **options: Unpack[MomentOptions]
+    ) -> None:
         super().__init__(learning_rate, **options)
         self.momentum_decay = positive("momentum_decay", momentum_decay)
         self._product = (0, 1.0)
@@ -130,7 +152,7 @@ class RAdam(_Moments):
     """Rectified Adam (Liu et al., 2020): while the variance of the adaptive step is unbounded (rho_t <= 5), the step
     is eta m / c1; after that it is Adam's, times the rectification r_t, with eps beside sqrt(v) as in PyTorch."""
 
-    def __init__(self, learning_rate: float = 1e-3, **options: Any) -> None:
+    def __init__(self, learning_rate: float = 1e-3, **options: Unpack[MomentOptions]) -> None:
         super().__init__(learning_rate, **options)
 
     def scalars(self, lr: float, t: int) -> tuple[float, ...]:

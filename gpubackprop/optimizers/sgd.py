@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.checks import share
 from gpubackprop.errors import ArgumentError
-from gpubackprop.optimizers.base import Optimizer
+from gpubackprop.optimizers.base import Common, Optimizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class SGD(Optimizer):
@@ -17,7 +20,7 @@ class SGD(Optimizer):
     """
 
     def __init__(
-        self, learning_rate: float = 1e-3, momentum: float = 0.0, nesterov: bool = False, **common: Any
+        self, learning_rate: float = 1e-3, momentum: float = 0.0, nesterov: bool = False, **common: Unpack[Common]
     ) -> None:
         super().__init__(learning_rate, **common)
         self.momentum = share("momentum", momentum)

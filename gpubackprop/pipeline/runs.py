@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,7 +35,7 @@ from gpubackprop.pipeline.pictures import draw_confusion, draw_curves, draw_pred
 from gpubackprop.pipeline.preparation import Part, Parts, baseline, divide, fingerprint, outputs_for, told
 from gpubackprop.pipeline.report import Report, report
 from gpubackprop.pipeline.run_folder import RunFolder, read_settings
-from gpubackprop.pipeline.settings import Settings
+from gpubackprop.pipeline.settings import Settings, SettingsOptions
 from gpubackprop.training import (
     Callback,
     Checkpoints,
@@ -47,6 +47,9 @@ from gpubackprop.training import (
     evaluate,
 )
 from gpubackprop.training.checkpoints import Every, Trouble
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Say = Callable[[str], None]
 
@@ -96,7 +99,7 @@ def train_run(
     stop_on: Sequence[int] = (),
     callbacks: Sequence[Callback] = (),
     say: Say | None = None,
-    **settings: Any,
+    **settings: Unpack[SettingsOptions],
 ) -> Run:
     """Train a network on the data; leave its weights, settings, history, curves and checkpoints in a run folder.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from gpubackprop.data import Dataset
 from gpubackprop.errors import ArgumentError, unknown_name
@@ -17,6 +17,34 @@ from gpubackprop.optimizers.schedules import get_schedule
 
 FEW = 5000
 """Below this many rows the defaults are others: stronger regularisation, and no rows spared for validation."""
+
+
+class SettingsOptions(TypedDict, total=False):
+    """The fields of `Settings`, as keyword arguments."""
+
+    layers: str | Sequence[int] | None
+    activation: str
+    loss: str | None
+    optimizer: str
+    learning_rate: float | None
+    schedule: str
+    warmup: float
+    momentum: float | None
+    weight_decay: float | None
+    clip_norm: float | None
+    dropout: float | None
+    l1: float
+    l2: float
+    batch_size: int | None
+    epochs: int | None
+    patience: int | None
+    validation: float | None
+    test: float
+    standardize: bool
+    device: str
+    precision: str | None
+    compile: bool
+    seed: int
 
 
 @dataclass(frozen=True)
