@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -107,15 +107,42 @@ class Network:
         with engine:
             return to_prediction(out, self.loss_function)
 
-    def loss(self, x: Any, y: Any, *, sample_weight: Any = None, training: bool = False) -> float:
+    @overload
+    def loss(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        sample_weight: Any = None,
+        training: bool = False,
+        reduction: Literal["mean", "sum"] = "mean",
+    ) -> float: ...
+
+    @overload
+    def loss(
+        self, x: Any, y: Any, *, sample_weight: Any = None, training: bool = False, reduction: Literal["none"]
+    ) -> np.ndarray: ...
+
+    def loss(
+        self, x: Any, y: Any, *, sample_weight: Any = None, training: bool = False, reduction: str = "mean"
+    ) -> float | np.ndarray:
         """The loss (with penalties) on all rows of x at once, as a float.
 
         y: (n, m), or for cross_entropy also (n,) integer labels. sample_weight: (n,), what each row's loss is multiplied by; the
         mean is still one over the n rows. training: with batch statistics, and the dropout masks that the next training step
-        draws.
+        draws. reduction: "mean"; "none" for the loss of each row, (n,) float64 on the host, times its weight and
+        without penalties, of which the loss is the mean; or "sum" for their sum.
         """
+        if reduction not in ("mean", "sum", "none"):
+            raise ArgumentError(f'reduction must be "mean", "sum" or "none"; got {reduction!r}')
         with self.engine as engine:
-            self._run(x, y, "loss", training, sample_weight)
+            batch = self._run(x, y, "loss", training, sample_weight)
+            if reduction != "mean":
+                be = engine.backend
+                rows = be.to_host(self.loss_function.of_rows(be, batch.outputs, batch.targets))
+                if batch.weights is not None:
+                    rows = rows * be.to_host(batch.weights)[:, 0]
+                return rows if reduction == "none" else float(rows.sum())
             return float(engine.backend.to_host(engine.value))
 
     def loss_and_gradients(

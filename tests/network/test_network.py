@@ -380,3 +380,21 @@ def test_predict_never_lets_a_layer_write_into_the_users_rows():
     x = np.ones((500, 3), np.float32)
     net.predict(x)
     np.testing.assert_array_equal(x, 1)
+
+
+@pytest.mark.parametrize("name", sorted(gb.losses.LOSSES))
+def test_the_loss_row_by_row(backend: Backend, name: str) -> None:
+    net = gb.mlp([4, 6, 3], activation="tanh", loss=name, device=backend, dtype="float64", l2=0.1)
+    (x, y), weights = make_data(9, 4, 3, name), np.arange(9.0)
+    rows = net.loss(x, y, reduction="none")
+    assert rows.shape == (9,)
+    assert rows.dtype == np.float64
+    penalty = 0.05 * sum((w**2).sum() for k, w in net.get_weights().items() if k.endswith("weight"))
+    assert rows.mean() + penalty == pytest.approx(net.loss(x, y), rel=1e-12)
+    assert net.loss(x, y, reduction="sum") == pytest.approx(rows.sum(), rel=1e-12)
+    alone = [net.loss(x[i : i + 1], y[i : i + 1]) - penalty for i in range(9)]
+    np.testing.assert_allclose(rows, alone, rtol=1e-9, atol=1e-12)
+    weighted = net.loss(x, y, sample_weight=weights, reduction="none")
+    np.testing.assert_allclose(weighted, rows * weights, rtol=1e-12)
+    with pytest.raises(ArgumentError, match="reduction must be"):
+        net.loss(x, y, reduction="median")
