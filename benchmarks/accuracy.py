@@ -9,26 +9,36 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from hypothesis import Phase
 
 import gpubackprop as gb
 from gpubackprop.activations import ACTIVATIONS
 from gpubackprop.bench.machine import machine
 from gpubackprop.layers import Tensors
 from gpubackprop.losses import LOSSES
+from tests import exact
+from tests.interop import test_estimators as estimators
+from tests.oracles import test_onnx_cases as onnx_cases
+from tests.oracles import test_state_machine as state_machine
+from tests.oracles import test_threads as threads
 from tests.oracles.random_networks import LOGIT_LOSSES, random_case, relative, targets
+from tests.oracles.test_accuracy_over_range import step
 from tests.oracles.test_differences import LAYERS, PAIRS
 from tests.oracles.test_layerwise_papers import CASES, worst_error
 from tests.oracles.test_torch_autograd import differences
 from tests.oracles.test_torch_optimizers import RULES, SCHEDULES, pytorch, trajectory
 from tests.planted.bugs import BUGS
-from tests.test_numerical_honesty import LOGITS, exact, value_and_delta
+from tests.test_numerical_honesty import LOGITS, value_and_delta
+from tests.test_numerical_honesty import exact as exact_loss
 
 RESULTS = Path(__file__).with_name("results") / "accuracy.json"
 MANY = 10_000_000
@@ -36,13 +46,18 @@ MANY = 10_000_000
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. allowed: what the tests demand."""
+    """One line of the table. worst: the largest error, or None where all are equal or none is. allowed: what the tests demand."""
 
     what: str
     against: str
     cases: str
-    worst: float
+    worst: float | None
     allowed: str
+
+    @property
+    def error(self) -> str:
+        """The largest error in words."""
+        return "all equal" if self.worst is None else f"{self.worst:.1e}"
 
 
 def autograd() -> Iterator[Row]:
@@ -181,7 +196,7 @@ def large_logits() -> Iterator[Row]:
             y = rng.integers(0, 10, 1000) if loss == "cross_entropy" else rng.integers(0, 2, a.shape).astype(dtype)
             value, delta = value_and_delta(gb.get_backend("cpu"), LOSSES[loss](), a, y)
             assert np.isfinite(delta).all()
-            worst = max(worst, abs(value / exact(loss, a, y)[0] - 1))
+            worst = max(worst, abs(value / exact_loss(loss, a, y)[0] - 1))
         yield Row(
             f"cross-entropies of logits to +-{largest:g}, {dtype}", "float64", "10,000 logits", worst, "finite, 1e-6"
         )
@@ -219,6 +234,63 @@ def many_rows() -> Iterator[Row]:
     yield Row("batch statistics of 10 million rows, float32", "float64", "mean and variance", error, "1e-6")
 
 
+def over_the_range() -> Iterator[Row]:
+    for dtype in ("float32", "float64"):
+        worst, points = 0.0, 0
+        for name in ACTIVATIONS:
+            z = exact.points(dtype)
+            some = np.abs(z) < 1e30
+            columns = [column[some] for column in exact.table(name, dtype)]
+            flushed = float(np.finfo(dtype).tiny) * (2 + np.abs(z[some].astype(np.float64))) ** 2
+            for found, want, error in zip(step(z[some], name, "recorded"), columns[::2], columns[1::2], strict=True):
+                worst = max(worst, float((np.abs(found.astype(np.float64) - want) / (error + flushed)).max()))
+                points += len(want)
+        cases = f"{points:,} values and slopes of {len(ACTIVATIONS)} activations, from 1e-30 to 1e30"
+        yield Row(
+            f"relative accuracy, {dtype} (of what is allowed)", "mpmath", cases, worst, "1, a few rounding errors"
+        )
+
+
+def other_tests() -> Iterator[Row]:
+    passed, worst, be = 0, 0.0, gb.get_backend("cpu")
+    for case in sorted(onnx_cases.cases()):
+        try:
+            with np.errstate(all="ignore"):
+                found = list(onnx_cases.outputs(case, be))
+        except onnx_cases.NotHereError:
+            continue
+        passed += 1
+        for got, want in ((np.float64(got), np.float64(want)) for got, want in found):
+            known = ~np.isnan(got) & np.isfinite(want)
+            if known.any():
+                worst = max(worst, float(np.abs(got - want)[known].max() / max(1.0, np.abs(want[known]).max())))
+    yield Row("node tests of ONNX, float32", "onnx 1.22", f"{passed} cases", worst, "1e-5")
+    worst, fits = 0.0, 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for kind, list_of_cases in (("MLPClassifier", estimators.CLASSIFIERS), ("MLPRegressor", estimators.REGRESSORS)):
+            for options, y, weights in list_of_cases:
+                own, theirs = estimators.both(kind, options, y, weights)
+                for a, b in zip(own.coefs_ + own.intercepts_, theirs.coefs_ + theirs.intercepts_, strict=True):
+                    worst = max(worst, float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-3)))
+                fits += 1
+    yield Row("coefficients of the estimators, float64", "scikit-learn", f"{fits} fits, every solver", worst, "1e-10")
+
+
+def sequences_and_threads() -> Iterator[Row]:
+    with pytest.MonkeyPatch.context() as patch:
+        state_machine.know_own_functions(patch)
+        state_machine.run_every_kind(300, (Phase.generate,))
+    cases = f"300 sequences of up to 30 calls, {len(state_machine.HIDDEN)} kinds of network"
+    demanded = f"{state_machine.TOLERANCE:.0e}"
+    yield Row("weights, losses, history after any sequence of calls", "a network of 250 lines", cases, None, demanded)
+    threads.test_one_network_answers_many("cpu")
+    threads.test_networks_on_one_backend_do_not_meet("cpu")
+    yield Row(
+        "answers and weights from several threads at once", "one thread", "one network, and one for each", None, "equal"
+    )
+
+
 CHAPTERS: tuple[Callable[[], Iterator[Row]], ...] = (
     autograd,
     measured_derivatives,
@@ -227,6 +299,9 @@ CHAPTERS: tuple[Callable[[], Iterator[Row]], ...] = (
     parity,
     large_logits,
     many_rows,
+    over_the_range,
+    other_tests,
+    sequences_and_threads,
 )
 
 
@@ -237,7 +312,7 @@ def main() -> None:
     rows = [row for chapter in CHAPTERS for row in chapter()]
     print("| what | against | cases | worst error | demanded |\n|---|---|---|---|---|")
     for row in rows:
-        print(f"| {row.what} | {row.against} | {row.cases} | {row.worst:.1e} | {row.allowed} |")
+        print(f"| {row.what} | {row.against} | {row.cases} | {row.error} | {row.allowed} |")
     print(f"| planted bugs | all of the above | {len(BUGS)} bugs, each caught in tests/test_planted_bugs.py | | all |")
     seconds = round(time.perf_counter() - started, 1)
     result = {"machine": about, "seconds": seconds, "planted_bugs": len(BUGS), "rows": [asdict(row) for row in rows]}

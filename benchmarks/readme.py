@@ -76,7 +76,10 @@ def fit(results: dict[str, Any]) -> str:
 
 def accuracy(results: dict[str, Any]) -> str:
     """Markdown: what is held to what, and the worst error that was measured."""
-    rows = [[r["what"], r["against"], r["cases"], f"{r['worst']:.1e}", r["allowed"]] for r in results["rows"]]
+    rows = [
+        [r["what"], r["against"], r["cases"], "all equal" if r["worst"] is None else f"{r['worst']:.1e}", r["allowed"]]
+        for r in results["rows"]
+    ]
     bugs = [
         f"{results['planted_bugs']} planted bugs",
         "all of the above",

@@ -47,6 +47,10 @@ def train(
     categorical: Annotated[list[str] | None, _columns("whose numbers are categories")] = None,
     numeric: Annotated[list[str] | None, _columns("whose text is numbers")] = None,
     log: Annotated[list[str] | None, _columns("whose logarithm counts too, as where tails are heavy")] = None,
+    weight: Annotated[str | None, Option(help="Column of a table: what each row counts in training.")] = None,
+    class_weight: Annotated[
+        str | None, Option(help="balanced: each class counts the same in training, however many rows it has.")
+    ] = None,
     group: Annotated[
         str | None, Option("--split-by", help="Column of a table: rows in which it is equal are not parted.")
     ] = None,
@@ -81,6 +85,9 @@ def train(
     patience: Annotated[
         int | None, Option(help="Stop after so many epochs without improvement; keep the best.", min=1)
     ] = None,
+    on_nan: Annotated[
+        str, Option(help="Where the loss is no longer finite: stop, skip the step, or restore with half the rate.")
+    ] = "stop",
     validation: Annotated[float | None, Option(help="Share of the training rows to watch instead of learn.")] = None,
     test: Annotated[float, Option(help="Share held out for `evaluate`, where there is no official test part.")] = 0.2,
     standardize: Annotated[bool, Option(help="Inputs and regression targets to mean 0, variance 1.")] = True,
@@ -143,6 +150,7 @@ def train(
                 data,
                 target=target,
                 task=task,
+                weight=weight,
                 group=group,
                 format=TextFormat(separator, encoding, header, comment, decimal=decimal, **words),
                 columns=ColumnChoices(

@@ -89,6 +89,7 @@ class Engine:
         self.rows_at_once: int | None = None
         """Rows for which the device had memory, once it did not have it for more."""
         self._frozen: tuple[int, ...] = ()
+        self._skipped = 0
         self._to_check = capture and _foreign(layers, loss)
 
     def attach(self) -> None:
@@ -240,6 +241,13 @@ class Engine:
     def _state_copies(self) -> dict[str, np.ndarray]:
         return {name: self.backend.to_host(array) for name, array in self.state.items()}
 
+    def largest_activations(self, n: int) -> list[float]:
+        """max |a| of each layer, for the n rows of training that were loaded last. Waits for the device."""
+        with self, np.errstate(over="ignore", invalid="ignore"):
+            batch = self.training.batch(n)
+            self.run(batch, "forward")
+            return [float(np.abs(self.backend.to_host(v.a).astype(np.float64)).max()) for v in batch.tensors]
+
     def phases(self, batch: Batch, optimizer: Optimizer) -> dict[str, Program]:
         """The phases of a training step as programs of their own, to be timed: forward, loss, backward, update."""
         steps, ref = self.steps, weakref.ref(batch)
@@ -271,27 +279,30 @@ class Engine:
         part: int | None = None,
         *,
         accumulate: bool = True,
-    ) -> None:
+        skip: bool = False,
+    ) -> int:
         """Training steps number `start` to `stop` over the rows of a source, in batches of `size` rows (the last may be smaller).
 
         part: work through each batch in parts of so many rows, whose gradients add up to the batch's in less memory.
         accumulate: add each step's loss and gradient norm to what `read` gives. Where the device has no memory for the rows at
         hand, parts are halved, with a warning, until they fit, and stay so for the steps to come; random numbers and optimizer
-        are as if the failed attempt had not been made.
+        are as if the failed attempt had not been made. skip: look at each step's loss and gradient, which waits for the device,
+        and leave out the update of one that is not finite. Returns the rows of the steps that were left out.
 
         Raises DeviceError where not even one row fits, or where a layer mixes rows, which parts would change.
         """
         with self:
             optimizer.bind(self.parameters)
             self._freeze()
+            self._skipped = 0
             step, turns = start, 1 if self.loops else stop
             while step < stop:
                 n = min(size, source.n - step * size)
                 rows = min(part or n, self.rows_at_once or n)
                 if self.mixes_rows is not None:
                     self.check_rows(n if rows >= n else 1 if n % rows == 1 else rows)
-                if rows < n:
-                    done, reason = self._in_parts(source, step * size, n, optimizer, rows, accumulate)
+                if rows < n or skip:
+                    done, reason = self._in_parts(source, step * size, n, optimizer, rows, accumulate, skip)
                     step += done
                 else:
                     until = min(stop, source.n // size) if n == size else step + 1
@@ -300,6 +311,7 @@ class Engine:
                 if reason:
                     # Out here the failed attempt's frames, and the arrays that they hold, are gone.
                     self._make_room(min(rows, n), reason)
+            return self._skipped
 
     def _freeze(self) -> None:
         """Take note of which layers are trained. Raises ArgumentError where none is."""
@@ -361,10 +373,11 @@ class Engine:
         return step + alone(step), ""
 
     def _in_parts(
-        self, source: RowSource, first: int, n: int, optimizer: Optimizer, rows: int, accumulate: bool
+        self, source: RowSource, first: int, n: int, optimizer: Optimizer, rows: int, accumulate: bool, skip: bool
     ) -> tuple[int, str]:
         """One training step on the n rows from `first` on, in parts of `rows`: (1, ""), or (0, what there was no memory for)."""
         steps, xp, done = self.steps, self.backend.xp, optimizer.t
+        kept = [(array, array.copy()) for array in self.state.values()] if skip else []
         try:
             optimizer.prepare()
             loss, starts = steps.loss_function, range(0, n, rows)
@@ -391,6 +404,13 @@ class Engine:
                     xp.copyto(self._total, self.value)
             xp.copyto(self.value, self._total)
             steps.penalty(with_delta=False)
+            if skip and not self._is_finite():
+                optimizer.go_back_to(done)
+                for array, before in kept:
+                    xp.copyto(array, before)
+                steps.count()
+                self._skipped += n
+                return 1, ""
             steps.update(optimizer)
             if accumulate:
                 steps.accumulate(n, optimizer)
@@ -398,6 +418,11 @@ class Engine:
             optimizer.go_back_to(done)
             return 0, str(error) or type(error).__name__
         return 1, ""
+
+    def _is_finite(self) -> bool:
+        """Whether the loss and its gradients are finite; of scaled gradients the device sees to that itself."""
+        gradients = () if self.backend.scales_deltas else (self.parameters.G,)
+        return all(np.isfinite(self.backend.to_host(a)).all() for a in (self.value, *gradients))
 
     def _part(self, source: RowSource, first: int, n: int) -> Batch:
         """The n rows from `first` on, as a batch."""

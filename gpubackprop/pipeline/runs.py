@@ -47,6 +47,7 @@ from gpubackprop.training import (
     evaluate,
 )
 from gpubackprop.training.checkpoints import Every, Trouble
+from gpubackprop.training.divergence import checked_on_nan
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -272,10 +273,9 @@ class _Training:
         trainer, model, test = self.trainer, self.model, self.parts.test
         finite = all(np.isfinite(w).all() for w in model.network.get_weights().values())
         if not finite or (history.stopped == "diverged" and not history.best_epoch):
-            loss = history["loss"][-1] if len(history) else "not finite"
             raise ArgumentError(
-                f"training diverged: after epoch {len(history)} the loss is {loss}, so its weights are not saved. "
-                f"Lower learning_rate (it was {trainer.optimizer.learning_rate:g}), or say clip_norm=1"
+                f"training diverged: {history.diagnosis or 'some weights are not finite'}; so its weights are not saved. "
+                f"Lower learning_rate (it was {trainer.optimizer.learning_rate:g}), say clip_norm=1, or on_nan=restore"
             )
         model.save(run.work / "model.safetensors", trainer.optimizer)
         run.write_history(history)
@@ -317,14 +317,14 @@ def prepare(
 ) -> Model:
     """A model for the data, with its inputs and targets fitted to the training part, not trained yet.
 
-    Raises DataError where the training part has a single class, or no column that could help, ArgumentError for weights of rows.
+    Raises DataError where the training part has a single class, or no column that could help.
     """
     if data.classes and len(np.unique(part.y)) < 2:
         raise DataError(
             f"{data.name}: every row holds {data.classes[part.y[0]]!r}: with one class there is nothing to learn"
         )
-    if data.weights is not None:
-        raise ArgumentError(f"weight: the losses count all rows of {data.name} alike; leave it out")
+    checked_on_nan(settings.on_nan)
+    settings.row_weights(part.y, part.weights, data.task)
     inputs: Encoder | Standardizer | None = None
     width = data.x.shape[1]
     if isinstance(part.x, Table):
@@ -358,15 +358,18 @@ def fit(
     v = parts.validation
     watched = None if v is None else (model.prepare(v.x), model.prepare_targets(v.y))
     trainer.callbacks[:] = callbacks if watched else [_TrainingScore(x[:1000], y[:1000]), *callbacks]
+    weights = settings.row_weights(parts.train.y, parts.train.weights, model.data["task"])
     if trainer.resumed:
-        return trainer.continue_fit(x, y, watched, more_epochs=more_epochs)
+        return trainer.continue_fit(x, y, watched, sample_weight=weights, more_epochs=more_epochs)
     return trainer.fit(
         x,
         y,
         epochs=settings.epochs or 1,
         batch_size=settings.batch_size,
+        sample_weight=weights,
         validation_data=watched,
         patience=settings.patience,
+        on_nan=settings.on_nan,
     )
 
 

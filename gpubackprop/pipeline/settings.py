@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
+import numpy as np
+
 from gpubackprop.data import Dataset
 from gpubackprop.errors import ArgumentError, unknown_name
 from gpubackprop.losses import Loss
@@ -25,6 +27,7 @@ class SettingsOptions(TypedDict, total=False):
     layers: str | Sequence[int] | None
     activation: str
     loss: str | None
+    class_weight: str | None
     optimizer: str
     learning_rate: float | None
     schedule: str
@@ -38,6 +41,7 @@ class SettingsOptions(TypedDict, total=False):
     batch_size: int | None
     epochs: int | None
     patience: int | None
+    on_nan: str
     validation: float | None
     test: float
     standardize: bool
@@ -54,6 +58,7 @@ class Settings:
     layers: str | Sequence[int] | None = None
     activation: str = "relu"
     loss: str | None = None
+    class_weight: str | None = None
     optimizer: str = "adamw"
     learning_rate: float | None = None
     schedule: str = "cosine"
@@ -67,6 +72,7 @@ class Settings:
     batch_size: int | None = None
     epochs: int | None = None
     patience: int | None = None
+    on_nan: str = "stop"
     validation: float | None = None
     test: float = 0.2
     standardize: bool = True
@@ -107,6 +113,22 @@ class Settings:
         if any(width < 1 for width in widths):
             raise ArgumentError(f'layers must be widths such as 512,256, or "none"; got {self.layers!r}')
         return widths
+
+    def row_weights(self, y: np.ndarray, weights: np.ndarray | None, task: str) -> np.ndarray | None:
+        """What each training row's loss is multiplied by, (n,) with the mean 1, or None: a column of weights, and with
+        class_weight="balanced" n / (classes * rows of its class), so that each class counts the same.
+
+        Raises ArgumentError for another class_weight, and for one where there are no classes.
+        """
+        if self.class_weight is not None:
+            if self.class_weight != "balanced":
+                raise ArgumentError(f'class_weight must be "balanced" or nothing; got {self.class_weight!r}')
+            if task != "classification":
+                raise ArgumentError(f"class_weight is for classes, and this is a {task}: leave it out")
+            found, which, rows = np.unique(y, return_inverse=True, return_counts=True)
+            by_class = (len(y) / (len(found) * rows))[which]
+            weights = by_class if weights is None else weights * by_class
+        return None if weights is None else weights / weights.mean()
 
     def network(self, inputs: int, outputs: int, loss: Loss) -> Network:
         """The network. Raises ArgumentError for unknown names and values out of range, DeviceError for its device."""

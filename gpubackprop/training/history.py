@@ -21,13 +21,14 @@ class History:
     "gradient_norm" the mean of the norms of the steps' gradients; what starts with "val_" is of the validation data at
     the end of the epoch. `history["loss"]` is a list over the epochs. stopped: why training ended, "epochs",
     "gradient_tolerance", "patience", "diverged" or "interrupted". best_epoch: the epoch whose weights the network has now, if
-    early stopping chose one.
+    early stopping chose one. diagnosis: where and how the loss ceased to be finite, or None.
     """
 
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
         self.stopped = ""
         self.best_epoch: int | None = None
+        self.diagnosis: str | None = None
 
     def append(self, record: dict[str, Any]) -> None:
         """Add an epoch's record."""
@@ -50,7 +51,8 @@ class History:
         if not self.records:
             return "History(no epochs)"
         last = ", ".join(f"{k}={v:.4g}" for k, v in self.records[-1].items() if isinstance(v, float))
-        return f"History({len(self)} epochs, stopped by {self.stopped or 'nothing yet'}; last: {last})"
+        why = f"; {self.diagnosis}" if self.diagnosis else ""
+        return f"History({len(self)} epochs, stopped by {self.stopped or 'nothing yet'}; last: {last}{why})"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one JSON line an epoch, replacing the file only once all is written; NaN and infinity become null.

@@ -30,6 +30,7 @@ from gpubackprop.optimizers import Optimizer, get_optimizer
 from gpubackprop.random import host_generator
 from gpubackprop.training.callbacks import Callback, EarlyStopping, FitPlan, FitProgress, GradientTolerance
 from gpubackprop.training.checkpoints import Checkpoints, newest
+from gpubackprop.training.divergence import RESTORES, Snapshot, checked_on_nan, described
 from gpubackprop.training.evaluation import evaluate
 from gpubackprop.training.history import History
 
@@ -44,7 +45,8 @@ class _Fit:
     """What a fit was asked, and where it is: with the network and the optimizer, all that it takes to go on.
 
     n: rows. size: rows a step. first: epochs that were done before it; epochs: when it ends, those included. epoch, step: epochs
-    that are done, and steps of the next one. sums: what `Engine.read` gave for these steps; seconds: what they took.
+    that are done, and steps of the next one. restores: how often an epoch began again. sums: what `Engine.read` gave for these
+    steps; seconds: what they took.
     """
 
     n: int
@@ -57,13 +59,16 @@ class _Fit:
     gradient_tolerance: float | None
     part: int | None
     epoch: int
+    on_nan: str = "stop"
+    restores: int = 0
     step: int = 0
     sums: Sequence[float] = (0.0, 0.0)
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, least in {"n": 1, "size": 1, "first": 0, "epochs": 0, "epoch": 0, "step": 0}.items():
+        for name, least in {"n": 1, "size": 1, "first": 0, "epochs": 0, "epoch": 0, "step": 0, "restores": 0}.items():
             whole_number(name, getattr(self, name), least)
+        checked_on_nan(self.on_nan)
         for name in ("patience", "part"):
             if getattr(self, name) is not None:
                 whole_number({"part": "micro_batch_size"}.get(name, name), getattr(self, name))
@@ -138,6 +143,8 @@ class Trainer:
         self._digests: dict[str, str | None] | None = None
         self._listening: list[Callback] = []
         self._order: np.ndarray | None = None
+        self._pace = 16
+        """Steps between two looks at the loss."""
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has network and optimizer as they are at one moment, whatever another thread trains."""
@@ -146,8 +153,8 @@ class Trainer:
         return {**vars(self), "net": net, "optimizer": optimizer}
 
     def stop(self, reason: str) -> None:
-        """End the fit after this epoch; `history.stopped` becomes `reason`. For callbacks."""
-        self._reason = reason
+        """End the fit after this epoch; `history.stopped` becomes the first reason that was given. For callbacks."""
+        self._reason = self._reason or reason
 
     def fit(
         self,
@@ -164,6 +171,7 @@ class Trainer:
         gradient_tolerance: float | None = None,
         micro_batch_size: int | None = None,
         first_epoch: int | None = None,
+        on_nan: str = "stop",
     ) -> History:
         """Train on x (n, d) and y (n, m), or (n,) integer labels for cross_entropy; returns (and keeps) the `History`.
 
@@ -179,7 +187,10 @@ class Trainer:
         A schedule that depends on the length of the run, and does not state it, spreads over this fit (over the whole run, with
         first_epoch); the optimizer's own schedule stays as it is.
 
-        Training ends early, with `history.stopped == "diverged"`, when an epoch's loss is no longer finite.
+        on_nan: what happens when the loss is no longer finite, which is looked for a few times a second. "stop": training ends,
+        `history.stopped` is "diverged", `history.diagnosis` says where, and the weights are those of the epoch's beginning
+        (the best ones, with `patience`). "restore": back to where the epoch began, with half the learning rate, at most
+        10 times. "skip": every step is looked at, and those without a finite loss and gradient leave the weights as they are.
         Raises ArgumentError, ArgumentTypeError or DeviceError for data and settings that cannot be used, before the first step.
         """
         if self._checkpoint is not None:
@@ -201,6 +212,7 @@ class Trainer:
             gradient_tolerance=gradient_tolerance,
             part=micro_batch_size,
             epoch=first,
+            on_nan=on_nan,
         )
         with self.net.engine.fit():
             if first_epoch is not None:
@@ -373,6 +385,7 @@ class Trainer:
                 x, y = x.copy(), y.copy()
             self._data = x, y, weights, validation
             source = be.stream(x, y, weights) or Rows(be, x, y, net.dtype, weights=weights)
+        snapshot = Snapshot(net, optimizer if fit.on_nan == "restore" else None)
         with ExitStack() as signals:
             for c in callbacks:
                 c.on_fit_start(self, FitPlan(fit.epochs, fit.steps, fit.n, fit.size))
@@ -386,12 +399,12 @@ class Trainer:
                             order = host_generator(net.seed, _ORDER, net.epochs).permutation(fit.n)
                         source.order(order)
                         self._order, order = order, None
-                    record = self._epoch(source)
+                    snapshot.take()
+                    while (record := self._epoch(source, snapshot)) is None:
+                        pass
                     if validation is not None:
                         record.update({f"val_{k}": v for k, v in evaluate(net, *validation).items()})
                     self.history.append(record)
-                    if not isfinite(record["loss"]):
-                        self.stop("diverged")
                     for c in callbacks:
                         c.on_epoch_end(self, record)
                 self.history.stopped = self._reason or "epochs"
@@ -434,22 +447,31 @@ class Trainer:
         for rows in parts - {0}:
             self.net.engine.check_rows(rows)
 
-    def _epoch(self, source: RowSource) -> dict[str, Any]:
-        """The rest of the epoch that `_fit` is in; its record."""
+    def _epoch(self, source: RowSource, snapshot: Snapshot) -> dict[str, Any] | None:
+        """The rest of the epoch that `_fit` is in; its record, or None where it begins again.
+
+        snapshot: the state as it is now.
+        """
         engine, optimizer, fit = self.net.engine, self.optimizer, self._running()
         steps, begun = fit.steps, fit.step
         engine.reset(*fit.sums)
         listeners = [c for c in self._listening if type(c).on_progress is not Callback.on_progress]
         pauses = [c.every_steps for c in listeners if c.every_steps]
         before, started = fit.seconds, time.perf_counter()
-        stretch = 1 if listeners else steps
+        stretch, skipped, total, norms = 1 if listeners else self._pace, 0, *fit.sums
         while fit.step < steps:
             due = [every - self.steps_done % every for every in pauses]
             until = min(fit.step + min([stretch, *due]), steps)
-            engine.train(source, fit.step, until, optimizer, fit.size, fit.part)
+            skipped += engine.train(source, fit.step, until, optimizer, fit.size, fit.part, skip=fit.on_nan == "skip")
+            total, norms = engine.read()
+            loss = total / max(min(until * fit.size, fit.n) - skipped, 1)
+            if not isfinite(loss):
+                if self._begins_again(snapshot, fit.step, until, loss):
+                    fit.step = begun
+                    return None
+                break
             fit.step = until
-            if listeners and until < steps:
-                loss = engine.read()[0] / (until * fit.size)
+            if until < steps:
                 passed = time.perf_counter() - started
                 fit.seconds = before + passed
                 rate = (until - begun) / passed
@@ -457,21 +479,36 @@ class Trainer:
                 progress = FitProgress(fit.epoch + 1, until, steps, loss, rate * fit.size, left)
                 for c in listeners:
                     c.on_progress(self, progress)
-                stretch = max(1, int(rate / REPORTS_PER_SECOND))
-        total, norms = engine.read()
+                stretch = self._pace = max(1, int(rate / REPORTS_PER_SECOND))
         seconds = before + time.perf_counter() - started
         fit.epoch, fit.step, fit.sums, fit.seconds = fit.epoch + 1, 0, (0.0, 0.0), 0.0
         self.net.epochs += 1
         record = {
             "epoch": fit.epoch,
-            "loss": total / source.n,
+            "loss": total / max(source.n - skipped, 1),
             "learning_rate": optimizer.current_learning_rate(),
             "seconds": seconds,
             "samples_per_second": source.n / seconds,
         }
         if optimizer.track_norm:
             record["gradient_norm"] = norms / steps
+        if fit.on_nan == "skip":
+            record["skipped"] = skipped
         return record
+
+    def _begins_again(self, snapshot: Snapshot, first: int, stop: int, loss: float) -> bool:
+        """Whether the epoch, of which a loss is not finite, begins again from the snapshot. The history says what happened."""
+        net, optimizer, fit = self.net, self.optimizer, self._running()
+        rows = min(fit.size, fit.n - (stop - 1) * fit.size)
+        where = f"in epoch {fit.epoch + 1}, between its steps {first + 1} and {stop}"
+        rate = optimizer.current_learning_rate()
+        self.history.diagnosis = described(net, snapshot, min(rows, fit.part or rows), where, loss, rate)
+        if fit.on_nan == "restore" and fit.restores < RESTORES:
+            optimizer.learning_rate /= 2
+            fit.restores += 1
+            return True
+        self.stop("diverged")
+        return False
 
     def _checked(self, x: Any, y: Any, weights: Any, validation: Any) -> tuple[Array, Array, Array | None, Pair | None]:
         net, be = self.net, self.net.backend

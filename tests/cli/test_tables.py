@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -151,11 +152,36 @@ def test_how_text_is_written_is_kept_with_the_run() -> None:
     run("predict", "run", "t.txt", "--out", "p.npy")
 
 
-def test_weights_of_rows_are_not_ignored() -> None:
-    data = gb.Dataset.from_frame(people(), target="buys", weight="id")
-    with pytest.raises(ArgumentError, match=r"^weight"):
-        gb.train_run(data, out="run")
-    assert not Path("run").exists()
+def test_weights_of_rows_and_classes() -> None:
+    """A class that weighs nearly all is answered nearly always; balanced classes are answered more alike."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=400), rng.random(400) < 0.1
+    frame = {"x": x, "y": np.where(y, "rare", "usual"), "w": np.where(y, 1000.0, 1.0), "even": np.ones(400)}
+
+    def rare(out: str, **options: Any) -> int:
+        data = gb.Dataset.from_frame(
+            {k: frame[k] for k in ("x", "y", options.get("weight", "x"))}, target="y", **options
+        )
+        settings: Any = {"epochs": 20, "device": "cpu", "layers": [4], "class_weight": balance}
+        gb.train_run(data, out=out, **settings)
+        return int((gb.load_run(out).predict({"x": x}) == "rare").sum())
+
+    balance = None
+    plain = rare("plain")
+    assert rare("even", weight="even") == plain
+    assert rare("heavy", weight="w") > 390 > 100 > plain
+    balance = "balanced"
+    assert plain < rare("balanced") < 390
+    for bad, task in (("balance", "classification"), ("balanced", "regression")):
+        goal = "y" if task == "classification" else "w"
+        data = gb.Dataset.from_frame({"x": x, goal: frame[goal]}, target=goal, task=task)
+        with pytest.raises(ArgumentError, match=r"^class_weight"):
+            gb.train_run(data, out="bad", class_weight=bad, epochs=1)
+    Path("t.csv").write_text(
+        "x,y,w\n" + "\n".join(f"{a},{b},{c}" for a, b, c in zip(x, frame["y"], frame["w"], strict=True))
+    )
+    run("train", "t.csv", "--target", "y", "--weight", "w", "--class-weight", "balanced", *QUICK)
+    assert "w" not in [column["name"] for column in json.loads(Path("run/settings.json").read_text())["columns"]]
 
 
 CASES = Path(os.environ.get("GPUBACKPROP_CASES", ""), "tables")

@@ -203,8 +203,10 @@ def test_a_run_is_replaced_only_when_asked_and_only_by_a_whole_one() -> None:
 
 def test_a_run_that_diverges_says_so() -> None:
     line = refused("train", "diabetes", *QUICK, "--optimizer", "sgd", "--learning-rate", "1e30", "--out", "run")
-    assert "training diverged: after epoch 1" in line
+    assert "training diverged: the loss is nan in epoch 1, between its steps" in line
+    assert "largest activations by layer" in line
     assert "--learning-rate" in line
+    assert "--on-nan restore" in line
     assert not Path("run/model.safetensors").exists()
     assert json.loads(Path("run/history.jsonl").read_text())["loss"] is None
 

@@ -70,11 +70,16 @@ def pseudo_huber(a: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
     return np.mean(root - 1), (a - y) / root / a.size
 
 
+def know_own_functions(patch: pytest.MonkeyPatch) -> None:
+    """Let the textbook know the functions that are not the library's."""
+    softsign = (lambda z: z / (1 + abs(z)), lambda z: 1 / (1 + abs(z)) ** 2)
+    patch.setitem(textbook.ACTIVATIONS, OwnSoftsign.name, softsign)
+    patch.setitem(textbook.LOSSES, OwnPseudoHuber.name, pseudo_huber)
+
+
 @pytest.fixture(autouse=True)
 def _own_functions(monkeypatch: pytest.MonkeyPatch) -> None:
-    softsign = (lambda z: z / (1 + abs(z)), lambda z: 1 / (1 + abs(z)) ** 2)
-    monkeypatch.setitem(textbook.ACTIVATIONS, OwnSoftsign.name, softsign)
-    monkeypatch.setitem(textbook.LOSSES, OwnPseudoHuber.name, pseudo_huber)
+    know_own_functions(monkeypatch)
 
 
 # -- problems -------------------------------------------------------------------------------------------------------------

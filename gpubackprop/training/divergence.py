@@ -1,0 +1,80 @@
+"""Losses that are no longer finite: where it happened, and from where training goes on.
+
+A snapshot of the state is taken where an epoch begins. Of a fit that stops, the weights are those of the last snapshot: they
+are the last that are known to be finite.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.errors import ArgumentError
+from gpubackprop.network.network import Network
+from gpubackprop.optimizers import Optimizer
+
+ON_NAN = ("stop", "skip", "restore")
+RESTORES = 10
+"""Times that a fit goes back before it stops."""
+
+
+def checked_on_nan(value: Any) -> str:
+    """`value`, if it is one of `ON_NAN`. Raises ArgumentError otherwise."""
+    if value not in ON_NAN:
+        raise ArgumentError(f"on_nan must be {', '.join(ON_NAN[:-1])} or {ON_NAN[-1]}; got {value!r}")
+    return str(value)
+
+
+class Snapshot:
+    """The weights, the state of the layers and, where `optimizer` is given, the optimizer's, as they were at the last `take`.
+
+    On the device, in memory that is made once.
+    """
+
+    def __init__(self, net: Network, optimizer: Optimizer | None = None) -> None:
+        self._engine, self._optimizer = net.engine, optimizer
+        with self._engine as engine:
+            of_rule = optimizer.state.values() if optimizer else ()
+            arrays = [engine.parameters.P, *engine.state.values(), engine.step, *of_rule]
+            self._kept = [(array, array.copy()) for array in arrays]
+        self._t = 0
+
+    def take(self) -> None:
+        """Keep the state as it is now."""
+        with self._engine as engine:
+            for array, kept in self._kept:
+                engine.backend.copy_in(array, kept)
+        self._t = self._optimizer.t if self._optimizer else 0
+
+    def put_back(self) -> None:
+        """Make what was kept the state again."""
+        with self._engine as engine:
+            for array, kept in self._kept:
+                engine.backend.copy_in(kept, array)
+        if self._optimizer:
+            self._optimizer.go_back_to(self._t)
+
+
+def described(net: Network, snapshot: Snapshot, rows: int, where: str, loss: float, learning_rate: float) -> str:
+    """What went wrong, in a sentence: the loss, the place, the rate, the layer, and the activations before it.
+
+    The network still has its weights of now; afterwards its state is that of the snapshot. rows: of the last batch.
+    """
+    bad = [name for name, array in net.get_weights().items() if not np.isfinite(array).all()]
+    layer = int(bad[0].partition(".")[0]) if bad else None
+    snapshot.put_back()
+    largest = net.engine.largest_activations(rows)
+    if layer is None:
+        layer = next((i for i, value in enumerate(largest) if not isfinite(value)), len(largest) - 1)
+    what = (
+        f"the values of {', '.join(bad[:4])} are not finite"
+        if bad
+        else "its outputs are the first to grow without bound"
+    )
+    sizes = ", ".join(f"{value:.3g}" for value in largest)
+    return (
+        f"the loss is {loss:g} {where}, with learning rate {learning_rate:.3g}; layer {layer}, {net.layers[layer]!r}: {what}; "
+        f"largest activations by layer with the last finite weights: {sizes}"
+    )

@@ -1,0 +1,131 @@
+"""Losses that are no longer finite."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpubackprop as gb
+from gpubackprop.errors import ArgumentError
+from tests.cuda.stand_in import gpu, shim  # noqa: F401
+from tests.small import assert_same_bits, make_data
+
+N, SIZE = 40, 8
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+class TooFast(gb.Callback):
+    """Raises the learning rate beyond all bounds after an epoch."""
+
+    def __init__(self, after: int = 2) -> None:
+        self.after = after
+        self.weights: dict[str, np.ndarray] = {}
+
+    def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
+        if record["epoch"] == self.after:
+            self.weights = trainer.net.get_weights()
+            trainer.optimizer.learning_rate = 1e30
+
+
+def network(device: Any = "cpu", **options: Any) -> gb.Network:
+    layers = [gb.Dense(5, 6, "relu"), gb.BatchNorm(6), gb.Dropout(0.2), gb.Dense(6, 3)]
+    return gb.Network(layers, **{"loss": "half_squared_error", "device": device, "seed": 2, **options})
+
+
+def blown_up(device: Any = "cpu", **options: Any) -> tuple[gb.Trainer, TooFast]:
+    x, y = make_data(N, 5, 3)
+    callback = TooFast()
+    trainer = gb.Trainer(network(device), gb.SGD(0.01, momentum=0.9), callbacks=[callback])
+    trainer.fit(x, y, **{"epochs": 8, "batch_size": SIZE, **options})
+    return trainer, callback
+
+
+@pytest.mark.parametrize("patience", [None, 1])
+@pytest.mark.parametrize("micro", [None, 3])
+def test_stopped_it_has_the_last_finite_weights_and_says_where(patience: int | None, micro: int | None) -> None:
+    trainer, callback = blown_up(patience=patience, micro_batch_size=micro)
+    history = trainer.history
+    assert history.stopped == "diverged"
+    assert [isfinite(loss) for loss in history["loss"]] == [True, True, False]
+    assert_same_bits(trainer.net.get_weights(), callback.weights)
+    assert history.diagnosis is not None
+    for part in (
+        "in epoch 3, between its steps 1 and 5",
+        "learning rate 1e+30",
+        "layer 0, Dense(",
+        "largest activations",
+    ):
+        assert part in history.diagnosis
+    sizes = [float(v) for v in history.diagnosis.rpartition(": ")[2].split(", ")]
+    assert len(sizes) == 4
+    assert all(map(isfinite, sizes))
+    assert history.diagnosis in repr(history)
+
+
+def test_restored_the_fit_goes_on_with_a_smaller_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, callback = blown_up(on_nan="restore", epochs=4)
+    assert trainer.history.stopped == "diverged", "ten times half of 1e30 is not enough"
+    assert trainer.optimizer.learning_rate == 1e30 / 2**10
+    assert_same_bits(trainer.net.get_weights(), callback.weights)
+    monkeypatch.setattr("gpubackprop.training.trainer.RESTORES", 200)
+    trainer, _ = blown_up(on_nan="restore", epochs=6)
+    history = trainer.history
+    assert history.stopped == "epochs"
+    assert all(map(isfinite, history["loss"]))
+    halves = np.log2(1e30 / trainer.optimizer.learning_rate)
+    assert halves == int(halves) > 50
+    # The epoch is the one of a fit that had this rate from the start of it.
+    x, y = make_data(N, 5, 3)
+    again = gb.Trainer(network(), gb.SGD(0.01, momentum=0.9))
+    again.fit(x, y, epochs=2, batch_size=SIZE)
+    again.optimizer.learning_rate = history["learning_rate"][2]
+    assert again.fit(x, y, epochs=1, batch_size=SIZE)["loss"] == [history["loss"][2]]
+
+
+@pytest.mark.parametrize("how", [{}, {"device": "strict"}, {"capture": False}], ids=str)
+def test_skipped_steps_leave_everything_as_it_was(how: dict[str, Any]) -> None:
+    """A batch with a loss beyond all bounds: the fit is the one without it, but for the order."""
+    x, y = make_data(N, 5, 3)
+    y[:SIZE] = 3e38
+    nets, rules = [network(**how) for _ in range(2)], [gb.Adam(0.01), gb.Adam(0.01)]
+    history = gb.Trainer(nets[0], rules[0]).fit(x, y, epochs=3, batch_size=SIZE, shuffle=False, on_nan="skip")
+    assert history["skipped"] == [SIZE] * 3
+    assert history.stopped == "epochs"
+    assert rules[0].t == 3 * (N // SIZE - 1)
+    for _ in range(3):
+        nets[1].engine.set_count(nets[1].engine.count() + 1)
+        for rows in np.split(np.arange(SIZE, N), N // SIZE - 1):
+            nets[1].train_step(x[rows], y[rows], rules[1])
+    for name, want in nets[1].get_weights().items():
+        np.testing.assert_allclose(nets[0].get_weights()[name], want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_fit_without_trouble_is_the_same_whatever_is_asked() -> None:
+    x, y = make_data(N, 5, 3)
+    found = []
+    for on_nan in ("stop", "restore", "skip"):
+        net = network()
+        history = gb.Trainer(net, gb.Adam(0.01)).fit(x, y, epochs=4, batch_size=SIZE, on_nan=on_nan)
+        assert history.diagnosis is None
+        found.append(net.get_weights())
+    assert_same_bits(found[0], found[1])
+    for name, want in found[0].items():
+        np.testing.assert_allclose(found[2][name], want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("on_nan", ["stop", "restore", "skip"])
+def test_on_a_gpu(gpu: Any, on_nan: str) -> None:  # noqa: F811
+    trainer, callback = blown_up("cuda", on_nan=on_nan, epochs=3)
+    assert all(np.isfinite(w).all() for w in trainer.net.get_weights().values())
+    if on_nan == "stop":
+        assert_same_bits(trainer.net.get_weights(), callback.weights)
+        assert "in epoch 3" in str(trainer.history.diagnosis)
+
+
+def test_other_words_are_refused() -> None:
+    x, y = make_data(N, 5, 3)
+    with pytest.raises(ArgumentError, match="on_nan must be stop, skip or restore"):
+        gb.Trainer(network()).fit(x, y, on_nan="ignore")
