@@ -7,6 +7,7 @@ import io
 import math
 import os
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -207,7 +208,7 @@ def _read_npy(stream: BinaryIO, size: int, where: str) -> Array:
             raise DataError(f"{where}: .npy version {version}, which only structured arrays need; save plain numbers")
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read_header(head)
-    except ValueError as error:
+    except (ValueError, TypeError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError) as error:
         raise DataError(f"{where}: not a .npy array ({str(error).splitlines()[0]}); {remedy}") from error
     if dtype.kind not in "biuf":
         raise DataError(f"{where}: has dtype {dtype}; expected bool, integers or floating-point numbers")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import http.client
 import re
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from gpubackprop.data.idx import read_idx
 from gpubackprop.errors import DataError, GpuBackpropError
@@ -16,6 +18,10 @@ from gpubackprop.files.atomic import replacing
 
 TIMEOUT = 30.0
 """Seconds that a server may stay silent."""
+WHOLE_TIMEOUT = 1800.0
+"""Seconds that a file may take, from the first byte to the last."""
+SCHEMES = ("https",)
+"""How files may come, after a redirect too."""
 
 _BLOCK = 1 << 18
 
@@ -49,15 +55,30 @@ def fetch_idx(
     )
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to what `SCHEMES` allows."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        _check_scheme(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _check_scheme(url: str) -> None:
+    scheme = urllib.parse.urlsplit(url).scheme
+    if scheme not in SCHEMES:
+        raise DataError(f"is at {url!r}, and only {' and '.join(SCHEMES)} is trusted, not {scheme!r}")
+
+
 class _NoRoomError(GpuBackpropError):
     """The disk's fault, not the server's."""
 
 
 def _receive(url: str, file: BinaryIO, limit: int, timeout: float) -> None:
     """Write what `url` sends to the file. Raises DataError for the server's faults, OSError for the disk's."""
-    received = 0
+    received, end = 0, time.monotonic() + WHOLE_TIMEOUT
+    _check_scheme(url)
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as response:
+        with urllib.request.build_opener(_Redirects).open(url, timeout=timeout) as response:
             declared = response.headers.get("Content-Length")
             while True:
                 try:
@@ -67,6 +88,8 @@ def _receive(url: str, file: BinaryIO, limit: int, timeout: float) -> None:
                 if not block:
                     break
                 received += len(block)
+                if time.monotonic() > end:
+                    raise DataError(f"took longer than {WHOLE_TIMEOUT:g} seconds, for {received:,} bytes")
                 if received > limit:
                     raise DataError(f"sent more than the {limit:,} bytes that the file can have")
                 file.write(block)

@@ -338,6 +338,11 @@ def _from_arrow(where: str, parts: Iterator[Any], format: TextFormat, check: Che
     check(_COLUMN_BYTES * head.num_columns)
     batches, size = [], 0
     for batch in parts:
+        try:
+            # Arrow trusts a file's offsets and its text, and would read beyond them.
+            batch.validate(full=True)
+        except pa.ArrowException as error:
+            raise DataError(f"{where}: is damaged: {str(error).splitlines()[0]}") from error
         batches.append(batch)
         size += batch.nbytes
         check(size)

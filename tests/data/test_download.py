@@ -88,6 +88,12 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
+@pytest.fixture(autouse=True)
+def _plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server on this machine has no certificate."""
+    monkeypatch.setattr("gpubackprop.data.download.SCHEMES", ("https", "http"))
+
+
 def fetch(roots: list[str], destination: Path) -> None:
     fetch_idx(roots, "a.gz", destination, sha256=DIGEST, limit=LIMIT, timeout=0.3)
 
@@ -164,3 +170,47 @@ def test_mnist_is_downloaded_once(server: Server, tmp_path: Path, monkeypatch: p
     np.testing.assert_array_equal(first.x, again.x)
     assert len(server.asked) == 4
     assert {path.name for path in (cache_folder() / "mnist").iterdir()} == {f"{stem}.gz" for stem in STEMS}
+
+
+def drip(handler: http.server.BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    for i in range(0, len(BODY), 50):
+        handler.wfile.write(BODY[i : i + 50])
+        handler.wfile.flush()
+        time.sleep(0.05)
+
+
+def test_a_server_that_never_ends_is_left(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpubackprop.data.download.WHOLE_TIMEOUT", 0.12)
+    monkeypatch.setattr("gpubackprop.data.download._BLOCK", 50)
+    server.answers["/a.gz"] = drip
+    with pytest.raises(DataError, match=r"took longer than 0.12 seconds"):
+        fetch([server.root], tmp_path / "a.gz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_comes_but_by_https(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at once nor by way of a redirect; what is allowed is followed."""
+
+    def redirect(url: str) -> Answer:
+        def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+            handler.send_response(302)
+            handler.send_header("Location", url)
+            handler.end_headers()
+
+        return answer
+
+    server.answers["/b.gz"] = send(BODY, declared=len(BODY))
+    server.answers["/a.gz"] = redirect(server.root + "b.gz")
+    fetch([server.root], tmp_path / "a.gz")
+    (tmp_path / "a.gz").unlink()
+    server.answers["/a.gz"] = redirect("ftp://127.0.0.1/b.gz")
+    with pytest.raises(DataError, match=r"only https and http is trusted, not 'ftp'"):
+        fetch([server.root], tmp_path / "a.gz")
+    monkeypatch.setattr("gpubackprop.data.download.SCHEMES", ("https",))
+    before = len(server.asked)
+    with pytest.raises(DataError, match=r"only https is trusted, not 'http'"):
+        fetch([server.root], tmp_path / "a.gz")
+    assert len(server.asked) == before
+    assert list(tmp_path.iterdir()) == []

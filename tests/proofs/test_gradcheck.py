@@ -229,8 +229,8 @@ def test_a_batch_that_is_written_to() -> None:
     checked = net()
     right = checked.engine.load
 
-    def load(x: Any, y: Any) -> Any:
-        batch = right(x, y)
+    def load(x: Any, y: Any, weights: Any = None) -> Any:
+        batch = right(x, y, weights)
         x += 1e-9
         return batch
 
