@@ -12,6 +12,7 @@ from rich.console import Console
 from typer import Argument, Option
 
 from gpubackprop.cli.display import say
+from gpubackprop.cli.output import printable
 from gpubackprop.errors import ArgumentError, DataError
 from gpubackprop.files.atomic import replacing
 from gpubackprop.pipeline.model import Array, Model, load_run
@@ -24,6 +25,10 @@ def predict(
     folder: Annotated[str | None, Option(help="Where the IDX files of (fashion-)mnist are.")] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     batch_size: Annotated[int | None, Option(help="Rows at a time.", min=1)] = None,
+    no_formulas: Annotated[
+        bool,
+        Option("--no-formulas", help="For a spreadsheet: an apostrophe before text that it would take for a formula."),
+    ] = False,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a trained network's predictions, a row for each row of DATA.
@@ -42,21 +47,28 @@ def predict(
     for line in model.remarks(rows):
         say(console, line)
     answers = model.answers(rows, batch_size)
-    content = _csv(model, answers) if path.suffix == ".csv" else _npy(answers)
+    content = _csv(model, answers, no_formulas) if path.suffix == ".csv" else _npy(answers)
     with replacing(path) as file:
         file.write(content)
     say(console, f"{len(answers):,} predictions in {out}")
 
 
-def _csv(model: Model, answers: Array) -> bytes:
+def _csv(model: Model, answers: Array, no_formulas: bool) -> bytes:
+    def cell(name: str) -> str:
+        # A class may be any text of the training data, commands for terminals and spreadsheets included.
+        shown = printable(name)
+        return f"'{shown}" if no_formulas and shown.startswith(("=", "+", "-", "@", "\t")) else shown
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if model.classes:
-        writer.writerow(["prediction", *(f"p({name})" for name in model.classes)])
+        writer.writerow(["prediction", *(f"p({printable(name)})" for name in model.classes)])
         best = answers.argmax(axis=1)
-        writer.writerows([model.classes[k], *(f"{p:.6g}" for p in row)] for k, row in zip(best, answers, strict=True))
+        writer.writerows(
+            [cell(model.classes[k]), *(f"{p:.6g}" for p in row)] for k, row in zip(best, answers, strict=True)
+        )
     else:
-        writer.writerow(model.data["targets"])
+        writer.writerow([cell(name) for name in model.data["targets"]])
         writer.writerows([f"{value:.9g}" for value in row] for row in answers)
     return text.getvalue().encode()
 

@@ -91,6 +91,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         NotImplementedError,
         RuntimeError,
         OSError,
+        UnicodeError,
     ) as error:
         raise DataError(
             f"{path}: not a whole .npz archive ({error}); write it again with numpy.savez(path, x=x, y=y)"

@@ -174,3 +174,21 @@ def test_devices_and_doctor_say_what_is_there():
     assert "works" in text
     if fallback_reason():
         assert fallback_reason() in text
+
+
+def test_classes_cannot_command_a_terminal_or_a_spreadsheet(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=60)
+    names = np.where(x > 0, "=2+5", "\x1b[2Jred")
+    with open("rows.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["x", "y"], *zip(x, names, strict=True)])
+    run("train", "rows.csv", "--target", "y", "--epochs", "40", "--layers", "4", "--device", "cpu", "--out", "run")
+    found = {}
+    for options in ((), ("--no-formulas",)):
+        run("predict", "run", "rows.csv", "--out", "p.csv", "--overwrite", *options)
+        content = (tmp_path / "p.csv").read_bytes()
+        assert b"\x1b" not in content
+        found[options] = {row["prediction"] for row in csv.DictReader(content.decode().splitlines())}
+    assert found[()] == {"=2+5", "\\x1b[2Jred"}
+    assert found[("--no-formulas",)] == {"'=2+5", "\\x1b[2Jred"}
