@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.checks import whole_number
+from gpubackprop.checks import positive, whole_number
 from gpubackprop.errors import ArgumentError, DataError
 
 _Times = dict[str, list[tuple[int, float]]]
@@ -65,11 +65,11 @@ def _cases(path: Any, dtype: str, precision: str, usable: Callable[[str], bool])
             seconds: dict[str, float] = {}
             for label, cell in case["cells"].items():
                 if label in devices and "step" in cell["timings"] and not cell["failed"]:
-                    device, step = devices[label], float(cell["timings"]["step"]["median"])
+                    device, step = devices[label], positive("median", cell["timings"]["step"]["median"])
                     seconds[device] = min(step, seconds.get(device, step))
             if seconds:
-                kept = {"network": str(case["network"]), "widths": [int(w) for w in case["widths"]]}
-                cases.append({**kept, "batch_size": int(case["batch_size"]), "seconds": seconds})
+                kept = {"network": str(case["network"]), "widths": [whole_number("widths", w) for w in case["widths"]]}
+                cases.append({**kept, "batch_size": whole_number("batch_size", case["batch_size"]), "seconds": seconds})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as what gpubackprop bench --json writes: {error}") from None
     if not cases:
