@@ -7,13 +7,25 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gpubackprop.backend.base import Backend
+from gpubackprop.backend.cpu.numpy_backend import NumpyBackend
 from gpubackprop.backend.select import fallback_reason, get_backend
 
 # Processes that tests start import this checkout, wherever they run, and not another one that may be installed.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+
+
+def _poisoned(self: Backend, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """New memory in which what nobody wrote cannot look like a result."""
+    array = np.empty(shape, dtype)
+    array.fill(np.nan if array.dtype.kind in "fc" else 77)
+    return array
+
+
+NumpyBackend.empty = _poisoned  # type: ignore[method-assign, assignment]
 
 
 @pytest.fixture(params=["cpu", "strict", pytest.param("cuda", marks=pytest.mark.cuda)])

@@ -17,6 +17,8 @@ LAYERS = {
     "activation": lambda f: [gb.Dense(3, 4), gb.Activation(f), gb.Dense(4, 2)],
     "dropout": lambda f: [gb.Dense(3, 4, f), gb.Dropout(0.3), gb.Dense(4, 2)],
     "batch norm": lambda f: [gb.Dense(3, 4), gb.BatchNorm(4), gb.Activation(f), gb.Dense(4, 2)],
+    "prelu": lambda f: [gb.Dense(3, 4, f), gb.PReLU(4, shared=False), gb.Dense(4, 2)],
+    "rms norm": lambda f: [gb.Dense(3, 4, f), gb.RMSNorm(4), gb.Dense(4, 2)],
     "layer norm": lambda f: [gb.Dense(3, 4, f), gb.LayerNorm(4), gb.Dense(4, 2)],
     "norm first": lambda f: [gb.LayerNorm(3), gb.Dense(3, 4, f), gb.BatchNorm(4), gb.Dense(4, 2)],
 }
