@@ -411,7 +411,7 @@ BUGS = [
     Bug(
         "epoch's loss divided by its steps",
         "training.trainer:Trainer._epoch",
-        '"loss": total / source.n',
+        '"loss": total / max(source.n - skipped, 1)',
         '"loss": total / (steps * fit.size)',
         "training",
     ),

@@ -30,12 +30,13 @@ def blas_name() -> str:
 
 def blas_threads() -> int | None:
     """How many threads NumPy's BLAS uses now, or None where the library does not say."""
-    count = _thread_count()
-    return None if count is None else int(count())
+    found = blas_library()
+    return None if found is None else int(found[0][found[1]]())
 
 
 @cache
-def _thread_count() -> Any:
+def blas_library() -> tuple[Any, str] | None:
+    """NumPy's BLAS and the name of its function that tells its number of threads, or None where none is known."""
     for path in _loaded_libraries():
         try:
             library = ctypes.CDLL(path)
@@ -43,7 +44,7 @@ def _thread_count() -> Any:
             continue
         for name in _THREAD_COUNTS:
             if hasattr(library, name):
-                return getattr(library, name)
+                return library, name
     return None
 
 

@@ -26,6 +26,7 @@ from gpubackprop.backend.base import (
 from gpubackprop.backend.cpu.blas import direct_blas
 from gpubackprop.backend.cpu.compiled import MachineCode, installed
 from gpubackprop.backend.cpu.recorder import Call, RecordingNamespace, moved, prepare, replay
+from gpubackprop.backend.cpu.threads import takes_one_thread, with_threads
 from gpubackprop.errors import DeviceError, MissingExtraError
 from gpubackprop.random import MaskStream
 
@@ -108,7 +109,9 @@ class NumpyBackend(ArrayBackend):
             before, calls = calls, self._recorded(step)
             name = moved(before, calls)
             if name is None:
-                return replay(calls)
+                program: Any = with_threads(replay(calls), takes_one_thread(calls))
+                program.calls = calls
+                return program  # type: ignore[no-any-return]
         raise DeviceError(
             f"a recorded step calls {name} on an array that is made anew whenever the step is recorded; done again, it would use "
             "what that array held then. Write into an array from buffers() or be.scratch() with out=, take views that need no "
@@ -141,8 +144,10 @@ class NumpyBackend(ArrayBackend):
         if run is None:
             return None
 
+        alone = with_threads(run, takes_one_thread(program.calls))
+
         def steps(first: int) -> int:
-            run(rows.x, rows.y, rows.permutation, first * batch.n, optimizer.prepare_many(count))
+            alone(rows.x, rows.y, rows.permutation, first * batch.n, optimizer.prepare_many(count))
             return count
 
         return steps

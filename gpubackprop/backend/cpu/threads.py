@@ -1,0 +1,116 @@
+"""How many threads a program's products are given: all of BLAS's, or one where the products are small.
+
+On small products two threads gain little on an idle machine, and lose much on a busy one, where each waits for the other at
+every product. The choice looks at the sizes of the products alone, never at the load, so that results do not depend on it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.backend.cpu.blas_info import blas_library
+
+WORTH_THREADS = 2**22
+"""Multiplications of a program's largest product from which it is given all threads."""
+_TAKEN_ALONE = {"gemm": 2**18, "gemv": 9216, "axpy": 10_000, "axpby": 10_000}
+"""Sizes up to which OpenBLAS gives a call one thread by itself."""
+
+
+def _size(function: Any, arguments: tuple[Any, ...]) -> tuple[str, int] | None:
+    """("gemm", n k m), ("gemv", n k) or ("axpy", n) of a recorded call; None for what is no call of BLAS."""
+    operands: tuple[Any, ...] = getattr(function, "operands", ())
+    if operands:
+        arrays = [a for a in operands if isinstance(a, np.ndarray)]
+        routine: str = function.routine
+        if routine == "gemm":
+            return routine, arrays[0].size * arrays[1].shape[-1]
+        return routine, max(a.size for a in arrays)
+    owner = getattr(function, "__self__", None)
+    if getattr(function, "__name__", "") == "dot" and isinstance(owner, np.ndarray):
+        other = arguments[0]
+        if owner.ndim == 2 and other.ndim == 2:
+            return "gemm", owner.size * other.shape[-1]
+        return "gemv", max(owner.size, other.size)
+    return None
+
+
+def takes_one_thread(calls: list[tuple[Callable[..., Any], tuple[Any, ...]]]) -> bool | None:
+    """Whether a program's calls are given one thread; None where it makes no difference."""
+    sizes = [size for call in calls if (size := _size(*call)) is not None]
+    if all(n <= _TAKEN_ALONE[routine] for routine, n in sizes):
+        return None
+    return max((n for routine, n in sizes if routine == "gemm"), default=0) < WORTH_THREADS
+
+
+class _Turns:
+    """The number of BLAS's threads is one for the whole process: programs that take one, and programs that take all, from
+    several threads of Python, wait for each other. Programs of the same kind do not."""
+
+    def __init__(self, get: Any, put: Any) -> None:
+        self._get, self._put = get, put
+        self._turn = threading.Condition()
+        self._inside = {True: 0, False: 0}
+        self._own = threading.local()
+        self._before = 1
+
+    @contextmanager
+    def taken(self, one: bool) -> Iterator[None]:
+        """While a program runs."""
+        if getattr(self._own, "inside", False):
+            # A program that a layer of another program runs.
+            yield
+            return
+        with self._turn:
+            while self._inside[not one]:
+                self._turn.wait()
+            self._inside[one] += 1
+            if one and self._inside[one] == 1:
+                self._before = self._get()
+                self._put(1)
+        self._own.inside = True
+        try:
+            yield
+        finally:
+            self._own.inside = False
+            with self._turn:
+                self._inside[one] -= 1
+                if not self._inside[one]:
+                    if one:
+                        self._put(self._before)
+                    self._turn.notify_all()
+
+
+@cache
+def _turns() -> _Turns | None:
+    """None where the library does not let its threads be set."""
+    found = blas_library()
+    if found is None:
+        return None
+    library, getter = found
+    setter = getter.replace("get_num", "set_num").replace("Get_Max", "Set_Num")
+    if not hasattr(library, setter):
+        return None
+    get, put = library[getter], library[setter]
+    get.restype, get.argtypes, put.restype, put.argtypes = ctypes.c_int, [], None, [ctypes.c_int]
+    return _Turns(get, put)
+
+
+def with_threads(run: Callable[..., Any], one: bool | None) -> Callable[..., Any]:
+    """`run` with the threads that `takes_one_thread` says; as it is where that makes no difference."""
+    turns = None if one is None else _turns()
+    if turns is None or one is None:
+        return run
+    taken, kind = turns.taken, one
+
+    def limited(*arguments: Any) -> Any:
+        with taken(kind):
+            return run(*arguments)
+
+    return limited

@@ -1,0 +1,128 @@
+"""The threads of BLAS that a program is given."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpubackprop as gb
+from gpubackprop.backend.cpu import threads
+from gpubackprop.backend.cpu.threads import _Turns, takes_one_thread
+
+
+class Library:
+    """A BLAS whose number of threads is 4 until it is set."""
+
+    def __init__(self) -> None:
+        self.now, self.set_to = 4, []
+
+    def get(self) -> int:
+        return self.now
+
+    def put(self, number: int) -> None:
+        self.now = number
+        self.set_to.append(number)
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Library:
+    made = Library()
+    turns = _Turns(made.get, made.put)
+    monkeypatch.setattr(threads, "_turns", lambda: turns)
+    return made
+
+
+def calls(widths: list[int], rows: int) -> Any:
+    net = gb.mlp(widths, loss="cross_entropy", device="cpu")
+    x, y = np.zeros((rows, widths[0]), np.float32), np.zeros(rows, np.int64)
+    net.train_step(x, y, gb.Adam())
+    batch = net.engine.training.batch(rows)
+    (program,) = [held[1] for key, held in batch.programs.items() if key[0] == "train"]
+    return program.calls
+
+
+@pytest.mark.parametrize(
+    ("widths", "rows", "one"),
+    [
+        ([2, 16, 16, 2], 4, None),
+        ([64, 256, 128, 10], 32, True),
+        ([784, 512, 256, 10], 1024, False),
+        ([10, 12, 2], 4096, True),
+    ],
+)
+def test_the_sizes_of_the_products_decide(widths: list[int], rows: int, one: bool | None) -> None:
+    assert takes_one_thread(calls(widths, rows)) is one
+
+
+def test_the_number_is_set_while_a_small_program_runs_and_put_back(library: Library) -> None:
+    seen = []
+
+    class Looking(gb.Activation):  # type: ignore[misc]
+        def forward(self, be: Any, v: Any, training: bool) -> None:
+            seen.append(library.now)
+            super().forward(be, v, training)
+
+    net = gb.Network([gb.Dense(64, 256), Looking("relu"), gb.Dense(256, 10)], loss="cross_entropy", device="cpu")
+    x, y = np.zeros((32, 64), np.float32), np.zeros(32, np.int64)
+    for _ in range(2):
+        net.train_step(x, y, gb.Adam())
+    assert library.now == 4
+    assert seen[-1] == 1
+    assert library.set_to[-2:] == [1, 4]
+    large = gb.Network([gb.Dense(512, 512), Looking("relu"), gb.Dense(512, 10)], loss="cross_entropy", device="cpu")
+    before = len(library.set_to)
+    for _ in range(2):
+        large.train_step(np.zeros((256, 512), np.float32), np.zeros(256, np.int64), gb.Adam())
+    assert seen[-1] == 4
+    assert len(library.set_to) == before
+
+
+def test_after_an_error_the_number_is_what_it_was(library: Library) -> None:
+    def fails() -> None:
+        assert library.now == 1
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        threads.with_threads(fails, True)()
+    assert library.now == 4
+
+
+def test_programs_of_both_kinds_wait_for_each_other(library: Library) -> None:
+    seen: list[tuple[bool, int]] = []
+
+    def run(one: bool) -> None:
+        def look() -> None:
+            first = library.now
+            time.sleep(0.002)
+            seen.extend([(one, first), (one, library.now)])
+
+        for _ in range(20):
+            threads.with_threads(look, one)()
+
+    workers = [threading.Thread(target=run, args=(kind,)) for kind in (True, False, True, False)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(30)
+    assert len(seen) == 160
+    assert {one: {n for kind, n in seen if kind is one} for one in (True, False)} == {True: {1}, False: {4}}
+    assert library.now == 4
+
+
+def test_a_program_within_a_program_does_not_wait(library: Library) -> None:
+    inner = threads.with_threads(lambda: library.now, False)
+    assert threads.with_threads(inner, True)() == 1
+
+
+def test_a_library_that_cannot_be_set_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "blas_library", lambda: None)
+    threads._turns.cache_clear()
+    try:
+        assert threads._turns() is None
+        assert threads.with_threads(len, True) is len
+    finally:
+        threads._turns.cache_clear()
