@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gpubackprop.files.checkpoint import save as save
     from gpubackprop.interop.estimators import MLPClassifier as MLPClassifier
     from gpubackprop.interop.estimators import MLPRegressor as MLPRegressor
+    from gpubackprop.interop.onnx import to_onnx as to_onnx
     from gpubackprop.layers import Activation as Activation
     from gpubackprop.layers import BatchNorm as BatchNorm
     from gpubackprop.layers import Dense as Dense
@@ -71,6 +72,7 @@ _HOMES = {
     "errors": "GpuBackpropError",
     "files.checkpoint": "Checkpoint load load_checkpoint save",
     "interop.estimators": "MLPClassifier MLPRegressor",
+    "interop.onnx": "to_onnx",
     "layers": "Activation BatchNorm Dense Dropout Layer LayerNorm PReLU RMSNorm",
     "network.network": "Network",
     "network.perceptron": "mlp",

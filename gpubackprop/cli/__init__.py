@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "Train a network on a data set and write a run folder.",
     "evaluate": "Score a trained network on rows that it was not trained on.",
     "predict": "Write a trained network's predictions to a .csv or .npy file.",
+    "export": "Write a trained network as an ONNX file, with what it does to columns, units and labels.",
     "summary": "Show what is in a run folder.",
     "explain": "Show every matrix of a training step beside its formula and central differences.",
     "gradcheck": "Hold a network's gradients to derivatives measured from its loss.",

@@ -1,0 +1,253 @@
+"""Networks and models as ONNX graphs, with what comes before and after the network: columns, scales, labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.activations import Activation
+from gpubackprop.data.tables import table_from
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, MissingExtraError
+from gpubackprop.files.atomic import replacing
+from gpubackprop.layers import Activation as ActivationLayer
+from gpubackprop.layers import BatchNorm, Dense, Dropout, Layer, LayerNorm, PReLU, RMSNorm
+from gpubackprop.network.network import Network
+from gpubackprop.pipeline.encoder import FARTHEST, Column, Encoder
+from gpubackprop.pipeline.model import Model
+
+OPSET, ML_OPSET, IR_VERSION = 20, 3, 9
+
+
+def to_onnx(net_or_model: Network | Model, path: str | os.PathLike[str]) -> None:
+    """Write a network, or a model with its preparation, as an ONNX file with any number of rows n.
+
+    A `Network`: input "x" (n, d), output "output" (n, m), what `predict` gives. A `Model` (`gb.load_run`): of an array's
+    columns, the input "x"; of a table's, an input (n, 1) by each column's name, float for numbers (NaN where a value is
+    missing; 1 and 0 for yes and no) and text for categories. Its outputs: "label" (n,) text and "probabilities" (n, k) for
+    classes, "label" (n, m) int64 and "probabilities" for several labels a row, "variable" (n, m) for values in their unit: the
+    names that scikit-learn's converter gives.
+
+    Raises ArgumentError for what has no operator of ONNX (layers and activations of one's own, columns of dates), and
+    MissingExtraError without the onnx package.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingExtraError("to_onnx", "onnx") from error
+    if isinstance(net_or_model, Network):
+        graph = _Graph(net_or_model.dtype)
+        x = graph.input("x", net_or_model.widths[0])
+        graph.output("output", graph.network(net_or_model, x), net_or_model.widths[-1])
+    elif isinstance(net_or_model, Model):
+        graph = _Graph(net_or_model.network.dtype)
+        graph.model(net_or_model)
+    else:
+        raise ArgumentTypeError(f"net_or_model must be a Network or a Model of gb.load_run; got {net_or_model!r}")
+    made = graph.finished()
+    onnx.checker.check_model(made, full_check=True)
+    with replacing(Path(path)) as file:
+        file.write(made.SerializeToString())
+
+
+class _Graph:
+    """A graph that grows line by line; every method takes and returns names of values."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        from onnx import TensorProto, helper, numpy_helper
+
+        self.dtype, self.helper, self.array = dtype, helper, numpy_helper.from_array
+        self.text, self.whole = TensorProto.STRING, TensorProto.INT64
+        self.real = helper.np_dtype_to_tensor_dtype(dtype)
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+
+    def finished(self) -> Any:
+        """The ONNX model."""
+        make = self.helper
+        graph = make.make_graph(self.nodes, "gpubackprop", self.inputs, self.outputs, self.constants)
+        sets = [make.make_opsetid("", OPSET), make.make_opsetid("ai.onnx.ml", ML_OPSET)]
+        return make.make_model(graph, opset_imports=sets, ir_version=IR_VERSION, producer_name="gpubackprop")
+
+    def input(self, name: str, width: int, kind: Any = None) -> str:
+        """A new input (n, width)."""
+        self.inputs.append(self.helper.make_tensor_value_info(name, kind or self.real, ["n", width]))
+        return name
+
+    def output(self, name: str, value: str, width: int | None, kind: Any = None) -> None:
+        """Make a value an output (n, width), or (n,)."""
+        self.nodes.append(self.helper.make_node("Identity", [value], [name]))
+        shape = ["n"] if width is None else ["n", width]
+        self.outputs.append(self.helper.make_tensor_value_info(name, kind or self.real, shape))
+
+    def constant(self, value: Any, dtype: Any = None) -> str:
+        """A constant array."""
+        name = f"c{len(self.constants)}"
+        array = np.asarray(value, dtype or self.dtype)
+        self.constants.append(self.array(array, name))
+        return name
+
+    def do(self, operator: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        """The first output of an operator."""
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(self.helper.make_node(operator, list(inputs), [name], domain=domain, **attributes))
+        return name
+
+    # -- the network --------------------------------------------------------------------------------------------------
+
+    def network(self, net: Network, x: str) -> str:
+        """What `net.predict` gives for x."""
+        arrays = net.get_weights()
+        for i, layer in enumerate(net.layers):
+            own = {name.partition(".")[2]: a for name, a in arrays.items() if name.startswith(f"{i}.")}
+            x = self.activation(layer.activation, self.layer(layer, own, x))
+        output = net.loss_function.output
+        return {
+            "identity": lambda: x,
+            "softmax": lambda: self.do("Softmax", x, axis=1),
+            "sigmoid": lambda: self.do("Sigmoid", x),
+            "exponential": lambda: self.do("Exp", x),
+        }[output]()
+
+    def layer(self, layer: Layer, arrays: dict[str, np.ndarray], x: str) -> str:
+        """A layer without its activation, as in `predict`."""
+        kind, c = type(layer), {name: self.constant(a) for name, a in arrays.items()}
+        if kind is Dense:
+            return self.do("Gemm", x, c["weight"], *([c["bias"]] if "bias" in c else []))
+        if kind in (Dropout, ActivationLayer):
+            return x
+        if isinstance(layer, BatchNorm) and kind is BatchNorm:
+            given = (c[name] for name in ("gamma", "beta", "running_mean", "running_var"))
+            return self.do("BatchNormalization", x, *given, epsilon=layer.eps)
+        if isinstance(layer, LayerNorm) and kind is LayerNorm:
+            return self.do("LayerNormalization", x, c["gamma"], c["beta"], axis=-1, epsilon=layer.eps)
+        if isinstance(layer, RMSNorm) and kind is RMSNorm:
+            mean = self.do("ReduceMean", self.do("Mul", x, x), self.constant([1], np.int64), keepdims=1)
+            root = self.do("Sqrt", self.do("Add", mean, self.constant(layer.eps)))
+            return self.do("Mul", self.do("Div", x, root), c["gamma"])
+        if kind is PReLU:
+            return self.do("PRelu", x, c["slope"])
+        raise ArgumentError(f"{layer!r} is no layer of this library's own: ONNX has no operator for it")
+
+    def activation(self, f: Activation, x: str) -> str:
+        """f(x)."""
+        settings = {k: v for k, v in vars(f).items() if not k.startswith("_")}
+        made = _ACTIVATIONS.get(f.name) if type(f).__module__ == Activation.__module__ else None
+        if made is None:
+            raise ArgumentError(f"activation {f.name!r} is not of this library's own: ONNX has no operator for it")
+        return made(self, x, **settings)
+
+    # -- before and after it ------------------------------------------------------------------------------------------
+
+    def model(self, model: Model) -> None:
+        """A whole model: inputs, network, and outputs."""
+        net = model.network
+        if isinstance(model.inputs, Encoder):
+            parts = [self.column(c) for c in model.inputs.columns if c.inputs]
+            x = parts[0] if len(parts) == 1 else self.do("Concat", *parts, axis=1)
+        else:
+            x = self.input("x", net.widths[0])
+            if model.inputs is not None:
+                x = self.do(
+                    "Div", self.do("Sub", x, self.constant(model.inputs.mean)), self.constant(model.inputs.scale)
+                )
+        answer, width = self.network(net, x), net.widths[-1]
+        if model.classes:
+            if width == 1:
+                answer = self.do("Concat", self.do("Sub", self.constant(1.0), answer), answer, axis=1)
+            best = self.do("ArgMax", answer, axis=1, keepdims=0)
+            label = self.do("Gather", self.constant(model.classes, np.object_), best)
+            self.output("label", label, None, self.text)
+            self.output("probabilities", answer, len(model.classes))
+        elif model.data["task"] == "multilabel":
+            label = self.do("Cast", self.do("GreaterOrEqual", answer, self.constant(0.5)), to=self.whole)
+            self.output("label", label, width, self.whole)
+            self.output("probabilities", answer, width)
+        else:
+            if model.targets is not None:
+                scaled = self.do("Mul", answer, self.constant(model.targets.scale))
+                answer = self.do("Add", scaled, self.constant(model.targets.mean))
+            self.output("variable", answer, width)
+
+    def column(self, column: Column) -> str:
+        """The inputs that an encoder makes of a column, (n, width)."""
+        s, c = column.settings, self.constant
+        if column.kind == "category":
+            return self.category(column)
+        if column.kind == "date":
+            raise ArgumentError(
+                f"column {column.name!r} holds dates, whose calendar ONNX has not: train without it (drop={column.name}), or "
+                "with columns of numbers made of it"
+            )
+        x = self.input(column.name, 1)
+        absent = self.do("IsNaN", x)
+        values = self.do("Where", absent, c(s["median"]), x)
+        parts = [values]
+        if s["unit"]:
+            away = self.do("Sub", values, c(s["median"]))
+            size = self.do("Log", self.do("Add", self.do("Div", self.do("Abs", away), c(s["unit"])), c(1.0)))
+            parts.append(self.do("Mul", self.do("Sign", away), size))
+        if s["gaps"]:
+            parts.append(self.do("Cast", absent, to=self.real))
+        together = parts[0] if len(parts) == 1 else self.do("Concat", *parts, axis=1)
+        if "mean" not in s:
+            return together
+        scaled = self.do("Div", self.do("Sub", together, c(s["mean"])), c(s["scale"]))
+        return self.do("Clip", scaled, c(-FARTHEST), c(FARTHEST))
+
+    def category(self, column: Column) -> str:
+        """A table of what the encoder makes of each level, of others and of none, looked up by the level."""
+        levels: list[str] = list(column.settings["levels"])
+        other = _unlike(levels)
+        rows = table_from({column.name: [*levels, other, None]})
+        table = Encoder([column]).transform(rows, self.dtype)
+        x = self.input(column.name, 1, self.text)
+        codes = self.do(
+            "LabelEncoder", x, domain="ai.onnx.ml", keys_strings=[*levels, ""],
+            values_int64s=[*range(len(levels)), len(levels) + 1], default_int64=len(levels),
+        )  # fmt: skip
+        found = self.do("Gather", self.constant(table), codes)
+        return self.do("Reshape", found, self.constant([-1, table.shape[1]], np.int64))
+
+
+def _unlike(levels: Sequence[str]) -> str:
+    """A text that is none of the levels."""
+    text = "another level"
+    while text in levels:
+        text += "'"
+    return text
+
+
+def _times(graph: _Graph, *factors: str) -> str:
+    return factors[0] if len(factors) == 1 else graph.do("Mul", factors[0], _times(graph, *factors[1:]))
+
+
+def _softplus(graph: _Graph, x: str, beta: float) -> str:
+    if beta == 1:
+        return graph.do("Softplus", x)
+    return graph.do("Div", graph.do("Softplus", graph.do("Mul", x, graph.constant(beta))), graph.constant(beta))
+
+
+_ACTIVATIONS: dict[str, Callable[..., str]] = {
+    "identity": lambda g, x: x,
+    "sigmoid": lambda g, x: g.do("Sigmoid", x),
+    "tanh": lambda g, x: g.do("Tanh", x),
+    "relu": lambda g, x: g.do("Relu", x),
+    "leaky_relu": lambda g, x, slope: g.do("LeakyRelu", x, alpha=slope),
+    "elu": lambda g, x, alpha: g.do("Elu", x, alpha=alpha),
+    "selu": lambda g, x, alpha: g.do("Selu", x),
+    "celu": lambda g, x, alpha: g.do("Celu", x, alpha=alpha),
+    "gelu": lambda g, x: g.do("Gelu", x),
+    "gelu_tanh": lambda g, x: g.do("Gelu", x, approximate="tanh"),
+    "softplus": _softplus,
+    "silu": lambda g, x: _times(g, x, g.do("Sigmoid", x)),
+    "mish": lambda g, x: g.do("Mish", x),
+    "softsign": lambda g, x: g.do("Softsign", x),
+    "hard_sigmoid": lambda g, x: g.do("HardSigmoid", x, alpha=1 / 6, beta=0.5),
+    "hard_swish": lambda g, x: g.do("HardSwish", x),
+}

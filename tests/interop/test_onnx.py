@@ -1,0 +1,169 @@
+"""ONNX files, run by onnxruntime: the same answers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpubackprop as gb
+from gpubackprop.activations import ACTIVATIONS, Activation, get_activation
+from gpubackprop.errors import ArgumentError, ArgumentTypeError
+from gpubackprop.losses import LOSSES
+from tests.cli.commands import refused, run
+from tests.small import make_data
+
+onnx = pytest.importorskip("onnx")
+runtime = pytest.importorskip("onnxruntime")
+
+
+def answers(path: Path, **inputs: Any) -> dict[str, np.ndarray]:
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    assert {i.name for i in session.get_inputs()} == set(inputs)
+    return dict(zip([o.name for o in session.get_outputs()], session.run(None, inputs), strict=True))
+
+
+def close(found: np.ndarray, wanted: np.ndarray) -> None:
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+LAYERS: dict[str, Any] = {
+    "dense": lambda f: [gb.Dense(5, 6, f), gb.Dense(6, 3)],
+    "no bias": lambda f: [gb.Dense(5, 6, f, bias=False), gb.Dense(6, 3, bias=False)],
+    "dropout": lambda f: [gb.Dense(5, 6, f), gb.Dropout(0.4), gb.Dense(6, 3)],
+    "batch norm": lambda f: [gb.Dense(5, 6), gb.BatchNorm(6), gb.Activation(f), gb.Dense(6, 3)],
+    "layer norm": lambda f: [gb.Dense(5, 6, f), gb.LayerNorm(6), gb.Dense(6, 3)],
+    "rms norm": lambda f: [gb.Dense(5, 6, f), gb.RMSNorm(6), gb.Dense(6, 3)],
+    "prelu": lambda f: [gb.Dense(5, 6, f), gb.PReLU(6, shared=False), gb.PReLU(6), gb.Dense(6, 3)],
+}
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize("layers", LAYERS)
+def test_every_layer_and_loss(layers: str, loss: str, tmp_path: Path) -> None:
+    x, y = make_data(40, 5, 3, loss)
+    net = gb.Network(LAYERS[layers]("gelu"), loss=loss, device="cpu", seed=1)
+    for _ in range(5):
+        net.train_step(x, y, gb.SGD(0.05))
+    gb.to_onnx(net, tmp_path / "n.onnx")
+    for n in (40, 1):
+        close(answers(tmp_path / "n.onnx", x=x[:n].astype(np.float32))["output"], net.predict(x[:n]))
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        *sorted(ACTIVATIONS),
+        {"name": "softplus", "beta": 2.5},
+        {"name": "elu", "alpha": 0.3},
+        {"name": "celu", "alpha": 2.0},
+    ],
+)
+def test_every_activation(f: Any, tmp_path: Path) -> None:
+    net = gb.Network([gb.Dense(5, 40, get_activation(f), bias=False), gb.Dense(40, 2)], device="cpu", seed=2)
+    x = 4 * np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32)
+    gb.to_onnx(net, tmp_path / "n.onnx")
+    close(answers(tmp_path / "n.onnx", x=x)["output"], net.predict(x))
+
+
+def frame(n: int = 200) -> dict[str, list[Any]]:
+    rng = np.random.default_rng(0)
+    age: list[Any] = rng.integers(18, 90, n).astype(float).tolist()
+    age[::9] = [None] * len(age[::9])
+    colour: list[Any] = rng.choice(["red", "green", "blue"], n).tolist()
+    colour[::11] = [None] * len(colour[::11])
+    return {
+        "age": age,
+        "pay": np.exp(3 * rng.normal(size=n)).round(2).tolist(),
+        "colour": colour,
+        "town": [f"town {i}" for i in rng.integers(0, 60, n)],
+        "member": rng.choice([True, False], n).tolist(),
+        "answer": np.where((rng.random(n) < 0.2) ^ (np.array(colour) == "red"), "yes", "no").tolist(),
+        "price": rng.normal(100, 20, n).tolist(),
+        "first": (rng.random(n) < 0.5).astype(int).tolist(),
+        "second": (rng.random(n) < 0.5).astype(int).tolist(),
+    }
+
+
+def inputs_of(model: Any, columns: dict[str, list[Any]]) -> dict[str, np.ndarray]:
+    found = {}
+    for column in model.inputs.columns:
+        if column.inputs:
+            values = columns[column.name]
+            if column.kind == "category":
+                found[column.name] = np.array([["" if v is None else str(v)] for v in values], dtype=object)
+            else:
+                found[column.name] = np.array([[np.nan if v is None else float(v)] for v in values], np.float32)
+    return found
+
+
+@pytest.mark.parametrize("target", ["answer", "price", "first,second"])
+def test_a_model_of_a_table(target: str, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    columns = frame()
+    goals = target.split(",")
+    used = {k: v for k, v in columns.items() if k in ("age", "pay", "colour", "town", "member", *goals)}
+    data = gb.Dataset.from_frame(used, target=target, **({"task": "multilabel"} if len(goals) > 1 else {}))
+    gb.train_run(data, out=tmp_path / "run", epochs=5, layers=[8], device="cpu")
+    model = gb.load_run(tmp_path / "run", device="cpu")
+    gb.to_onnx(model, tmp_path / "m.onnx")
+    later = {k: v for k, v in used.items() if k not in goals}
+    later["colour"] = ["violet", *later["colour"][1:]]
+    later["pay"] = [1e30, *later["pay"][1:]]
+    found = answers(tmp_path / "m.onnx", **inputs_of(model, later))
+    assert {c.kind for c in model.inputs.columns} == {"number", "category", "boolean"}
+    if target == "price":
+        close(found["variable"] / 100, model.predict(later) / 100)
+    else:
+        close(found["probabilities"], model.predict_proba(later))
+        np.testing.assert_array_equal(found["label"], model.predict(later))
+
+
+@pytest.mark.parametrize("name", ["iris", "diabetes"])
+def test_a_model_of_an_array(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    data = gb.data.load(name)
+    gb.train_run(data, out=tmp_path / "run", epochs=5, layers=[8], device="cpu")
+    model = gb.load_run(tmp_path / "run", device="cpu")
+    run("export", tmp_path / "run", tmp_path / "m.onnx")
+    assert "exists" in refused("export", tmp_path / "run", tmp_path / "m.onnx")
+    found = answers(tmp_path / "m.onnx", x=data.x.astype(np.float32))
+    if name == "iris":
+        close(found["probabilities"], model.predict_proba(data.x))
+        assert found["label"].tolist() == model.predict(data.x).tolist()
+    else:
+        close(found["variable"] / 100, model.predict(data.x) / 100)
+
+
+def test_what_has_no_operator_is_refused(tmp_path: Path) -> None:
+    class Own(Activation):
+        name = "own"
+
+    class Layer(gb.Dense):  # type: ignore[misc]
+        pass
+
+    for layer in (gb.Dense(5, 3, Own()), Layer(5, 3)):
+        with pytest.raises(ArgumentError, match="own: ONNX has no operator"):
+            gb.to_onnx(gb.Network([layer], device="cpu"), tmp_path / "n.onnx")
+    with pytest.raises(ArgumentTypeError, match="must be a Network or a Model"):
+        gb.to_onnx("run", tmp_path / "n.onnx")
+    dates = {"day": [f"2024-{1 + i % 12:02}-{1 + i % 28:02}" for i in range(60)], "y": ["a", "b"] * 30}
+    gb.train_run(gb.Dataset.from_frame(dates, target="y"), out=tmp_path / "run", epochs=1, layers=[2], device="cpu")
+    with pytest.raises(ArgumentError, match="column 'day' holds dates"):
+        gb.to_onnx(gb.load_run(tmp_path / "run", device="cpu"), tmp_path / "n.onnx")
+    assert not (tmp_path / "n.onnx").exists()
+
+
+def test_without_onnx() -> None:
+    code = (
+        "import sys; sys.modules['onnx'] = None\nimport gpubackprop as gb\n"
+        "try:\n    gb.to_onnx(gb.mlp([2, 3], device='cpu'), 'x.onnx')\nexcept gb.GpuBackpropError as error:\n    print(error)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 'pip install "gpubackprop[onnx]"' in told
