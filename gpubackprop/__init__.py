@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from gpubackprop.interop.estimators import MLPClassifier as MLPClassifier
     from gpubackprop.interop.estimators import MLPRegressor as MLPRegressor
     from gpubackprop.interop.onnx import to_onnx as to_onnx
+    from gpubackprop.interop.torch import load_torch as load_torch
+    from gpubackprop.interop.torch import to_torch_state as to_torch_state
     from gpubackprop.layers import Activation as Activation
     from gpubackprop.layers import BatchNorm as BatchNorm
     from gpubackprop.layers import Dense as Dense
@@ -73,6 +75,7 @@ _HOMES = {
     "files.checkpoint": "Checkpoint load load_checkpoint save",
     "interop.estimators": "MLPClassifier MLPRegressor",
     "interop.onnx": "to_onnx",
+    "interop.torch": "load_torch to_torch_state",
     "layers": "Activation BatchNorm Dense Dropout Layer LayerNorm PReLU RMSNorm",
     "network.network": "Network",
     "network.perceptron": "mlp",

@@ -1,0 +1,143 @@
+"""Weights of PyTorch: state dicts of plain chains, in and out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError, MissingExtraError
+from gpubackprop.layers import BatchNorm, Dense, Dropout, Layer, LayerNorm, PReLU, RMSNorm
+from gpubackprop.network.network import Network
+
+_NORM = {"gamma": "weight", "beta": "bias"}
+_NAMES: dict[type[Layer], dict[str, str]] = {
+    Dense: {"weight": "weight", "bias": "bias"},
+    BatchNorm: {**_NORM, "running_mean": "running_mean", "running_var": "running_var"},
+    LayerNorm: _NORM,
+    RMSNorm: _NORM,
+    PReLU: {"slope": "weight"},
+}
+"""Layer -> its arrays -> their names in the module of torch.nn that it corresponds to."""
+_IGNORED = ("num_batches_tracked",)
+
+
+def to_torch_state(net: Network) -> dict[str, np.ndarray]:
+    """The weights under the names that `torch.nn.Sequential` has for the same chain, as host arrays: torch.as_tensor makes
+    tensors of them for `load_state_dict(..., strict=False)` (batch counters of BatchNorm1d are not among them).
+
+    A `Dense` layer with an activation counts as two modules there, Linear and the activation, and W is transposed:
+    (inputs, outputs) here, (out_features, in_features) there. Raises ArgumentError for layers of one's own.
+    """
+    arrays, found = net.get_weights(), {}
+    for i, place in enumerate(_places(net)):
+        for ours, theirs in _names(net, i).items():
+            if f"{i}.{ours}" in arrays:
+                found[f"{place}.{theirs}"] = _turned(net, i, ours, arrays[f"{i}.{ours}"])
+    return found
+
+
+def load_torch(net: Network, state: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, str]:
+    """Take over the weights of a PyTorch state dict, or of a .safetensors file of one; returns {its name: the name here}.
+
+    The modules with parameters must come in the order of the layers that have some, and have their shapes; their names do not
+    matter. Weights of Linear are transposed. Nothing is changed unless all fit.
+
+    Raises ArgumentError for modules that do not fit, with both lists, ArgumentTypeError for what is no state dict,
+    CheckpointError for a file that cannot be read.
+    """
+    given = _read(state)
+    modules: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in given.items():
+        module, _, array_name = name.rpartition(".")
+        if array_name not in _IGNORED:
+            modules.setdefault(module, {})[array_name] = array
+    weights = net.get_weights()
+    wanted = [i for i in range(len(net.layers)) if any(name.startswith(f"{i}.") for name in weights)]
+    if len(wanted) != len(modules):
+        raise _mismatch(
+            net, wanted, given, f"{len(modules)} modules with parameters for {len(wanted)} layers that have some"
+        )
+    names = {}
+    for i, (module, arrays) in zip(wanted, modules.items(), strict=True):
+        own = {ours: theirs for ours, theirs in _names(net, i).items() if f"{i}.{ours}" in weights}
+        if set(own.values()) != set(arrays):
+            raise _mismatch(
+                net, wanted, given, f"module {module!r} has {sorted(arrays)} for layer {i}, {net.layers[i]!r}"
+            )
+        for ours, theirs in own.items():
+            array = _turned(net, i, ours, arrays[theirs])
+            if array.shape != weights[f"{i}.{ours}"].shape:
+                there, here = arrays[theirs].shape, weights[f"{i}.{ours}"].shape
+                raise _mismatch(net, wanted, given, f"{module}.{theirs} has shape {there}, and {i}.{ours} here {here}")
+            weights[f"{i}.{ours}"] = array
+            names[f"{module}.{theirs}" if module else theirs] = f"{i}.{ours}"
+    net.set_weights(weights)
+    return names
+
+
+def _read(state: Any) -> dict[str, np.ndarray]:
+    """The arrays on the host, by name. Tensors of PyTorch are asked for theirs; bfloat16 comes as float32."""
+    if isinstance(state, (str, os.PathLike)):
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(state)
+        if path.suffix != ".safetensors":
+            raise ArgumentError(
+                f"{path}: only .safetensors files are read, since a .pt file may run any code: load it with torch.load(path, "
+                "weights_only=True) and hand over the state dict"
+            )
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}") from error
+        except TypeError as error:
+            raise MissingExtraError(f"a type of numbers in {path} ({error})", "cuda12") from error
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise ArgumentTypeError(f"state must be a state dict or a .safetensors file; got {type(state).__name__}")
+    return {name: np.asarray(_host(value)) for name, value in state.items()}
+
+
+def _host(value: Any) -> Any:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        return (value.float() if "bfloat16" in str(value.dtype) else value).numpy()
+    return value
+
+
+def _names(net: Network, i: int) -> dict[str, str]:
+    layer = net.layers[i]
+    if type(layer) not in _NAMES:
+        if layer.parameter_shapes():
+            raise ArgumentError(
+                f"layer {i}, {layer!r}, is none of this library's own: PyTorch's names for it are not known"
+            )
+        return {}
+    return _NAMES[type(layer)]
+
+
+def _places(net: Network) -> list[int]:
+    """The index that each layer has in the `Sequential` of the same chain."""
+    places, at = [], 0
+    for layer in net.layers:
+        places.append(at)
+        own_module = (
+            isinstance(layer, (Dense, BatchNorm, LayerNorm, RMSNorm, PReLU, Dropout))
+            or layer.activation.name != "identity"
+        )
+        at += own_module + (isinstance(layer, Dense) and layer.activation.name != "identity")
+    return places
+
+
+def _turned(net: Network, i: int, name: str, array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array.T) if isinstance(net.layers[i], Dense) and array.ndim == 2 else array
+
+
+def _mismatch(net: Network, wanted: list[int], given: Mapping[str, np.ndarray], why: str) -> ArgumentError:
+    here = ", ".join(repr(net.layers[i]) for i in wanted)
+    there = ", ".join(f"{name} {tuple(array.shape)}" for name, array in given.items())
+    return ArgumentError(f"the state dict does not fit: {why}. Layers here: {here}. There: {there}")
