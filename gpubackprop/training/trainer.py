@@ -143,7 +143,7 @@ class Trainer:
         self._digests: dict[str, str | None] | None = None
         self._listening: list[Callback] = []
         self._order: np.ndarray | None = None
-        self._pace = 16
+        self._pace = 256
         """Steps between two looks at the loss."""
 
     def __getstate__(self) -> dict[str, Any]:
