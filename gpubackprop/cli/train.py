@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
@@ -48,9 +50,6 @@ def train(
     numeric: Annotated[list[str] | None, _columns("whose text is numbers")] = None,
     log: Annotated[list[str] | None, _columns("whose logarithm counts too, as where tails are heavy")] = None,
     weight: Annotated[str | None, Option(help="Column of a table: what each row counts in training.")] = None,
-    class_weight: Annotated[
-        str | None, Option(help="balanced: each class counts the same in training, however many rows it has.")
-    ] = None,
     group: Annotated[
         str | None, Option("--split-by", help="Column of a table: rows in which it is equal are not parted.")
     ] = None,
@@ -67,36 +66,6 @@ def train(
     comment: Annotated[str | None, Option(help="How lines of a table begin that are no rows, such as #.")] = None,
     max_bytes: Annotated[int | None, Option(help="Memory that a table may take; by default all.", min=1)] = None,
     folder: Annotated[str | None, Option(help="Where the IDX files of (fashion-)mnist are.")] = None,
-    layers: Annotated[str | None, Option(help='Widths of the hidden layers: 512,256; "none": a linear model.')] = None,
-    activation: Annotated[str, Option(help="Of the hidden layers.")] = "relu",
-    loss: Annotated[str | None, Option(help="By default cross_entropy, or mean_squared_error.")] = None,
-    optimizer: Annotated[str, Option(help="sgd, adam, adamw, rmsprop, nadam, lamb, ...")] = "adamw",
-    learning_rate: Annotated[float | None, Option(help="At the start. By default what suits the optimizer.")] = None,
-    schedule: Annotated[str, Option(help="constant, step, exponential, cosine or polynomial.")] = "cosine",
-    warmup: Annotated[float, Option(help="Epochs of linear warm-up before the schedule.")] = 0.0,
-    momentum: Annotated[float | None, Option(help="Of sgd (by default 0.9), rmsprop, lars.")] = None,
-    weight_decay: Annotated[float | None, Option(help="Decoupled for adamw, else an L2 penalty.")] = None,
-    clip_norm: Annotated[float | None, Option(help="Longest gradient, as a Euclidean norm.")] = None,
-    dropout: Annotated[float | None, Option(help="Share of hidden units left out at each step.")] = None,
-    l1: Annotated[float, Option(help="Penalty l1 sum|W|.")] = 0.0,
-    l2: Annotated[float, Option(help="Penalty l2/2 sum W^2.")] = 0.0,
-    batch_size: Annotated[int | None, Option(help="Rows a step.", min=1)] = None,
-    epochs: Annotated[int | None, Option(help="Passes over the training rows.", min=1)] = None,
-    patience: Annotated[
-        int | None, Option(help="Stop after so many epochs without improvement; keep the best.", min=1)
-    ] = None,
-    on_nan: Annotated[
-        str, Option(help="Where the loss is no longer finite: stop, skip the step, or restore with half the rate.")
-    ] = "stop",
-    validation: Annotated[float | None, Option(help="Share of the training rows to watch instead of learn.")] = None,
-    test: Annotated[float, Option(help="Share held out for `evaluate`, where there is no official test part.")] = 0.2,
-    standardize: Annotated[bool, Option(help="Inputs and regression targets to mean 0, variance 1.")] = True,
-    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    precision: Annotated[str | None, Option(help="fp32, fp64, or on a GPU tf32, bf16, fp16.")] = None,
-    compile: Annotated[
-        bool, Option("--compile", help="On the CPU: small training steps as machine code (extra numba).")
-    ] = False,
-    seed: Annotated[int, Option(help="Of the weights, the order, dropout and the held-out rows.", min=0)] = 0,
     out: Annotated[str | None, Option(help="Run folder; by default runs/DATA-1, runs/DATA-2, ...")] = None,
     overwrite: Annotated[
         bool, Option("--overwrite", help="Replace a run that is in --out, once this one is whole.")
@@ -115,13 +84,13 @@ def train(
         list[str] | None,
         Option(metavar="SIGNAL", help="Save and end on this signal too, such as SIGUSR1 of SLURM; may be repeated."),
     ] = None,
+    **asked: Any,
 ) -> None:
     """Train a network on DATA; leave its weights, settings, history, curves and checkpoints in a run folder.
 
     Rows are held out for `gpubackprop evaluate`: the official test part, or a share of the rows. Ctrl-C, SIGTERM and SIGHUP
     finish the batch and save; --resume goes on from there, or from the newest checkpoint, to the same result.
     """
-    asked = {k: v for k, v in locals().items() if k in {f.name for f in fields(Settings)}}
     console = Console()
     started = time.perf_counter()
     common: dict[str, Any] = {
@@ -140,7 +109,11 @@ def train(
                     f"a run that goes on keeps its settings: leave out {', '.join(f'{o}=...' for o in others)}"
                 )
             run = resume_run(
-                resume, more_epochs=epochs or 0, data=data, device=device if "device" in given else None, **common
+                resume,
+                more_epochs=asked["epochs"] or 0,
+                data=data,
+                device=asked["device"] if "device" in given else None,
+                **common,
             )
         elif data is None:
             raise ArgumentError("Missing argument DATA: what to train on (or --resume RUN)")
@@ -180,6 +153,29 @@ def train(
         raise typer.Exit(128 + interrupted.signal)
 
 
+def _add_settings(command: Callable[..., None]) -> None:
+    """Give the command an option for each field of `Settings`, in the place of its `**asked`."""
+    signature, kinds = inspect.signature(command, eval_str=True), get_type_hints(Settings)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    added = []
+    for field in fields(Settings):
+        # What may be a list in Python is text in the command.
+        kind = str | None if field.name == "layers" else kinds[field.name]
+        names = [f"--{field.name.replace('_', '-')}"] if kind is bool and not field.default else []
+        option = Option(*names, help=field.metadata["help"], min=field.metadata["least"])
+        added.append(
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=Annotated[kind, option]
+            )
+        )
+    at = next(i for i, p in enumerate(own) if p.name == "out")
+    chosen = [p.replace(kind=p.KEYWORD_ONLY) if i >= at else p for i, p in enumerate(own)]
+    parameters = [*chosen[:at], *added, *chosen[at:]]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+
+
+_add_settings(train)
 _WITH_RESUME = {"resume", "epochs", "data", "device", "folder", "checkpoint_every", "stop_on"}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -19,6 +19,11 @@ from gpubackprop.optimizers.schedules import get_schedule
 
 FEW = 5000
 """Below this many rows the defaults are others: stronger regularisation, and no rows spared for validation."""
+
+
+def _option(default: Any, help: str, least: int | None = None) -> Any:
+    """A field with its help in the command, and the least number that is allowed there."""
+    return field(default=default, metadata={"help": help, "least": least})
 
 
 class SettingsOptions(TypedDict, total=False):
@@ -53,33 +58,38 @@ class SettingsOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides a run; None stands for "what suits these data" until `completed`."""
+    """Everything that decides a run; None stands for "what suits these data" until `completed`. Each is an option of the
+    command `train`, with this help."""
 
-    layers: str | Sequence[int] | None = None
-    activation: str = "relu"
-    loss: str | None = None
-    class_weight: str | None = None
-    optimizer: str = "adamw"
-    learning_rate: float | None = None
-    schedule: str = "cosine"
-    warmup: float = 0.0
-    momentum: float | None = None
-    weight_decay: float | None = None
-    clip_norm: float | None = None
-    dropout: float | None = None
-    l1: float = 0.0
-    l2: float = 0.0
-    batch_size: int | None = None
-    epochs: int | None = None
-    patience: int | None = None
-    on_nan: str = "stop"
-    validation: float | None = None
-    test: float = 0.2
-    standardize: bool = True
-    device: str = "auto"
-    precision: str | None = None
-    compile: bool = False
-    seed: int = 0
+    layers: str | Sequence[int] | None = _option(None, 'Widths of the hidden layers: 512,256; "none": a linear model.')
+    activation: str = _option("relu", "Of the hidden layers.")
+    loss: str | None = _option(None, "By default cross_entropy, or mean_squared_error.")
+    class_weight: str | None = _option(
+        None, "balanced: each class counts the same in training, however many rows it has."
+    )
+    optimizer: str = _option("adamw", "sgd, adam, adamw, rmsprop, nadam, lamb, ...")
+    learning_rate: float | None = _option(None, "At the start. By default what suits the optimizer.")
+    schedule: str = _option("cosine", "constant, step, exponential, cosine or polynomial.")
+    warmup: float = _option(0.0, "Epochs of linear warm-up before the schedule.")
+    momentum: float | None = _option(None, "Of sgd (by default 0.9), rmsprop, lars.")
+    weight_decay: float | None = _option(None, "Decoupled for adamw, else an L2 penalty.")
+    clip_norm: float | None = _option(None, "Longest gradient, as a Euclidean norm.")
+    dropout: float | None = _option(None, "Share of hidden units left out at each step.")
+    l1: float = _option(0.0, "Penalty l1 sum|W|.")
+    l2: float = _option(0.0, "Penalty l2/2 sum W^2.")
+    batch_size: int | None = _option(None, "Rows a step.", least=1)
+    epochs: int | None = _option(None, "Passes over the training rows.", least=1)
+    patience: int | None = _option(None, "Stop after so many epochs without improvement; keep the best.", least=1)
+    on_nan: str = _option(
+        "stop", "Where the loss is no longer finite: stop, skip the step, or restore with half the rate."
+    )
+    validation: float | None = _option(None, "Share of the training rows to watch instead of learn.")
+    test: float = _option(0.2, "Share held out for `evaluate`, where there is no official test part.")
+    standardize: bool = _option(True, "Inputs and regression targets to mean 0, variance 1.")
+    device: str = _option("auto", "auto, cpu, cuda, cuda:1, ...")
+    precision: str | None = _option(None, "fp32, fp64, or on a GPU tf32, bf16, fp16.")
+    compile: bool = _option(False, "On the CPU: small training steps as machine code (extra numba).")
+    seed: int = _option(0, "Of the weights, the order, dropout and the held-out rows.", least=0)
 
     def completed(self, data: Dataset) -> Settings:
         """Values for all that was left open, from the number of rows, the task and the optimizer."""
