@@ -108,7 +108,7 @@ class SGD(Optimizer):""",
     "backend/cuda/optimizer.cu": [
         (
             "// Rule of Adamax(",
-            """// Rule of SignSGD(): states; scalars lr
+            """// Rule of SignSGD(): states none; scalars lr
 template <typename A> struct SignSGD {
     static constexpr int states = 0, scalars = 1;
     A lr;
