@@ -17,6 +17,8 @@ from gpubackprop.backend.base import Array, Backend, LossFunction
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError
 from gpubackprop.precision import compute_type
 
+_BLOCK = 1 << 20
+"""Elements of a memory-mapped array that are looked at together."""
 _FEW = 4096
 """Elements up to which a look at each takes less time than setting up for a product that may overflow."""
 
@@ -88,8 +90,10 @@ def chosen(thing: object) -> dict[str, Any]:
 def check_x(x: Any, width: int, dtype: np.dtype[Any], be: Backend, name: str = "x") -> Array:
     """`x` as a (n, width) array of `dtype`: C-contiguous on the host, or the device array that it is.
 
-    Takes anything that NumPy can make a real array of. Raises ArgumentTypeError for text, objects and complex numbers,
-    ArgumentError for a wrong rank or width, no rows, NaN or infinity, DeviceError for another device's array.
+    Takes anything that NumPy can make a real array of. A memory-mapped array of another type stays as it is: its rows are
+    converted batch by batch, and a look at all of them takes no more memory than a block. Raises ArgumentTypeError for text,
+    objects and complex numbers, ArgumentError for a wrong rank or width, no rows, NaN or infinity, DeviceError for another
+    device's array.
     """
     if on_device(x, be, name):
         _check_kind(x.dtype, name)
@@ -97,6 +101,12 @@ def check_x(x: Any, width: int, dtype: np.dtype[Any], be: Backend, name: str = "
         return x
     host = _real_array(x, name)
     _check_x_shape(host, width, name)
+    if isinstance(x, np.memmap) and host.dtype != dtype:
+        rows = max(1, _BLOCK // max(host[0].size, 1))
+        for start in range(0, len(host), rows):
+            part = host[start : start + rows]
+            check_finite(_converted(part, dtype), f"{name}, from row {start} on", part)
+        return host
     converted = _converted(host, dtype)
     check_finite(converted, name, host)
     return converted

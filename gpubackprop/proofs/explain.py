@@ -107,7 +107,7 @@ def explain(net: Network, x: Any, y: Any, *, learning_rate: float = 0.5, input_l
     if input_layer not in (0, 1):
         raise ArgumentError(f"input_layer must be 0 (x is a(0)) or 1 (x is a(1)); got {input_layer!r}")
     own = _copy(net)
-    x = check_x(x, own.widths[0], own.dtype, own.backend)
+    x = np.asarray(check_x(x, own.widths[0], own.dtype, own.backend), own.dtype)
     y = check_y(y, len(x), own.widths[-1], own.dtype, own.loss_function, own.backend)
     x, y = (own.backend.to_host(v) if own.backend.owns(v) else v for v in (x, y))
     return Explanation(list(_Explainer(own, x, y, input_layer).quantities(learning_rate)))

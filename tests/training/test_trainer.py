@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import gpubackprop as gb
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.random import host_generator
+from tests.small import assert_same_bits
 
 
 def blobs(n=90, d=5, classes=3, seed=0):
@@ -376,3 +379,54 @@ def test_settings_that_are_recorded_cannot_change():
 def test_arguments_of_another_kind(make):
     with pytest.raises(ArgumentTypeError):
         make()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float64", "float32", "int16"])
+@pytest.mark.parametrize("device", ["cpu", "strict"])
+def test_a_memory_mapped_array_gives_what_its_values_give(tmp_path, dtype, device):
+    x, y = blobs()
+    x = (20 * x + 100).astype(dtype)
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    found = []
+    for given in (x, mapped):
+        net = gb.mlp([5, 8, 3], loss="cross_entropy", device=device, seed=1)
+        history = gb.Trainer(net, "adam").fit(given, y, epochs=2, batch_size=16, validation_data=(given, y))
+        found.append((net.get_weights(), net.predict(given), history["val_loss"], net.loss(given, y)))
+    assert_same_bits(found[0][0], found[1][0])
+    assert np.array_equal(found[0][1], found[1][1])
+    assert found[0][2:] == found[1][2:]
+
+
+def test_a_memory_mapped_array_is_never_in_memory_as_a_whole(tmp_path):
+    """Ten times as large as what its training may take."""
+    import subprocess
+    import sys
+
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the memory of a process is read from /proc")
+    code = """
+import re, sys
+import numpy as np, gpubackprop as gb
+path, n, d = sys.argv[1], 60_000, 1000
+big = np.lib.format.open_memmap(path, "w+", "uint8", (n, d))
+big[::7] = 3
+big.flush()
+del big
+x, y = np.load(path, mmap_mode="r"), np.zeros(n, np.int64)
+def own():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) >> 10
+most = before = own()
+class Look(gb.Callback):
+    every_steps = 20
+    def on_progress(self, trainer, progress):
+        global most
+        most = max(most, own())
+net = gb.mlp([d, 4, 2], loss="cross_entropy", device="cpu")
+gb.Trainer(net, callbacks=[Look()]).fit(x, y, epochs=1, batch_size=1000)
+net.predict(x[:20000])
+print(max(most, own()) - before)
+"""
+    given = [sys.executable, "-c", code, str(tmp_path / "x.npy")]
+    taken = int(subprocess.run(given, capture_output=True, text=True, check=True).stdout)
+    assert taken < 48, f"{taken} MB for an array of 57 MB, 229 MB as float32"

@@ -293,7 +293,14 @@ class NumpyBackend(ArrayBackend):
     def _number(self, dtype: DTypeLike, slot: str) -> Array:
         return self._leading(1, dtype, slot, self.empty).reshape(())
 
+    def gathers(self, source: Array, dtype: DTypeLike) -> bool:
+        """Always: an array of another type is memory-mapped, and is not converted as a whole."""
+        return True
+
     def gather_rows(self, source: Array, index: Array, out: Array) -> None:
+        if source.dtype != out.dtype:
+            self.copy_in(source[index], out)
+            return
         # mode="clip" skips the check of every index, three times the cost of the copy itself.
         self._run(source.take, index, 0, out, "clip")
 
