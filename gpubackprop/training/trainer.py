@@ -45,8 +45,8 @@ class _Fit:
     """What a fit was asked, and where it is: with the network and the optimizer, all that it takes to go on.
 
     n: rows. size: rows a step. first: epochs that were done before it; epochs: when it ends, those included. epoch, step: epochs
-    that are done, and steps of the next one. restores: how often an epoch began again. skipped: rows of these steps that were left
-    out. sums: what `Engine.read` gave for these steps; seconds: what they took.
+    that are done, and steps of the next one. restores: how often an epoch began again. skipped: rows of these steps that were
+    left out. sums: what `Engine.read` gave for these steps; seconds: what they took.
     """
 
     n: int
