@@ -87,6 +87,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         zipfile.BadZipFile,
         zlib.error,
         EOFError,
+        IndexError,
         struct.error,
         NotImplementedError,
         RuntimeError,

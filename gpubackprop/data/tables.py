@@ -13,6 +13,7 @@ import io
 import lzma
 import os
 import shutil
+import struct
 import sys
 import tempfile
 import zipfile
@@ -168,6 +169,8 @@ def read_table(
         zlib.error,
         lzma.LZMAError,
         EOFError,
+        IndexError,
+        struct.error,
         OSError,
         RuntimeError,
     ) as error:
