@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gpubackprop.data.dataset import Dataset
 from gpubackprop.data.targets import read_targets
 from gpubackprop.errors import DataError
-from gpubackprop.files.regular import check_inflation, regular_file
+from gpubackprop.files.regular import check_inflation, check_memory, regular_file
 
 Array = NDArray[np.generic]
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -87,6 +87,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         zipfile.BadZipFile,
         zlib.error,
         EOFError,
+        IndexError,
         struct.error,
         NotImplementedError,
         RuntimeError,
@@ -219,6 +220,7 @@ def _read_npy(stream: BinaryIO, size: int, where: str) -> Array:
         raise DataError(
             f"{where}: {what}: {held:,} bytes of values, but its header {shape} {dtype} says {expected:,}; {remedy}"
         )
+    check_memory(where, expected)
     content = bytearray(expected)
     view = memoryview(content)
     filled = len(rest := head.read())

@@ -82,7 +82,8 @@ def _receive(url: str, file: BinaryIO, limit: int, timeout: float) -> None:
             declared = response.headers.get("Content-Length")
             while True:
                 try:
-                    block = response.read(_BLOCK)
+                    # `read` would wait for a whole block, however slowly it drips.
+                    block = response.read1(_BLOCK)
                 except (OSError, http.client.HTTPException) as error:
                     raise DataError(f"the connection broke after {received:,} bytes: {error}") from error
                 if not block:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubackprop.errors import DataError
-from gpubackprop.files.regular import check_inflation, regular_file
+from gpubackprop.files.regular import check_inflation, check_memory, regular_file
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 MAX_DIMENSIONS = 8
@@ -64,6 +64,7 @@ def _read(stream: BinaryIO, path: Path, size: int, compressed: bool, sha256: str
     elif size - 4 - len(sizes) < expected:
         raise _truncated(path, size - 4 - len(sizes), expected, shape)
 
+    check_memory(path, expected)
     digest = hashlib.sha256(magic + sizes)
     content = bytearray(expected)
     view = memoryview(content)

@@ -13,6 +13,7 @@ import io
 import lzma
 import os
 import shutil
+import struct
 import sys
 import tempfile
 import zipfile
@@ -32,6 +33,7 @@ from gpubackprop.data.text_tables import (
     NotUtf8Error,
     Source,
     TextFormat,
+    bytes_of,
     find_layout,
     listed,
     read_rows,
@@ -39,11 +41,13 @@ from gpubackprop.data.text_tables import (
     without_missing,
 )
 from gpubackprop.errors import ArgumentTypeError, DataError, MissingExtraError
-from gpubackprop.files.regular import regular_file
+from gpubackprop.files.regular import INFLATION_RATIO, memory, regular_file
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".data", ".txt", ".parquet", ".feather", ".arrow")
 COMPRESSED = ("", ".gz", ".bz2", ".xz", ".zst", ".zip")
 _START = 1 << 20
+_FLOOR = 128 << 20
+"""Bytes that a table may take however small its file is."""
 _COLUMN_BYTES = 4096
 """What a column takes beside its values, roughly."""
 
@@ -131,13 +135,14 @@ def read_table(
     """The table in a file, or in what comes from standard input ("-").
 
     text: columns of a text table to keep as text: labels, which are no numbers, and known categories. format: how the text
-    is written, where that is known. max_bytes: the memory that the table may take, by default what the machine has.
+    is written, where that is known. max_bytes: the memory that the table may take, rows x columns x 8 at least; by default 100
+    times as much as its file, or 128 MB, and no more than the machine has.
 
     Raises DataError for a file that is missing, damaged, larger than that, or no table, MissingExtraError without pyarrow.
     """
     pa = _pyarrow()
     format, where = format or TextFormat(), "standard input" if os.fspath(source) == "-" else os.fspath(source)
-    limit = max_bytes or _memory()
+    limit = max_bytes or memory()
 
     def check(size: int) -> None:
         if size > limit:
@@ -148,7 +153,9 @@ def read_table(
 
     try:
         with contextlib.ExitStack() as stack:
-            open_file = _opener(source, stack)
+            open_file, stored = _opener(source, stack, check)
+            if not max_bytes:
+                limit = min(limit, max(_FLOOR, INFLATION_RATIO * stored))
             with open_file() as file:
                 start, whole = _first_bytes(file)
             if start.startswith((b"PAR1", b"ARROW1")):
@@ -162,6 +169,8 @@ def read_table(
         zlib.error,
         lzma.LZMAError,
         EOFError,
+        IndexError,
+        struct.error,
         OSError,
         RuntimeError,
     ) as error:
@@ -212,49 +221,54 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-def _memory() -> int:
-    """Bytes of memory that the machine has."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return 16 << 30
-
-
 # -- opening --------------------------------------------------------------------------------------------------------
 
 
-def _opener(source: str | os.PathLike[str], stack: contextlib.ExitStack) -> Opener:
-    """A function that opens the content of a source from its beginning, decompressed."""
+def _opener(source: str | os.PathLike[str], stack: contextlib.ExitStack, check: Check) -> tuple[Opener, int]:
+    """A function that opens the content of a source from its beginning, decompressed, and the bytes that are stored of it."""
     if os.fspath(source) != "-":
-        path, _ = regular_file(source)
-        return lambda: _decompressed(str(path), path.open("rb"))
+        path, stored = regular_file(source)
+        return lambda: _decompressed(str(path), path.open("rb"), check), stored
     # Standard input goes by once; a table may have to be read twice.
     copy = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
     shutil.copyfileobj(sys.stdin.buffer, copy)
-    if not copy.tell():
+    if not (stored := copy.tell()):
         raise DataError("standard input: is empty")
 
     def again() -> contextlib.AbstractContextManager[Any]:
         copy.seek(0)
-        return _decompressed("standard input", open(os.dup(copy.fileno()), "rb"))
+        return _decompressed("standard input", open(os.dup(copy.fileno()), "rb"), check)
 
-    return again
+    return again, stored
+
+
+class _Counted:
+    """A file that inflates while it is read, which `check` is told of."""
+
+    def __init__(self, file: Any, check: Check) -> None:
+        self._file, self._check, self._read = file, check, 0
+
+    def read(self, size: int) -> bytes:
+        block: bytes = self._file.read(size)
+        self._read += len(block)
+        self._check(self._read)
+        return block
 
 
 @contextlib.contextmanager
-def _decompressed(where: str, file: BinaryIO) -> Iterator[Any]:
+def _decompressed(where: str, file: BinaryIO, check: Check) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(file)
         magic = file.read(6)
         file.seek(0)
         if magic[:2] == b"\x1f\x8b":
-            yield stack.enter_context(gzip.GzipFile(fileobj=file))
+            yield _Counted(stack.enter_context(gzip.GzipFile(fileobj=file)), check)
         elif magic[:3] == b"BZh":
-            yield stack.enter_context(bz2.BZ2File(file))
+            yield _Counted(stack.enter_context(bz2.BZ2File(file)), check)
         elif magic == b"\xfd7zXZ\0":
-            yield stack.enter_context(lzma.LZMAFile(file))
+            yield _Counted(stack.enter_context(lzma.LZMAFile(file)), check)
         elif magic[:4] == b"\x28\xb5\x2f\xfd":
-            yield stack.enter_context(_pyarrow().CompressedInputStream(file, "zstd"))
+            yield _Counted(stack.enter_context(_pyarrow().CompressedInputStream(file, "zstd")), check)
         elif magic[:4] == b"PK\3\4":
             archive = stack.enter_context(zipfile.ZipFile(file))
             inside = [entry for entry in archive.infolist() if not entry.is_dir()]
@@ -264,7 +278,7 @@ def _decompressed(where: str, file: BinaryIO) -> Iterator[Any]:
                 raise DataError(
                     f"{where}: holds {listed([e.filename for e in inside])}; unpack it and name one of them"
                 )
-            yield stack.enter_context(archive.open(inside[0]))
+            yield _Counted(stack.enter_context(archive.open(inside[0])), check)
         else:
             yield file
 
@@ -315,7 +329,6 @@ def _arrow_parts(open_file: Opener, start: bytes, check: Check) -> Iterator[Any]
             file, content = content, io.BytesIO()
             while block := file.read(_START):
                 content.write(block)
-                check(content.tell())
             content.seek(0)
         if start[:4] == b"PAR1":
             # Text as codes and a dictionary: a page of one long text, repeated, must not be written out.
@@ -344,7 +357,7 @@ def _from_arrow(where: str, parts: Iterator[Any], format: TextFormat, check: Che
         except pa.ArrowException as error:
             raise DataError(f"{where}: is damaged: {str(error).splitlines()[0]}") from error
         batches.append(batch)
-        size += batch.nbytes
+        size += bytes_of(batch)
         check(size)
     table, notes = pa.Table.from_batches(batches, head.schema), []
     index = [n for n in (head.schema.pandas_metadata or {}).get("index_columns", []) if n in table.column_names]

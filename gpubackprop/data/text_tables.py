@@ -336,7 +336,7 @@ def _parse_all(source: Source, types: dict[str, Any], only: list[str] | None = N
         if isinstance(table, str):
             _refuse_row(source, table, sum(t.num_rows for t in tables), found)
         tables.append(table)
-        sizes.append(table.nbytes)
+        sizes.append(bytes_of(table))
         source.check(sum(sizes))
         for name, counts in found.items():
             words.setdefault(name, Counter()).update(counts)
@@ -387,6 +387,12 @@ def _parse(block: bytes, source: Source, types: dict[str, Any], only: list[str] 
             column = _narrowed(column)
         columns.append(column)
     return pa.table(columns, names=table.column_names), words
+
+
+def bytes_of(rows: Any) -> int:
+    """The memory of rows in a pyarrow.Table or a batch; 8 bytes a cell at least, which what is made of them will take."""
+    size: int = max(rows.nbytes, 8 * rows.num_rows * rows.num_columns)
+    return size
 
 
 def without_missing(column: Any, missing: Sequence[str]) -> tuple[Any, Counter[str]]:

@@ -56,6 +56,20 @@ def check_inflation(path: Path, stored: int, inflated: int) -> None:
         )
 
 
+def memory() -> int:
+    """Bytes of memory that the machine has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 16 << 30
+
+
+def check_memory(where: str | Path, size: int) -> None:
+    """Refuse what would take more bytes than the machine has (DataError): files may be larger than what is written in them."""
+    if size > memory():
+        raise DataError(f"{where}: takes {size:,} bytes, and this machine has {memory():,}; take fewer rows")
+
+
 def _near_misses(path: Path) -> str:
     try:
         names = sorted(entry.name for entry in os.scandir(path.parent))

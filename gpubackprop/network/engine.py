@@ -185,6 +185,15 @@ class Engine:
         # A complex step carries its derivative in the imaginary part.
         return float(losses.real), float(norms.real)
 
+    def look_at_weights(self) -> None:
+        """Make what `read` gives NaN where a parameter, or state, is not finite. Nothing waits."""
+        be, losses = self.backend, self.steps.losses
+        with self, np.errstate(invalid="ignore"):
+            for array in (self.parameters.P, *self.state.values()):
+                be.total(array, 1.0, self._total)
+                be.xp.multiply(self._total, 0.0, out=self._total)
+                be.xp.add(losses, self._total, out=losses)
+
     def reset(self, losses: float = 0.0, norms: float = 0.0) -> None:
         """Begin the sums of `read` anew, or, in an epoch that goes on, from what `read` gave."""
         with self:

@@ -33,8 +33,8 @@ class Model:
 
     inputs: how raw rows become inputs: the encoder of a table's columns, or the standardisation of an array (None: as it is).
     targets: the standardisation of regression targets (None: as they are). data: what the training data were: "source",
-    "target", "task", "folder", "weight", "group", "format", "name", "classes", "features", "targets", "sha256", and how they
-    were divided: "test", "validation", "seed".
+    "target", "task", "folder", "weight", "group", "max_bytes", "format", "name", "classes", "features", "targets", "sha256", and
+    how they were divided: "test", "validation", "seed".
     """
 
     network: Network
@@ -231,15 +231,15 @@ class Model:
         text = self.inputs.text if isinstance(self.inputs, Encoder) else []
         # Weights and groups matter for the training data alone: they say which rows were held out.
         columns = {name: known[name] for name in ("weight", "group") if same}
-        return load(
-            source, target=target or known["targets"], task=known["task"], text=text, format=self._format(), **columns
-        )
+        read: dict[str, Any] = {"text": text, "format": self._format(), "max_bytes": known.get("max_bytes")}
+        return load(source, target=target or known["targets"], task=known["task"], **read, **columns)
 
     def read(self, rows: Rows, folder: str | None = None) -> Array | Table:
         """Raw rows from whatever they come in, without their targets. Raises ArgumentTypeError for what holds no rows."""
         if isinstance(rows, (str, os.PathLike)):
             text = self.inputs.text if isinstance(self.inputs, Encoder) else []
-            found: Array | Table = load_rows(os.fspath(rows), text=text, format=self._format(), folder=folder)
+            read: dict[str, Any] = {"text": text, "format": self._format(), "max_bytes": self.data.get("max_bytes")}
+            found: Array | Table = load_rows(os.fspath(rows), folder=folder, **read)
             return found
         if isinstance(rows, Dataset):
             return rows.x

@@ -143,6 +143,7 @@ def train_run(
         "folder": None if folder is None else _lasting(os.fspath(folder)),
         "weight": weight,
         "group": group,
+        "max_bytes": max_bytes,
         "format": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(format or TextFormat()).items()},
     }
     model = prepare(loaded, parts.train, chosen, origin, columns)

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -45,8 +45,8 @@ class _Fit:
     """What a fit was asked, and where it is: with the network and the optimizer, all that it takes to go on.
 
     n: rows. size: rows a step. first: epochs that were done before it; epochs: when it ends, those included. epoch, step: epochs
-    that are done, and steps of the next one. restores: how often an epoch began again. sums: what `Engine.read` gave for these
-    steps; seconds: what they took.
+    that are done, and steps of the next one. restores: how often an epoch began again. skipped: rows of these steps that were
+    left out. sums: what `Engine.read` gave for these steps; seconds: what they took.
     """
 
     n: int
@@ -62,12 +62,13 @@ class _Fit:
     on_nan: str = "stop"
     restores: int = 0
     step: int = 0
+    skipped: int = 0
     sums: Sequence[float] = (0.0, 0.0)
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, least in {"n": 1, "size": 1, "first": 0, "epochs": 0, "epoch": 0, "step": 0, "restores": 0}.items():
-            whole_number(name, getattr(self, name), least)
+        for name in ("n", "size", "first", "epochs", "epoch", "step", "skipped", "restores"):
+            whole_number(name, getattr(self, name), least=name in ("n", "size"))
         checked_on_nan(self.on_nan)
         for name in ("patience", "part"):
             if getattr(self, name) is not None:
@@ -458,14 +459,19 @@ class Trainer:
         listeners = [c for c in self._listening if type(c).on_progress is not Callback.on_progress]
         pauses = [c.every_steps for c in listeners if c.every_steps]
         before, started = fit.seconds, time.perf_counter()
-        stretch, skipped, total, norms = 1 if listeners else self._pace, 0, *fit.sums
+        stretch, total, norms = 1 if listeners else self._pace, *fit.sums
         while fit.step < steps:
             due = [every - self.steps_done % every for every in pauses]
             until = min(fit.step + min([stretch, *due]), steps)
-            skipped += engine.train(source, fit.step, until, optimizer, fit.size, fit.part, skip=fit.on_nan == "skip")
+            skip = fit.on_nan == "skip"
+            fit.skipped += engine.train(source, fit.step, until, optimizer, fit.size, fit.part, skip=skip)
+            if until == steps:
+                # No step comes after the last one that would show what its update did.
+                engine.look_at_weights()
             total, norms = engine.read()
-            loss = total / max(min(until * fit.size, fit.n) - skipped, 1)
-            if not isfinite(loss):
+            counted = min(until * fit.size, fit.n) - fit.skipped
+            loss = total / counted if counted else nan
+            if not isfinite(loss) and (counted or until == steps):
                 if self._begins_again(snapshot, fit.step, until, loss):
                     fit.step = begun
                     return None
@@ -481,11 +487,12 @@ class Trainer:
                     c.on_progress(self, progress)
                 stretch = self._pace = max(1, int(rate / REPORTS_PER_SECOND))
         seconds = before + time.perf_counter() - started
-        fit.epoch, fit.step, fit.sums, fit.seconds = fit.epoch + 1, 0, (0.0, 0.0), 0.0
+        skipped = fit.skipped
+        fit.epoch, fit.step, fit.skipped, fit.sums, fit.seconds = fit.epoch + 1, 0, 0, (0.0, 0.0), 0.0
         self.net.epochs += 1
         record = {
             "epoch": fit.epoch,
-            "loss": total / max(source.n - skipped, 1),
+            "loss": loss,
             "learning_rate": optimizer.current_learning_rate(),
             "seconds": seconds,
             "samples_per_second": source.n / seconds,

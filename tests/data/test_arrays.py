@@ -12,7 +12,10 @@ from hypothesis.extra import numpy as hnp
 
 from gpubackprop.data import load
 from gpubackprop.data.arrays import features
+from gpubackprop.data.idx import read_idx
 from gpubackprop.errors import DataError
+
+from .conftest import idx_bytes
 
 X = np.random.default_rng(0).normal(size=(12, 3))
 Y = np.arange(12) % 3
@@ -178,6 +181,18 @@ def test_bombs_are_refused_before_they_inflate(tmp_path: Path, monkeypatch: pyte
     assert path.stat().st_size < 1 << 16
     with pytest.raises(DataError, match=r"would inflate to 1[0-9,]+ or more"):
         load(path)
+
+
+def test_what_no_memory_could_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with holes is as large as it says, and takes no room on the disk."""
+    np.save(tmp_path / "x.npy", np.zeros((10, 2)))
+    np.save(tmp_path / "y.npy", np.arange(10) % 2)
+    np.savez(tmp_path / "t.npz", x=np.zeros((10, 2)), y=np.arange(10) % 2)
+    (tmp_path / "t-idx3-ubyte").write_bytes(idx_bytes(np.zeros((5, 10, 10), np.uint8)))
+    monkeypatch.setattr("gpubackprop.files.regular.memory", lambda: 100)
+    for read, name in ((load, "x.npy"), (load, "t.npz"), (read_idx, "t-idx3-ubyte")):
+        with pytest.raises(DataError, match="bytes, and this machine has 100"):
+            read(tmp_path / name)
 
 
 def test_headers_are_not_believed(tmp_path: Path) -> None:

@@ -286,6 +286,12 @@ def test_memory_has_a_limit(write, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="takes more than 1,000,000 bytes"):
         read_table(write("t.csv.gz", bomb), max_bytes=1_000_000)
     assert len(read_table(write("t.csv.gz", bomb))) == 2_000_000
+    larger = write("t.csv.gz", gzip.compress(b"a,y\n" + b"0,0\n" * 9_000_000, 1, mtime=0))
+    with pytest.raises(DataError, match=r"takes more than 134,217,728 bytes of memory .* max_bytes=NUMBER"):
+        read_table(larger)
+    assert len(read_table(larger, max_bytes=1 << 30)) == 9_000_000
+    with pytest.raises(DataError, match="takes more than 1,000,000 bytes"):
+        read_table(write("blank.csv.gz", gzip.compress(b"a,y\n" + b"\n" * (1 << 22))), max_bytes=1_000_000)
     zeros = np.zeros(1 << 21, np.int8)
     pq.write_table(pa.table({"a": zeros}), tmp_path / "b.parquet")
     with pytest.raises(DataError, match="takes more than"):

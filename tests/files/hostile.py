@@ -1,19 +1,24 @@
 """Reads files that were damaged in every way, in a process of its own with little memory: for tests/files/test_hostile.py.
 
-    python -m tests.files.hostile KIND COUNT SEED
+    python -m tests.files.hostile COUNT SEED KIND...
 
 prints a line for each damaged file that was not read and not refused with an error of this library, in time and memory.
 """
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import hashlib
 import io
 import json
+import lzma
+import os
 import signal
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +28,8 @@ import numpy as np
 import gpubackprop as gb
 from gpubackprop.bench.result import Result
 from gpubackprop.data.idx import read_idx
+from gpubackprop.files import cache
+from gpubackprop.pipeline.run_folder import read_settings
 
 SECONDS, MEMORY = 5, 500 << 20
 
@@ -46,6 +53,20 @@ def csv() -> bytes:
         for c in columns.values()
     ]
     return "\n".join([",".join(columns), *(",".join(row) for row in zip(*quoted, strict=True))]).encode()
+
+
+def zipped() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("t.csv", csv())
+    return file.getvalue()
+
+
+def zstd() -> bytes:
+    import pyarrow as pa
+
+    content: bytes = pa.compress(csv(), "zstd", asbytes=True)
+    return content
 
 
 def parquet() -> bytes:
@@ -96,7 +117,7 @@ def run_file(name: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         data = gb.Dataset.from_frame(table(), target="y")
         gb.train_run(data, out=Path(folder, "run"), epochs=2, layers=[4], device="cpu", say=lambda line: None)
-        return Path(folder, "run", name).read_bytes()
+        return next(Path(folder, "run").rglob(name)).read_bytes()
 
 
 def bench() -> bytes:
@@ -118,18 +139,34 @@ def load_table(path: Path) -> None:
     gb.data.load(str(path), target="y")
 
 
+def load_cached(path: Path) -> None:
+    path.chmod(0o600)
+    os.environ["GPUBACKPROP_CACHE"] = str(path.parent.parent)
+    assert cache.load(path.name) in (None, CACHED[64:])
+
+
+CACHED = hashlib.sha256(b"machine code").hexdigest().encode() + b"machine code"
+
 KINDS: dict[str, tuple[str, Callable[[], bytes], Callable[[Path], Any]]] = {
     "csv": ("t.csv", csv, load_table),
     "csv.gz": ("t.csv.gz", lambda: gzip.compress(csv()), load_table),
+    "csv.bz2": ("t.csv.bz2", lambda: bz2.compress(csv()), load_table),
+    "csv.xz": ("t.csv.xz", lambda: lzma.compress(csv()), load_table),
+    "csv.zst": ("t.csv.zst", zstd, load_table),
+    "csv.zip": ("t.csv.zip", zipped, load_table),
     "parquet": ("t.parquet", parquet, load_table),
     "feather": ("t.feather", feather, load_table),
     "npy": ("x.npy", npy, load_x_and_y),
     "npz": ("t.npz", npz, lambda path: gb.data.load(str(path))),
     "idx": ("t-idx3-ubyte", idx, read_idx),
+    "idx.gz": ("t-idx3-ubyte.gz", lambda: gzip.compress(idx()), read_idx),
     "checkpoint": ("n.safetensors", checkpoint, lambda path: gb.load_checkpoint(path, "cpu")),
     "model": ("model.safetensors", lambda: run_file("model.safetensors"), lambda path: gb.load_run(path.parent, device="cpu")),
+    "resumed": ("s.safetensors", lambda: run_file("step-*"), lambda path: gb.Trainer.resume(path, device="cpu")),
+    "settings": ("settings.json", lambda: run_file("settings.json"), lambda path: read_settings(path.parent)),
     "history": ("history.jsonl", lambda: run_file("history.jsonl"), gb.History.load),
     "bench": ("bench.json", bench, lambda path: (Result.load(path), gb.choose_device(path, [4, 3, 2], 8))),
+    "cache": ("code/entry", lambda: CACHED, load_cached),
 }  # fmt: skip
 
 
@@ -185,6 +222,10 @@ def most_memory() -> int:
     return 1024 * int(line.split()[1])
 
 
+def forget_most_memory() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 class TooSlowError(BaseException):
     pass
 
@@ -200,8 +241,10 @@ def main(kind: str, count: int, seed: int) -> None:
     signal.signal(signal.SIGALRM, _too_slow)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, name)
+        path.parent.mkdir(0o700, exist_ok=True)
         path.write_bytes(content)
         read(path)
+        forget_most_memory()
         before = most_memory()
         for i in range(count):
             path.write_bytes(found := damaged(content, rng))
@@ -211,19 +254,20 @@ def main(kind: str, count: int, seed: int) -> None:
             except gb.GpuBackpropError as error:
                 text = str(error)
                 if not text or "\n" in text:
-                    print(json.dumps([i, "an error of other than one line", text[:200], found.hex()[:2000]]))
+                    print(json.dumps([kind, i, "an error of other than one line", text[:200], found.hex()[:2000]]))
             except BaseException as error:
                 where = error.__traceback__
                 while where is not None and where.tb_next is not None:
                     where = where.tb_next
                 place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else ""
-                print(json.dumps([i, type(error).__name__, str(error)[:200], place]))
+                print(json.dumps([kind, i, type(error).__name__, str(error)[:200], place]))
             finally:
                 signal.alarm(0)
             if most_memory() - before > MEMORY:
-                print(json.dumps([i, "took more memory than it may", most_memory() - before]))
-                Path("/proc/self/clear_refs").write_text("5")
+                print(json.dumps([kind, i, "took more memory than it may", most_memory() - before]))
+                forget_most_memory()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    for kind in sys.argv[3:]:
+        main(kind, int(sys.argv[1]), int(sys.argv[2]))

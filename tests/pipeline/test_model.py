@@ -63,6 +63,10 @@ def test_files_and_data_sets_are_rows_too(colours: Path) -> None:
     assert (
         model.score(data) == model.score(colours / "rows.csv") == model.score(data.x, [data.classes[k] for k in data.y])
     )
+    model.data["max_bytes"] = 10
+    for read in (model.predict, model.score):
+        with pytest.raises(DataError, match="takes more than 10 bytes"):
+            read(colours / "other.csv")
 
 
 def test_values_come_in_the_unit_of_the_target(prices: Path) -> None:

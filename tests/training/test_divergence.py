@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,62 @@ def test_skipped_steps_leave_everything_as_it_was(how: dict[str, Any]) -> None:
             nets[1].train_step(x[rows], y[rows], rules[1])
     for name, want in nets[1].get_weights().items():
         np.testing.assert_allclose(nets[0].get_weights()[name], want, rtol=1e-5, atol=1e-6)
+
+
+class Overflow(gb.Callback):
+    """Lets the last update of the second epoch overflow."""
+
+    every_steps = 1
+
+    def on_progress(self, trainer: Any, progress: Any) -> None:
+        if (progress.epoch, progress.step) == (2, progress.steps_per_epoch - 1):
+            trainer.optimizer.learning_rate = 1e300
+
+    def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
+        trainer.optimizer.learning_rate = 0.01
+
+
+@pytest.mark.parametrize("on_nan", ["stop", "skip", "restore"])
+@pytest.mark.parametrize("epochs", [2, 4])
+def test_an_overflow_in_the_last_update_of_an_epoch_does_not_stay(on_nan: str, epochs: int) -> None:
+    x, y = make_data(N, 5, 3)
+    nets = [network(), network()]
+    gb.Trainer(nets[0], gb.SGD(0.01)).fit(x, y, epochs=1, batch_size=SIZE)
+    trainer = gb.Trainer(nets[1], gb.SGD(0.01), callbacks=[Overflow()])
+    history = trainer.fit(x, y, epochs=epochs, batch_size=SIZE, on_nan=on_nan)
+    assert history.stopped == "diverged"
+    assert [isfinite(loss) for loss in history["loss"]] == [True, False]
+    assert "the values of 0.weight, 0.bias" in str(history.diagnosis)
+    for name, want in nets[0].get_weights().items():
+        np.testing.assert_allclose(nets[1].get_weights()[name], want, rtol=1e-5, atol=1e-6)
+
+
+def test_where_every_step_is_skipped_there_is_no_loss() -> None:
+    x, y = make_data(N, 5, 3)
+    history = gb.Trainer(network(), gb.SGD(0.01)).fit(x, np.full_like(y, 3e38), epochs=3, on_nan="skip")
+    assert history.stopped == "diverged"
+    assert np.isnan(history["loss"]).tolist() == [True]
+    assert "the loss is nan in epoch 1" in str(history.diagnosis)
+
+
+class Written(gb.Checkpoints):
+    """Waits for each checkpoint."""
+
+    def save(self, trainer: Any) -> None:
+        super().save(trainer)
+        self.flush()
+
+
+def test_a_fit_that_skips_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    x, y = make_data(N, 5, 3)
+    y[:SIZE] = 3e38
+    options: dict[str, Any] = {"epochs": 2, "batch_size": SIZE, "shuffle": False, "on_nan": "skip"}
+    whole = gb.Trainer(network(), gb.Adam(0.01), callbacks=[Written(tmp_path, "3 steps", keep=9)])
+    whole.fit(x, y, **options)
+    resumed = gb.Trainer.resume(tmp_path / "step-0000000003.safetensors", device="cpu")
+    assert resumed.continue_fit(x, y)["loss"] == whole.history["loss"]
+    assert resumed.history["skipped"] == [SIZE] * 2
+    assert_same_bits(resumed.net.get_weights(), whole.net.get_weights())
 
 
 def test_a_fit_without_trouble_is_the_same_whatever_is_asked() -> None:
