@@ -411,8 +411,8 @@ BUGS = [
     Bug(
         "epoch's loss divided by its steps",
         "training.trainer:Trainer._epoch",
-        '"loss": total / max(source.n - skipped, 1)',
-        '"loss": total / (steps * fit.size)',
+        "loss = total / counted if counted else nan",
+        "loss = total / (until * fit.size)",
         "training",
     ),
     Bug(
