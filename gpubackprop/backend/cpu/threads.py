@@ -7,6 +7,7 @@ every product. The choice looks at the sizes of the products alone, never at the
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,10 +56,19 @@ class _Turns:
 
     def __init__(self, get: Any, put: Any) -> None:
         self._get, self._put = get, put
+        self._before = 1
+        self._begin()
+
+    def _begin(self) -> None:
         self._turn = threading.Condition()
         self._inside = {True: 0, False: 0}
         self._own = threading.local()
-        self._before = 1
+
+    def after_fork(self) -> None:
+        """In a new process: programs that ran in other threads of the old one do not run here."""
+        if self._inside[True]:
+            self._put(self._before)
+        self._begin()
 
     @contextmanager
     def taken(self, one: bool) -> Iterator[None]:
@@ -99,7 +109,10 @@ def _turns() -> _Turns | None:
         return None
     get, put = library[getter], library[setter]
     get.restype, get.argtypes, put.restype, put.argtypes = ctypes.c_int, [], None, [ctypes.c_int]
-    return _Turns(get, put)
+    turns = _Turns(get, put)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=turns.after_fork)
+    return turns
 
 
 def with_threads(run: Callable[..., Any], one: bool | None) -> Callable[..., Any]:

@@ -126,3 +126,24 @@ def test_a_library_that_cannot_be_set_is_left_as_it_is(monkeypatch: pytest.Monke
         assert threads.with_threads(len, True) is len
     finally:
         threads._turns.cache_clear()
+
+
+def test_a_new_process_does_not_wait_for_threads_of_the_old_one(library: Library) -> None:
+    turns = threads._turns()
+    assert turns is not None
+    entered, leave = threading.Event(), threading.Event()
+
+    def stays() -> None:
+        entered.set()
+        leave.wait(30)
+
+    other = threading.Thread(target=threads.with_threads(stays, True))
+    other.start()
+    assert entered.wait(30)
+    turns.after_fork()
+    assert library.now == 4
+    assert threads.with_threads(lambda: library.now, False)() == 4
+    assert threads.with_threads(lambda: library.now, True)() == 1
+    turns._inside[True] += 1
+    leave.set()
+    other.join()
