@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from math import isfinite
 
 from rich import table as rich
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
+
+from gpubackprop.terminal import Terminal
 
 _TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
@@ -107,7 +109,7 @@ class Table:
 
 def to_text(renderable: RenderableType, width: int = PLAIN_WIDTH) -> str:
     """What `show` prints, as plain text."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False, markup=False)
+    console = Terminal(file=io.StringIO(), width=width, color_system=None, legacy_windows=False, markup=False)
     console.print(renderable)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
@@ -115,5 +117,5 @@ def to_text(renderable: RenderableType, width: int = PLAIN_WIDTH) -> str:
 
 def show(renderable: RenderableType) -> None:
     """Print it: in the width of a terminal, or that of the tables where there is none."""
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, markup=False)
+    console = Terminal(width=None if sys.stdout.isatty() else PLAIN_WIDTH, markup=False)
     console.print(renderable, highlight=False)

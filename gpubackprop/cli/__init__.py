@@ -14,8 +14,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gpubackprop import __version__
-from gpubackprop.cli.output import Output, printable
+from gpubackprop.cli.output import Output
 from gpubackprop.errors import GpuBackpropError, unknown_name
+from gpubackprop.terminal import printable
 
 COMMANDS = {
     "train": "Train a network on a data set and write a run folder.",

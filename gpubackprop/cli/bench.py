@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from typer import Argument, Option
@@ -23,6 +22,7 @@ from gpubackprop.bench.runner import BATCH_SIZES, Progress, benchmark
 from gpubackprop.bench.text import show
 from gpubackprop.errors import ArgumentError, DataError
 from gpubackprop.files.atomic import replacing
+from gpubackprop.terminal import Terminal
 
 INTERRUPTED = 130
 LAYERS = "784,512,256,10"
@@ -170,7 +170,7 @@ class _Display:
     """A bar on a terminal, nothing elsewhere."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
+        console = Terminal(stderr=True)
         self._bar = Bar(
             BarColumn(20),
             TimeRemainingColumn(),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from gpubackprop.backend.select import devices as found
+from gpubackprop.terminal import Terminal
 
 
 def devices() -> None:
@@ -17,4 +17,4 @@ def devices() -> None:
         memory = f"{device.memory / 2**30:.1f} GiB" if device.memory else ""
         what = device.description if device.working else f"{device.description}: {device.reason}"
         table.add_row(device.name, "yes" if device.working else "no", escape(what), memory)
-    Console().print(table)
+    Terminal().print(table)

@@ -8,7 +8,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from gpubackprop.cli.output import printable
 from gpubackprop.training import Callback, FitPlan, FitProgress, History, Trainer
 
 LINES = 20
@@ -73,8 +72,8 @@ def _state(scores: dict[str, float], more: str, rate: float, seconds_left: float
 
 
 def say(console: Console, text: str) -> None:
-    """Print text as it is: nothing in it is markup or a command to the terminal, and no line is broken."""
-    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+    """Print text as it is: nothing in it is markup, and no line is broken."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import numpy as np
-from rich.console import Console
 from typer import Option
 
 from gpubackprop import __version__, mlp
@@ -18,6 +17,7 @@ from gpubackprop.backend.select import fallback_reason, get_backend
 from gpubackprop.cli.devices import devices
 from gpubackprop.files import cache
 from gpubackprop.optimizers import SGD
+from gpubackprop.terminal import Terminal
 
 _EXTRAS = {"numba": "numba", "scipy": "numba", "scikit-learn": "data", "pyarrow": "data", "matplotlib": "plot"}
 """Which extra brings a package."""
@@ -34,7 +34,7 @@ def doctor(
     ] = False,
 ) -> None:
     """Say what this installation runs on, and what keeps it from a GPU; try one training step."""
-    console = Console()
+    console = Terminal()
     if remeasure:
         console.print(f"forgot {cache.forget(f'{FILES}*')} files of measurements", highlight=False)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from typer import Argument, Option
@@ -14,6 +13,7 @@ from gpubackprop.cli.display import say
 from gpubackprop.files.plain import as_json as as_json_text
 from gpubackprop.pipeline.model import Array, Model, load_run
 from gpubackprop.pipeline.report import report
+from gpubackprop.terminal import Terminal, printable
 
 
 def evaluate(
@@ -39,7 +39,7 @@ def evaluate(
     if as_json:
         print(as_json_text({**found.metrics, "rows": len(rows.x)}))
         return
-    console = Console()
+    console = Terminal()
     for remark in model.remarks(rows.x):
         say(console, remark)
     first, rest = found.lines()
@@ -57,9 +57,9 @@ def _by_class(model: Model, taken: Array, y: Array) -> Table:
         confused = ""
         if wrong.size:
             other = max(set(wrong.tolist()), key=wrong.tolist().count)
-            confused = f"{escape(model.classes[other])} ({int((wrong == other).sum())})"
+            confused = f"{escape(printable(model.classes[other]))} ({int((wrong == other).sum())})"
         table.add_row(
-            escape(name),
+            escape(printable(name)),
             f"{int(mine.sum()):,}",
             _share(right, int(mine.sum())),
             _share(right, int(said.sum())),

@@ -16,6 +16,7 @@ from gpubackprop.network.network import Network
 from gpubackprop.network.perceptron import mlp
 from gpubackprop.proofs.explain import STEPS, Explanation, Quantity, matrix_text
 from gpubackprop.proofs.explain import explain as take_apart
+from gpubackprop.terminal import Terminal
 
 _WIDTH = 110
 """Columns where the output is no terminal: a pipe has no width of its own."""
@@ -60,7 +61,7 @@ def explain(
     rows = rng.random((1, net.widths[0])).round(2) if x is None else _matrix("x", x)
     targets = _drawn_targets(net, len(rows), rng) if y is None else _targets(net, y)
     found = take_apart(net, rows, targets, learning_rate=learning_rate, input_layer=input_layer)
-    show(found, Console(width=None if Console().is_terminal else _WIDTH, highlight=False), digits, repr(net))
+    show(found, Terminal(width=None if Terminal().is_terminal else _WIDTH, highlight=False), digits, repr(net))
 
 
 def show(explanation: Explanation, console: Console, digits: int, title: str) -> None:

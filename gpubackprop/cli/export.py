@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from rich.console import Console
 from typer import Argument, Option
 
 from gpubackprop.cli.display import say
 from gpubackprop.errors import ArgumentError, DataError
 from gpubackprop.interop.onnx import to_onnx
 from gpubackprop.pipeline.model import load_run
+from gpubackprop.terminal import Terminal
 
 
 def export(
@@ -25,4 +25,4 @@ def export(
     if Path(out).exists() and not overwrite:
         raise DataError(f"out={out} exists; choose another name, or say overwrite=True to replace it")
     to_onnx(load_run(run, "cpu"), out)
-    say(Console(), f"{run} in {out}")
+    say(Terminal(), f"{run} in {out}")

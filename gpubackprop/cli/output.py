@@ -7,11 +7,6 @@ import os
 from typing import Any, TextIO
 
 
-def printable(text: str) -> str:
-    """The text with what commands terminals, such as ESC in a name out of a file, as escapes."""
-    return "".join(c if c in "\n\t" or c.isprintable() or c == "\u3000" else ascii(c)[1:-1] for c in text)
-
-
 class Output:
     """Standard output or error of the command. A reader that went away, or a terminal that is gone, ends no training: what
     comes after goes nowhere, and `failure` says why."""

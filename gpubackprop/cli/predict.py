@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from rich.console import Console
 from typer import Argument, Option
 
 from gpubackprop.cli.display import say
-from gpubackprop.cli.output import printable
 from gpubackprop.errors import ArgumentError, DataError
 from gpubackprop.files.atomic import replacing
 from gpubackprop.pipeline.model import Array, Model, load_run
+from gpubackprop.terminal import Terminal, printable
 
 
 def predict(
@@ -42,7 +41,7 @@ def predict(
     if path.exists() and not overwrite:
         raise DataError(f"out={out} exists; choose another name, or say overwrite=True to replace it")
     model = load_run(run, device)
-    console = Console()
+    console = Terminal()
     rows = model.read(data, folder)
     for line in model.remarks(rows):
         say(console, line)

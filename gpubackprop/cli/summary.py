@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from typer import Argument, Option
 
 from gpubackprop.cli.display import say
-from gpubackprop.pipeline.model import load_run
+from gpubackprop.errors import DataError
+from gpubackprop.files.checkpoint import FORGED
+from gpubackprop.pipeline.model import Model, load_run
 from gpubackprop.pipeline.run_folder import read_settings
+from gpubackprop.terminal import Terminal
 from gpubackprop.training import History
 
 SHOWN = 10
@@ -28,13 +30,19 @@ def summary(
     """Show what is in a run folder: the network, the settings, the history and the result."""
     folder = Path(run)
     model, about = load_run(folder, device), read_settings(folder)
-    console = Console()
+    console = Terminal()
+    try:
+        _show(console, model, about, History.load(folder / "history.jsonl"))
+    except FORGED as error:
+        raise DataError(f"{folder}: holds other settings or another history than `train` wrote: {error!r}") from error
+
+
+def _show(console: Terminal, model: Model, about: dict[str, Any], history: History) -> None:
     say(console, model.network.summary())
     rows = about.get("rows", {})
     say(console, f"data: {model.data['name']}; " + "; ".join(f"{part}: {what}" for part, what in rows.items() if what))
     settings = {k: v for k, v in about.get("settings", {}).items() if v is not None}
     say(console, "settings: " + ", ".join(f"{k}={v}" for k, v in settings.items()))
-    history = History.load(folder / "history.jsonl")
     if len(history):
         console.print(_epochs(history))
     result = about.get("result")

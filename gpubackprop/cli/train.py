@@ -12,7 +12,6 @@ from functools import partial
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from rich.console import Console
 from typer import Argument, Option
 
 from gpubackprop.cli.display import Display, duration, say
@@ -21,6 +20,7 @@ from gpubackprop.errors import ArgumentError, unknown_name
 from gpubackprop.pipeline.encoder import ColumnChoices
 from gpubackprop.pipeline.runs import RunInterruptedError, resume_run, train_run
 from gpubackprop.pipeline.settings import Settings
+from gpubackprop.terminal import Terminal
 
 
 def _columns(which: str) -> Any:
@@ -91,7 +91,7 @@ def train(
     Rows are held out for `gpubackprop evaluate`: the official test part, or a share of the rows. Ctrl-C, SIGTERM and SIGHUP
     finish the batch and save; --resume goes on from there, or from the newest checkpoint, to the same result.
     """
-    console = Console()
+    console = Terminal()
     started = time.perf_counter()
     common: dict[str, Any] = {
         "folder": folder,

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from gpubackprop.cli.output import Output, printable
+from gpubackprop.cli.output import Output
+from gpubackprop.terminal import printable
 from tests.cli.commands import refused, run
 
 QUICK = ("--epochs", "2", "--layers", "4", "--device", "cpu")
@@ -43,6 +44,13 @@ def test_commands_to_a_terminal_are_shown_as_escapes() -> None:
     Path("rows.csv").write_text("a,b\x1b[31m,c\n" + "".join(f"{i},{i % 3},{i % 2}\n" for i in range(40)))
     text = run("train", "rows.csv", "--target", "c", *QUICK, "--out", "run")
     assert "\x1b" not in text
+    Path("rows.csv").write_text("a,b,c\n" + "".join(f"{i},{i % 3},c{i % 2}\x1b[2J\x9b\n" for i in range(40)))
+    run("train", "rows.csv", "--target", "c", *QUICK, "--out", "classes")
+    record = json.loads(Path("classes/history.jsonl").read_text().splitlines()[-1])
+    Path("classes/history.jsonl").write_text(json.dumps({**record, "\x1b[2J": 1.0}) + "\n")
+    for show in ("evaluate", "summary"):
+        assert not {"\x1b", "\x9b"} & set(run(show, "classes", "--device", "cpu"))
+    assert "c0\\x1b[2J\\x9b" in run("evaluate", "classes", "--device", "cpu")
     assert "\x1b" not in refused("train", "x\x1b[2J.csv", "--target", "c")
 
 

@@ -8,6 +8,7 @@ prints a line for each damaged file that was not read and not refused with an er
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import hashlib
 import io
@@ -27,9 +28,9 @@ import numpy as np
 
 import gpubackprop as gb
 from gpubackprop.bench.result import Result
+from gpubackprop.cli.summary import summary
 from gpubackprop.data.idx import read_idx
 from gpubackprop.files import cache
-from gpubackprop.pipeline.run_folder import read_settings
 
 SECONDS, MEMORY = 5, 500 << 20
 
@@ -139,6 +140,11 @@ def load_table(path: Path) -> None:
     gb.data.load(str(path), target="y")
 
 
+def summarized(path: Path) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        summary(str(path.parent), "cpu")
+
+
 def load_cached(path: Path) -> None:
     path.chmod(0o600)
     os.environ["GPUBACKPROP_CACHE"] = str(path.parent.parent)
@@ -163,8 +169,8 @@ KINDS: dict[str, tuple[str, Callable[[], bytes], Callable[[Path], Any]]] = {
     "checkpoint": ("n.safetensors", checkpoint, lambda path: gb.load_checkpoint(path, "cpu")),
     "model": ("model.safetensors", lambda: run_file("model.safetensors"), lambda path: gb.load_run(path.parent, device="cpu")),
     "resumed": ("s.safetensors", lambda: run_file("step-*"), lambda path: gb.Trainer.resume(path, device="cpu")),
-    "settings": ("settings.json", lambda: run_file("settings.json"), lambda path: read_settings(path.parent)),
-    "history": ("history.jsonl", lambda: run_file("history.jsonl"), gb.History.load),
+    "settings": ("settings.json", lambda: run_file("settings.json"), summarized),
+    "history": ("history.jsonl", lambda: run_file("history.jsonl"), summarized),
     "bench": ("bench.json", bench, lambda path: (Result.load(path), gb.choose_device(path, [4, 3, 2], 8))),
     "cache": ("code/entry", lambda: CACHED, load_cached),
 }  # fmt: skip
@@ -242,6 +248,10 @@ def main(kind: str, count: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, name)
         path.parent.mkdir(0o700, exist_ok=True)
+        if read is summarized:
+            path.with_name("model.safetensors").write_bytes(run_file("model.safetensors"))
+            path.with_name("settings.json").write_bytes(run_file("settings.json"))
+            path.with_name("history.jsonl").write_bytes(run_file("history.jsonl"))
         path.write_bytes(content)
         read(path)
         forget_most_memory()

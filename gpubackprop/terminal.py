@@ -1,0 +1,21 @@
+"""What goes to a terminal: nothing in a name out of a file commands it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+
+def printable(text: str) -> str:
+    """The text with what commands terminals, such as ESC in a name out of a file, as escapes."""
+    return "".join(c if c in "\n\t" or c.isprintable() or c == "\u3000" else ascii(c)[1:-1] for c in text)
+
+
+class Terminal(Console):
+    """A console whose own colours and lines are all that commands the terminal: the text that it is given is `printable`."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
