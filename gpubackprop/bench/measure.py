@@ -50,13 +50,16 @@ class Bench:
         """See `timing.ceilings`."""
         return timing.ceilings(self._new_backend(), self.contender.dtype)
 
-    def prepare(self, described: Description, n: int, optimizer: str, seed: int, plain: bool = False) -> dict[str, Any]:
+    def prepare(
+        self, described: Description, n: int, optimizer: str, seed: int, compile: bool = False, plain: bool = False
+    ) -> dict[str, Any]:
         """Build a network and batches of n rows; what they compute, and what work a step is."""
         self.measurement = None
         c = self.contender
         # A backend of its own for each, so that scratch memory of the network before is not there already.
-        self.measurement = Measurement(described, self._new_backend(), c.dtype, c.precision, n, optimizer, seed, plain)
-        m = self.measurement
+        m = self.measurement = Measurement(
+            described, self._new_backend(), c.dtype, c.precision, n, optimizer, seed, compile, plain
+        )
         return {"tensors": m.tensors(), "work": m.work(), "how": m.be.describe()}
 
     def block(self, seconds: float, phases: bool) -> dict[str, float]:
@@ -75,8 +78,8 @@ class Bench:
 class Measurement:
     """A network with random batches on the device, ready to be timed.
 
-    described: see `subject.describe`. n: rows of a batch. optimizer: a name. seed: of the batches. plain: run everything
-    eagerly, as what others are held to.
+    described: see `subject.describe`. n: rows of a batch. optimizer: a name. seed: of the batches. compile: see
+    `Network`. plain: run everything eagerly, as the reference for the others.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Measurement:
         n: int,
         optimizer: str,
         seed: int,
+        compile: bool = False,
         plain: bool = False,
     ) -> None:
         self.be = backend
@@ -98,7 +102,7 @@ class Measurement:
         self.rows = Rows(backend, x, y)
         self.rows.order(np.random.default_rng(seed).permutation(len(x)))
         gauge = MemoryGauge(backend)
-        self.net = build(described, backend, dtype, precision, capture=not plain, compile=not plain and backend.loops)
+        self.net = build(described, backend, dtype, precision, capture=not plain, compile=compile)
         self.optimizer = get_optimizer(optimizer, learning_rate=RATE)
         self.engine = self.net.engine
         self.batch = self.engine.load(self._x, self._y)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from gpubackprop.backend.select import get_backend
 from gpubackprop.bench.cases import Case, Cell
 from gpubackprop.bench.contenders import Contender, contenders
 from gpubackprop.bench.machine import machine
@@ -51,6 +52,7 @@ def benchmark(
     loss: str = "cross_entropy",
     optimizer: str = "sgd",
     phases: bool = False,
+    compile: bool = False,
     repeats: int = 7,
     seconds: float = 0.1,
     seed: int = 0,
@@ -63,19 +65,22 @@ def benchmark(
     network: a `Network` (whose architecture counts, not its weights), a saved one's path, or the widths of an `mlp`, with
     `activation` and `loss`. widths: measure it with all hidden layers this wide, once for each. devices: what to compare,
     DEVICE[@THREADS][:TYPE], as in "cpu", "cpu@1", "cpu:float64", "cuda:0:tf32", "strict"; None: all that work here.
-    optimizer: a name. phases: also time forward, loss, backward and update apart. seed: of weights and random batches.
+    optimizer: a name. phases: also time forward, loss, backward and update apart. compile: run small steps on the CPU as
+    machine code, as `Network` does with compile=True; the result's settings say so. seed: of weights and random batches.
 
     Each contender runs in processes of its own. Before it is timed, its outputs, loss, gradients and the losses of a stretch
     of training are held to those of the same network in float64 on the CPU; one that is wrong gets no figures. Then they
     take turns in random order, `repeats` times, and time each part for about `seconds` a turn, after a warm-up.
 
     Ctrl-C ends it early and gives back what there is, with `result.interrupted`. Raises ArgumentError and DataError for what
-    cannot be measured, DeviceError for a device that is not there.
+    cannot be measured, DeviceError for a device that is not there, MissingExtraError for `compile` without Numba.
     """
     wanted = contenders(devices)
     subjects = descriptions(network, widths, activation=activation, loss=loss, seed=seed)
     sizes = sorted({whole_number("batch_sizes", n) for n in _listed("batch_sizes", batch_sizes)})
     get_optimizer(optimizer, learning_rate=1e-4)
+    if compile and any(c.device == "cpu" for c in wanted):
+        get_backend("cpu").check_compiler()
     plan = {
         "networks": [d["name"] for d in subjects],
         "activation": activation if not isinstance(network, (Network, str, os.PathLike)) else "as built",
@@ -85,6 +90,7 @@ def benchmark(
         "repeats": whole_number("repeats", repeats),
         "seconds": positive("seconds", seconds),
         "phases": bool(phases),
+        "compile": bool(compile),
         "seed": whole_number("seed", seed, least=0),
     }
     return run(subjects, wanted, plan, on_progress)
@@ -200,7 +206,7 @@ class _Comparison:
             if cell.failed:
                 continue
             with self._failing(column.label, cell):
-                found = self.workers[column.label].ask("prepare", *ask)
+                found = self.workers[column.label].ask("prepare", *ask, self.plan["compile"])
                 if first:
                     kinks = has_kinks(described)
                     wrong = disagreement(found["tensors"], expected, column.dtype, column.precision, kinks)
@@ -213,7 +219,7 @@ class _Comparison:
     def _reference_tensors(self, ask: tuple[Any, ...]) -> tuple[dict[str, Any], str]:
         """What the network computes in float64, or why that is not known."""
         try:
-            expected = self.reference.ask("prepare", *ask, True)["tensors"]
+            expected = self.reference.ask("prepare", *ask, False, True)["tensors"]
             self.reference.ask("release")
         except WorkerError as error:
             return {}, f"there is nothing to hold its results to: {error}"

@@ -49,6 +49,9 @@ def bench(
     loss: Annotated[str, Option(help="cross_entropy, mean_squared_error, ...")] = "cross_entropy",
     optimizer: Annotated[str, Option(help="sgd, adam, ...")] = "sgd",
     phases: Annotated[bool, Option("--phases", help="Also time forward, loss, backward and update apart.")] = False,
+    compile: Annotated[
+        bool, Option("--compile", help="On the CPU: small training steps as machine code (extra numba).")
+    ] = False,
     repeats: Annotated[int, Option(help="Rounds, in which the contenders take turns.", min=1)] = 7,
     seconds: Annotated[float, Option(help="To time each part for, each turn.")] = 0.1,
     seed: Annotated[int, Option(help="Of the weights and the random batches.", min=0)] = 0,
@@ -98,6 +101,7 @@ def bench(
             loss=loss,
             optimizer=optimizer,
             phases=phases,
+            compile=compile,
             repeats=repeats,
             seconds=seconds,
             seed=seed,

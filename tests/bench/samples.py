@@ -16,9 +16,6 @@ MACHINE = {
     "load": 0.1,
 }
 
-UNCOMPILED = "from gpubackprop.backend.cpu import numpy_backend as b; b.installed = lambda: False"
-"""Python that keeps a process from compiling steps with Numba, which takes seconds for each."""
-
 
 def timing(seconds: float, spread: float = 0.02) -> Timing:
     """A timing whose 10th and 90th percentile lie `spread` of the median to either side."""

@@ -9,7 +9,6 @@ import pytest
 
 import gpubackprop as gb
 from gpubackprop.backend.base import Backend
-from gpubackprop.backend.cpu import numpy_backend
 from gpubackprop.backend.cpu.numpy_backend import BLOCK
 from gpubackprop.backend.select import get_backend
 from gpubackprop.bench import measure
@@ -20,15 +19,17 @@ from gpubackprop.bench.subject import descriptions
 GRADIENTS = [f"gradient {i}.{k}" for i in "01" for k in ("weight", "bias")]
 
 
-@pytest.fixture(autouse=True)
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiling a step takes seconds."""
-    monkeypatch.setattr(numpy_backend, "installed", lambda: False)
-
-
-def measurement(backend: Backend, n: int = 6, dtype: str = "float32", **options: Any) -> Measurement:
+def measurement(
+    backend: Backend, n: int = 6, dtype: str = "float32", compile: bool = False, **options: Any
+) -> Measurement:
     (described,) = descriptions([5, 4, 3], **options)
-    return Measurement(described, backend, dtype, "native", n, "sgd", seed=1)
+    return Measurement(described, backend, dtype, "native", n, "sgd", seed=1, compile=compile)
+
+
+def test_machine_code_runs_only_where_it_is_asked_for() -> None:
+    pytest.importorskip("numba", reason="numba is not installed")
+    assert not measurement(get_backend("cpu")).engine.loops
+    assert measurement(get_backend("cpu"), compile=True).engine.loops
 
 
 def test_a_block_has_every_part_of_a_step(backend: Backend) -> None:

@@ -22,7 +22,6 @@ from gpubackprop.bench.process import Worker, WorkerError, serve
 from gpubackprop.bench.runner import in_process
 from gpubackprop.bench.subject import descriptions
 from gpubackprop.errors import ArgumentError, DeviceError
-from tests.bench.samples import UNCOMPILED
 
 MAIN = "from gpubackprop.bench.process import main; main()"
 PREPARE = (descriptions([4, 3, 2])[0], 5, "sgd", 0)
@@ -37,7 +36,7 @@ def python(code: str) -> tuple[str, ...]:
 def test_a_process_of_its_own_with_its_own_threads() -> None:
     contender = Contender("cpu", threads=1)
     environment = contender.environment()
-    with closing(Worker(BENCH, contender, environment=environment, command=python(f"{UNCOMPILED}\n{MAIN}"))) as worker:
+    with closing(Worker(BENCH, contender, environment=environment, command=python(MAIN))) as worker:
         assert worker.ask("describe") == {"device": "cpu", "threads": 1}
         assert set(worker.ask("prepare", *PREPARE)) == {"tensors", "work", "how"}
         assert worker.ask("block", 0.001, False)["step"] > 0

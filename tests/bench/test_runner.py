@@ -12,17 +12,31 @@ from typing import Any
 import pytest
 
 import gpubackprop as gb
+from gpubackprop.backend.cpu import numpy_backend
 from gpubackprop.backend.select import fallback_reason
 from gpubackprop.bench import runner
 from gpubackprop.bench.contenders import Contender, contenders
-from gpubackprop.bench.process import Worker
+from gpubackprop.bench.process import COMMAND, Worker
 from gpubackprop.bench.result import Result
 from gpubackprop.bench.runner import Progress, benchmark, run
 from gpubackprop.bench.subject import descriptions
-from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError, DeviceError, GpuBackpropError
-from tests.bench.samples import UNCOMPILED
+from gpubackprop.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CheckpointError,
+    DeviceError,
+    GpuBackpropError,
+    MissingExtraError,
+)
 
-PLAN: dict[str, Any] = {"optimizer": "sgd", "repeats": 2, "seconds": 0.001, "phases": False, "seed": 0}
+PLAN: dict[str, Any] = {
+    "optimizer": "sgd",
+    "repeats": 2,
+    "seconds": 0.001,
+    "phases": False,
+    "compile": False,
+    "seed": 0,
+}
 
 WRONG = """
 from gpubackprop.backend.strict import StrictBackend
@@ -36,13 +50,10 @@ main()
 """
 
 
-QUICK = (sys.executable, "-c", f"{UNCOMPILED}; from gpubackprop.bench.process import main; main()")
-
-
 class QuickWorker(Worker):
-    """With ceilings that take no time to measure, and steps that take none to compile."""
+    """With ceilings that take no time to measure."""
 
-    def __init__(self, contender: Contender, command: tuple[str, ...] = QUICK) -> None:
+    def __init__(self, contender: Contender, command: tuple[str, ...] = COMMAND) -> None:
         self.contender = contender
         place = "gpubackprop.bench.measure:Bench"
         super().__init__(place, contender, environment=contender.environment(), command=command)
@@ -144,7 +155,7 @@ def test_one_that_fails_later_on_keeps_no_figures() -> None:
 def test_who_computes_something_else_gets_no_figures() -> None:
     def connect(contender: Contender) -> Worker:
         wrong = (sys.executable, "-c", WRONG)
-        return QuickWorker(contender, wrong if contender.device == "strict" else QUICK)
+        return QuickWorker(contender, wrong if contender.device == "strict" else COMMAND)
 
     found = compare("cpu@1,strict", [4], connect)
     (case,) = found.cases
@@ -171,7 +182,7 @@ def test_one_that_dies_does_not_stop_the_others() -> None:
     dying += "measure.Bench.block = lambda *a: __import__('os')._exit(3); process.main()"
 
     def connect(contender: Contender) -> Worker:
-        return QuickWorker(contender, (sys.executable, "-c", dying) if contender.device == "strict" else QUICK)
+        return QuickWorker(contender, (sys.executable, "-c", dying) if contender.device == "strict" else COMMAND)
 
     found = compare("strict,cpu@1", [2, 4], connect)
     for case in found.cases:
@@ -251,6 +262,22 @@ def test_settings_are_looked_at_first(
     monkeypatch.setattr(Worker, "ask", never)
     with pytest.raises(error, match=said):
         benchmark(**{"network": [4, 3, 2], "devices": "cpu@1", **options})
+
+
+def test_machine_code_is_measured_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Noting(QuickWorker):
+        def ask(self, name: str, *arguments: Any) -> Any:
+            if name == "prepare":
+                asked.append(arguments[4:])
+            return super().ask(name, *arguments)
+
+    assert compare("cpu", [2], Noting).settings["compile"] is False
+    assert asked[-1] == (False,)
+    monkeypatch.setattr(numpy_backend, "installed", lambda: False)
+    with pytest.raises(MissingExtraError, match="numba"):
+        benchmark([4, 3, 2], devices="cpu", compile=True)
 
 
 @pytest.mark.skipif(fallback_reason() is None, reason="there is a GPU here")
