@@ -357,6 +357,23 @@ def test_a_disk_that_stays_full(whole: bytes) -> None:
     assert model_of("run") == whole
 
 
+def test_a_folder_that_goes_away(whole: bytes) -> None:
+    """Training goes on in memory, and says so; in the end there is one error, and what came away with the folder is whole."""
+
+    class Away(gb.Callback):
+        def on_epoch_end(self, trainer: gb.Trainer, record: dict[str, Any]) -> None:
+            trainer.callbacks[-1].flush()
+            if record["epoch"] == 3:
+                os.rename("run", "elsewhere")
+
+    said: list[str] = []
+    with pytest.raises(CheckpointError, match="cannot be written: No such file"):
+        gb.train_run("iris", out="run", callbacks=[Away()], checkpoint_every="1 epoch", say=said.append, **SETTINGS)
+    assert len([line for line in said if "cannot be written" in line and "training goes on" in line]) == 2
+    gb.resume_run("elsewhere")
+    assert model_of("elsewhere") == whole
+
+
 def test_what_overflows_in_the_last_step_is_not_saved() -> None:
     class Overflow(gb.Callback):
         def on_epoch_end(self, trainer: gb.Trainer, record: dict[str, Any]) -> None:
