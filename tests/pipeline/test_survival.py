@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -231,6 +232,27 @@ def test_the_command_saves_on_a_signal_and_goes_on(number: int) -> None:
     assert 1 <= epochs < 100
     about = json.loads(Path("run/settings.json").read_text())
     assert about["result"]["stopped"] == "interrupted"
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM,), (signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM)])
+def test_the_terminal_is_left_in_order(numbers: tuple[int, ...]) -> None:
+    """The bar hides the cursor: it is shown again, after a second signal too."""
+    pty = pytest.importorskip("pty")
+    mine, theirs = pty.openpty()
+    command = [sys.executable, "-m", "gpubackprop", *LONG, "--epochs", "1000"]
+    text = b""
+    with started(*command, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm"}) as child:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while more := os.read(mine, 4096):
+                if b"epoch    1" in text and numbers:
+                    for number in numbers:
+                        child.send_signal(number)
+                    numbers = ()
+                text += more
+        assert child.wait(60) in (143, 130)
+    os.close(mine)
+    assert text.rfind(b"\x1b[?25h") > text.rfind(b"\x1b[?25l") >= 0
 
 
 def test_resume_from_the_command() -> None:
