@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -233,6 +234,27 @@ def test_the_command_saves_on_a_signal_and_goes_on(number: int) -> None:
     assert about["result"]["stopped"] == "interrupted"
 
 
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM,), (signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM)])
+def test_the_terminal_is_left_in_order(numbers: tuple[int, ...]) -> None:
+    """The bar hides the cursor: it is shown again, after a second signal too."""
+    pty = pytest.importorskip("pty")
+    mine, theirs = pty.openpty()
+    command = [sys.executable, "-m", "gpubackprop", *LONG, "--epochs", "1000"]
+    text = b""
+    with started(*command, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm"}) as child:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while more := os.read(mine, 4096):
+                if b"epoch    1" in text and numbers:
+                    for number in numbers:
+                        child.send_signal(number)
+                    numbers = ()
+                text += more
+        assert child.wait(60) in (143, 130)
+    os.close(mine)
+    assert text.rfind(b"\x1b[?25h") > text.rfind(b"\x1b[?25l") >= 0
+
+
 def test_resume_from_the_command() -> None:
     quick = ("train", "iris", "--device", "cpu", "--layers", "8", "--batch-size", "16", "--seed", "2")
     run(*quick, "--epochs", "4", "--schedule", "constant", "--out", "short")
@@ -355,6 +377,23 @@ def test_a_disk_that_stays_full(whole: bytes) -> None:
     assert not Path("run/model.safetensors").exists()
     gb.resume_run("run")
     assert model_of("run") == whole
+
+
+def test_a_folder_that_goes_away(whole: bytes) -> None:
+    """Training goes on in memory, and says so; in the end there is one error, and what came away with the folder is whole."""
+
+    class Away(gb.Callback):
+        def on_epoch_end(self, trainer: gb.Trainer, record: dict[str, Any]) -> None:
+            trainer.callbacks[-1].flush()
+            if record["epoch"] == 3:
+                os.rename("run", "elsewhere")
+
+    said: list[str] = []
+    with pytest.raises(CheckpointError, match="cannot be written: No such file"):
+        gb.train_run("iris", out="run", callbacks=[Away()], checkpoint_every="1 epoch", say=said.append, **SETTINGS)
+    assert len([line for line in said if "cannot be written" in line and "training goes on" in line]) == 2
+    gb.resume_run("elsewhere")
+    assert model_of("elsewhere") == whole
 
 
 def test_what_overflows_in_the_last_step_is_not_saved() -> None:
