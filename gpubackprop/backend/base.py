@@ -87,6 +87,16 @@ class UpdateRule(Protocol):
         """Count steps, and return the numbers of each."""
 
 
+class Chain(Protocol):
+    """Layers whose passes a device does at once, on the same arrays as one by one. tensors: those of each layer."""
+
+    def forward(self, tensors: Sequence[Any], keep: bool) -> None:
+        """The outputs of the last layer; with `keep` all that a backward pass needs."""
+
+    def backward(self, tensors: Sequence[Any], gradients: Sequence[dict[str, Array]], beta: float, keep: bool) -> None:
+        """From the last layer's delta the gradients of all, added to beta times what is there; with `keep` all deltas."""
+
+
 class ElementwiseFunction(Protocol):
     """An activation as a device sees it; `gpubackprop.activations.Activation` is the class to derive from."""
 
@@ -294,6 +304,10 @@ class Backend(ABC):
         function(*arguments)
 
     # -- layers ---------------------------------------------------------------------------------------------------
+
+    def chain(self, layers: Sequence[Any]) -> Chain | None:
+        """What does the passes of all these layers at once; None where this device takes them one by one."""
+        return None
 
     @abstractmethod
     def affine(self, x: Array, W: Array, b: Array | None, f: ElementwiseFunction, z: Array, out: Array) -> None:

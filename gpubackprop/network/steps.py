@@ -51,11 +51,15 @@ class Steps:
         self._part = be.zeros((), self.value.dtype)
         self.share = be.zeros((), self.value.dtype)
         self.delta_share = be.zeros((), compute_type(be.storage(parameters.dtype)))
+        self.chain = be.chain(layers)
         self.random = any(layer.random for layer in layers)
         """Whether a training step draws random numbers."""
 
     def forward(self, batch: Batch, training: bool, first: int = 0) -> None:
         """a(0) = x; a(l) = f(a(l-1) W(l) + b(l)), from the layer with index `first` on."""
+        if self.chain is not None and not first:
+            self.chain.forward(batch.tensors, batch.trains)
+            return
         for layer, v in zip(self.layers[first:], batch.tensors[first:], strict=True):
             self._do(layer, layer.forward, v, training)
 
@@ -96,6 +100,12 @@ class Steps:
         update: for an update alone, which needs nothing of layers that are not trained, nor below the first that is.
         """
         trained = [layer.trainable or not update for layer in self.layers]
+        if self.chain is not None and all(trained) and not dx:
+            arrays = [
+                layer.gradient_arrays if into is None else of_layer(into, i) for i, layer in enumerate(self.layers)
+            ]
+            self.chain.backward(batch.tensors, arrays, beta, keep=not update)
+            return
         first = next((i for i, layer in enumerate(self.layers) if trained[i] and layer.parameter_shapes()), 0)
         for i in range(len(self.layers) - 1, (first if update else 0) - 1, -1):
             layer, v = self.layers[i], batch.tensors[i]

@@ -57,4 +57,6 @@ def summary(net: Described) -> str:
         f"{total:,} parameters, {total * net.dtype.itemsize:,} bytes as {net.dtype.name}; "
         f"loss {net.loss_function.name}; device {net.backend.name}, {net.backend.describe()}"
     )
+    if net.backend.chain(net.layers) is not None:
+        lines.append("all layers in one kernel: forward, and backward with the gradients")
     return "\n".join(lines)

@@ -21,10 +21,10 @@ def data(n: int, targets: bool = False) -> tuple[np.ndarray, np.ndarray]:
     return x, rng.uniform(size=(n, 8)).astype(np.float32) if targets else rng.integers(0, 8, n)
 
 
-def network(precision: str, loss: str = "cross_entropy", **options: Any) -> gb.Network:
+def network(precision: str, loss: str = "cross_entropy", narrow: bool = False, **options: Any) -> gb.Network:
     """Three layers whose widths every epilogue takes."""
     layers = [gb.Dense(24, 32, "relu"), gb.Dense(32, 16, "relu"), gb.Dense(16, 8)]
-    return gb.Network(layers, loss=loss, device=CudaBackend(0, precision), seed=1, **options)
+    return gb.Network(layers, loss=loss, device=CudaBackend(0, precision, narrow=narrow), seed=1, **options)
 
 
 def in_the_loop(gpu: Any, net: gb.Network, rule: Any, targets: bool = False) -> int:  # noqa: F811

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from gpubackprop.backend.cuda.kernel_table import C_TYPE
 from gpubackprop.backend.cuda.launcher import Kernels
 from gpubackprop.backend.cuda.loop import DeviceLoop
 from gpubackprop.backend.cuda.masks import Masks
+from gpubackprop.backend.cuda.narrow import Narrow, fits
 from gpubackprop.backend.cuda.precision import HALF, HalfCopies, LossScale, half_type
 from gpubackprop.backend.cuda.products import Products
 from gpubackprop.backend.cuda.timing import seconds_a_call
@@ -46,8 +47,9 @@ class CudaBackend(CupyBackend):
 
     With "bf16" and "fp16" activations and deltas are stored in that type, parameters, gradients and optimizer state in
     float32; "fp16" scales the loss, and leaves out updates whose gradients are not finite.
-    products, epilogues, graphs: False goes down the chain, to find out what the level above does: products by CuPy in place
-    of cuBLASLt (and no graphs, which those cannot be part of), plain products and kernels, each step launch by launch.
+    products, epilogues, graphs, narrow: False goes down the chain, to find out what the level above does: products by CuPy in
+    place of cuBLASLt (and no graphs, which those cannot be part of), plain products and kernels, each step launch by launch,
+    narrow Dense layers one by one.
 
     An activation, loss or optimizer without a kernel (`registry`) runs in its array expressions. Raises DeviceError or
     MissingExtraError where this GPU cannot be used this way.
@@ -61,6 +63,7 @@ class CudaBackend(CupyBackend):
         products: bool = True,
         epilogues: bool = True,
         graphs: bool = True,
+        narrow: bool = True,
     ) -> None:
         super().__init__(index)
         self.precision = precision
@@ -74,6 +77,9 @@ class CudaBackend(CupyBackend):
             self.recorder = Recorder(self.cupy, planner.launch if planner else None)
             self.graphs = self.loops = graphs and products
             self.masks = Masks(self.cupy)
+            # Tensor cores of this kind came with compute capability 8.0; float32 stays float32.
+            self.narrow = narrow and precision != "native" and int(self.kernels.arch.removeprefix("sm_")) >= 80
+            self._chained: dict[Any, Array] = {}
             if self._half is not None:
                 self.copies = HalfCopies(self.kernels, self._half)
             self.loss_scale = LossScale(self.kernels) if precision == "fp16" else None
@@ -147,7 +153,8 @@ class CudaBackend(CupyBackend):
     def memory_in_use(self) -> tuple[Any, ...]:
         """The scratch of all kinds as it is now: a captured step goes on writing there."""
         copies = () if self.copies is None else self.copies.memory()
-        return (*self._memory.values(), *self.kernels.memory(), *self.masks.memory(), *copies)
+        held = (*self._memory.values(), *self.kernels.memory(), *self.masks.memory())
+        return (*held, *copies, *self._chained.values())
 
     def release_memory(self) -> None:
         self.masks.forget_dead()
@@ -207,6 +214,13 @@ class CudaBackend(CupyBackend):
     def delta_to_host(self, delta: Array) -> np.ndarray:
         host = self.to_host(delta)
         return host if self.loss_scale is None else host / float(self.to_host(self.loss_scale.scale))
+
+    # -- narrow layers ------------------------------------------------------------------------------------------------
+
+    def chain(self, layers: Sequence[Any]) -> Narrow | None:
+        if not (self.narrow and fits(layers)):
+            return None
+        return Narrow(layers, self.kernels, self.masks, self._narrow, self._chained)
 
     # -- products ---------------------------------------------------------------------------------------------------
 

@@ -51,6 +51,11 @@ GATHERED_TARGETS = (
 GROUPS = (8, 32, 256)
 """Threads that share a row, in the kernels with a GROUP."""
 
+NARROW_WIDTHS = (16, 32, 64, 128)
+"""W of the kernels of narrow.cu: columns that a warp keeps in registers."""
+NARROW_ROWS = {"float": 32, "f16": 64, "bf16": 64}
+"""Rows that a block of theirs works on at a time, by type (float: products in tf32)."""
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -231,6 +236,7 @@ def variants() -> dict[str, list[tuple[str | int, ...]]]:
     table["finish_spreads"] = table["inverse_deviation"] = [("float",), ("double",)]
     table["norm_gradient_sums"] = [(t, v, r) for t, v in _widths(*STORAGE) for r in (0, 1)]
     table["layer_norm_forward"] = table["layer_norm_backward"] = list(product(STORAGE, GROUPS))
+    table["narrow_forward"] = table["narrow_backward"] = [(t, w) for t in NARROW_ROWS for w in NARROW_WIDTHS]
     return table
 
 
@@ -312,6 +318,12 @@ def segments(longest: int, count: int, multiprocessors: int) -> Launch:
 def segment_ratios(count: int) -> Launch:
     """segment_ratios for `count` tensors."""
     return Launch((count, 1, 1), (32, 1, 1))
+
+
+def narrow(n: int, c_type: str, multiprocessors: int) -> Launch:
+    """The kernels of narrow.cu, for n rows: 16 a warp."""
+    rows_at_once = NARROW_ROWS[c_type]
+    return Launch((max(min(_ceil(n, rows_at_once), 2 * multiprocessors), 1), 1, 1), (2 * rows_at_once, 1, 1))
 
 
 def one_block() -> Launch:

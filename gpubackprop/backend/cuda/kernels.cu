@@ -18,3 +18,4 @@
 #include "optimizer.cu"
 #include "layerwise.cu"
 #include "normalization.cu"
+#include "narrow.cu"

@@ -21,6 +21,29 @@ __device__ __forceinline__ unsigned short float_to_half_bits(float value) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
     return bits;
 }
+#if __CUDA_ARCH__ >= 800
+// The bits of a float as tensor cores take it: 10 bits of fraction, rounded to nearest, ties away from zero.
+__device__ __forceinline__ unsigned float_to_tf32(float value) {
+    unsigned bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+    return bits;
+}
+// c += a b by one warp, with the fragments of PTX's m16n8k16 for f16 and bf16, m16n8k8 for float (tf32).
+#define MMA_SYNC(T, shape, type)                                                                                      \
+    template <> __device__ __forceinline__ void mma_sync<T>(float* c, const unsigned* a, unsigned b0, unsigned b1) {   \
+        asm("mma.sync.aligned." shape ".row.col.f32." type "." type ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "        \
+            "{%8, %9}, {%0, %1, %2, %3};"                                                                             \
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                                          \
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                                          \
+    }
+template <typename T> __device__ __forceinline__ void mma_sync(float* c, const unsigned* a, unsigned b0, unsigned b1);
+MMA_SYNC(f16, "m16n8k16", "f16")
+MMA_SYNC(bf16, "m16n8k16", "bf16")
+MMA_SYNC(float, "m16n8k8", "tf32")
+#else  // instantiated for no older device
+template <typename T> __device__ void mma_sync(float*, const unsigned*, unsigned, unsigned);
+__device__ unsigned float_to_tf32(float);
+#endif
 #endif
 
 __device__ __forceinline__ unsigned short float_to_bfloat_bits(float value) {

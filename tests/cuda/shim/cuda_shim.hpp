@@ -17,6 +17,7 @@
 
 #include <functional>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -28,6 +29,7 @@ static Dim3 threadIdx, blockIdx, blockDim, gridDim;
 #define __global__
 #define __device__
 #define __forceinline__ inline
+#define __noinline__ __attribute__((noinline))
 #define __shared__ static
 
 static inline unsigned __float_as_uint(float value) {
@@ -63,6 +65,11 @@ static inline unsigned short float_to_half_bits(float value) {
     if (magnitude < 6.103515625e-5f) return sign | (unsigned)nearbyintf(ldexpf(magnitude, 24));
     const unsigned bits = __float_as_uint(magnitude) - (112u << 23);
     return sign | (bits + 0xfffu + (bits >> 13 & 1u)) >> 13;
+}
+// What cvt.rna.tf32.f32 does: 10 bits of fraction, ties away from zero.
+static inline unsigned float_to_tf32(float value) {
+    if (value != value) return 0x7fffffffu;
+    return (__float_as_uint(value) + 0x1000u) & ~0x1fffu;
 }
 
 // ---- fibers ----
@@ -129,6 +136,7 @@ struct Fiber {
     Dim3 index;
     uint64_t value;  // what this lane offers in a shuffle
     int offset;      // the shuffle's lane offset and size of its value
+    unsigned a[4], b[2];  // this lane's fragments in an mma
 };
 
 static std::vector<Fiber> fibers;
@@ -270,4 +278,35 @@ template <typename T> static inline T __shfl_xor_sync(unsigned mask, T value, in
     memcpy(&result, &shim::fibers[lane ^ (size_t)offset].value, sizeof(T));
     shim::wait(shim::at_shuffle);  // every lane has read
     return result;
+}
+
+// mma.sync of m16n8k16 (f16, bf16) and m16n8k8 (tf32, whose lower 13 bits are not looked at), with the fragments of the PTX ISA,
+// "Matrix Fragments for mma.m16n8k16" and "... m16n8k8". The sum is exact to a rounding; a device's may be off by a few.
+struct f16;
+struct bf16;
+template <typename T> static inline float element(unsigned word, int half);
+template <> inline float element<f16>(unsigned word, int half) { return half_bits_to_float(word >> 16 * half & 0xffffu); }
+template <> inline float element<bf16>(unsigned word, int half) { return __uint_as_float((word >> 16 * half & 0xffffu) << 16); }
+template <> inline float element<float>(unsigned word, int) { return __uint_as_float(word & ~0x1fffu); }
+
+template <typename T> static inline void mma_sync(float* c, const unsigned* a, unsigned b0, unsigned b1) {
+    constexpr int per_word = std::is_same<T, float>::value ? 1 : 2, depth = 8 * per_word;
+    shim::Fiber* self = shim::current;
+    const size_t lane = self - shim::fibers.data();
+    const shim::Fiber* warp = self - lane % 32;
+    memcpy(self->a, a, sizeof self->a);
+    self->b[0] = b0, self->b[1] = b1;
+    self->offset = 1 << 20;
+    shim::wait(shim::at_shuffle);  // every lane has written
+    for (int e = 0; e < 4; ++e) {
+        const int row = lane % 32 / 4 + e / 2 * 8, column = lane % 4 * 2 + e % 2;
+        double sum = c[e];
+        for (int k = 0; k < depth; ++k) {
+            const int high = k >= depth / 2, from = k % (depth / 2) / per_word, half = k % per_word;
+            sum += double(element<T>(warp[row % 8 * 4 + from].a[row / 8 + 2 * high], half)) *
+                   element<T>(warp[column * 4 + from].b[high], half);
+        }
+        c[e] = float(sum);
+    }
+    shim::wait(shim::at_shuffle);  // every lane has read
 }
