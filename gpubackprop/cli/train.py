@@ -64,7 +64,9 @@ def train(
         bool | None, Option("--header/--no-header", help="Whether the first row names the columns.")
     ] = None,
     comment: Annotated[str | None, Option(help="How lines of a table begin that are no rows, such as #.")] = None,
-    max_bytes: Annotated[int | None, Option(help="Memory that a table may take; by default all.", min=1)] = None,
+    max_bytes: Annotated[
+        int | None, Option(help="Bytes that a table may take; by default 100 times its file.", min=1)
+    ] = None,
     folder: Annotated[str | None, Option(help="Where the IDX files of (fashion-)mnist are.")] = None,
     out: Annotated[str | None, Option(help="Run folder; by default runs/DATA-1, runs/DATA-2, ...")] = None,
     overwrite: Annotated[
