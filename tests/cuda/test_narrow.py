@@ -44,6 +44,7 @@ def test_passes_are_those_of_the_layers(gpu, precision, hidden, widths):  # noqa
     x, y = data(300, widths, loss == "cross_entropy")
     net, exact = network(precision, widths, hidden, loss=loss), network("", widths, hidden, loss=loss, dtype="float64")
     exact.set_weights(net.get_weights())
+    assert "in one kernel" in net.summary()
     (value, gradients), (wanted, slopes) = (each.loss_and_gradients(x, y) for each in (net, exact))
     assert value == pytest.approx(wanted, rel=TOLERANCE[precision])
     # A z near 0 may fall on the other side of a ReLU's kink.
