@@ -7,7 +7,8 @@
 
 Parts: environment; conformance (what this CuPy answers to the expressions that the stand-in is held to); doctor (which level
 of the chain each precision gets, and why); tests (those marked `cuda`); parity (the CPU against the GPU in every precision);
-training (the same run on both devices); benchmark (benchmarks.gpu). Each has a process and seconds of its own, works through
+training (the same run on both devices); narrow (narrow networks with all layers in one kernel, and one by one); benchmark
+(benchmarks.gpu). Each has a process and seconds of its own, works through
 its items from the most telling one on, writes each down at once in a JSON file of its name, and lists what it left out. A part
 that fails or hangs, with all that it started, does not stop the others.
 """
@@ -35,6 +36,7 @@ SECONDS = {
     "tests": 420,
     "parity": 180,
     "training": 240,
+    "narrow": 150,
     "benchmark": 420,
 }
 """For the items of each part. One that is under way at the end has GRACE more; then the part is ended."""
@@ -244,6 +246,31 @@ def training(part: Part) -> None:
         part.attempt(f"{device} {precision or 'fp32'}", lambda d=device, p=precision: work(d, p))  # type: ignore[misc]
 
 
+def narrow(part: Part) -> None:
+    """Narrow networks with all layers in one kernel and one by one: rows a second, and whether the losses are the same."""
+    import gpubackprop as gb
+    from gpubackprop.backend.cuda.cuda_backend import CudaBackend
+
+    def work(precision: str, width: int, batch: int) -> tuple[Any, bool]:
+        rng, found = np.random.default_rng(0), {}
+        n = 2 * batch if part.dry else 2**20
+        x, y = rng.normal(size=(n, width)).astype(np.float32), rng.integers(0, 10, n)
+        for on in (True, False):
+            layers = [*(gb.Dense(width, width, "relu") for _ in range(4)), gb.Dense(width, 10)]
+            net = gb.Network(layers, loss="cross_entropy", device=CudaBackend(0, precision, narrow=on), seed=0)
+            history = gb.Trainer(net, gb.SGD(0.1)).fit(x, y, epochs=2 if part.dry else 4, batch_size=batch)
+            found["one kernel" if on else "layer by layer"] = {
+                "rate": history["samples_per_second"][-1],
+                "loss": history["loss"][-1],
+            }
+        losses = [entry["loss"] for entry in found.values()]
+        return found, bool(np.isclose(*losses, rtol=1e-2))
+
+    every = [(p, w, b) for b in (2**17, 1024) for w in (64, 128, 32) for p in ("bf16", "tf32", "fp16")]
+    for item in part.while_there_is_time([("bf16", 16, 64)] if part.dry else every, str):
+        part.attempt(" ".join(map(str, item)), lambda item=item: work(*item))  # type: ignore[misc]
+
+
 def benchmark(part: Part) -> None:
     """The comparison with other libraries; its own JSON is beside this one."""
     seconds = part.end - time.monotonic() - 10
@@ -275,13 +302,13 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
 
 
 PARTS: dict[str, Callable[[Part], None]] = {
-    f.__name__: f for f in (environment, conformance, doctor, tests, parity, training, benchmark)
+    f.__name__: f for f in (environment, conformance, doctor, tests, parity, training, narrow, benchmark)
 }
 
 
 def run_part(name: str, out: Path, dry: bool) -> int:
     """One part, in this process; 1 where something in it is not as it should be."""
-    if dry and name in ("conformance", "doctor", "parity", "training"):
+    if dry and name in ("conformance", "doctor", "parity", "training", "narrow"):
         from tests.cuda.stand_in import stand_in_for_this_process
 
         stand_in_for_this_process(strict=name != "conformance")

@@ -44,6 +44,7 @@ def test_passes_are_those_of_the_layers(gpu, precision, hidden, widths):  # noqa
     x, y = data(300, widths, loss == "cross_entropy")
     net, exact = network(precision, widths, hidden, loss=loss), network("", widths, hidden, loss=loss, dtype="float64")
     exact.set_weights(net.get_weights())
+    assert "in one kernel" in net.summary()
     (value, gradients), (wanted, slopes) = (each.loss_and_gradients(x, y) for each in (net, exact))
     assert value == pytest.approx(wanted, rel=TOLERANCE[precision])
     # A z near 0 may fall on the other side of a ReLU's kink.
@@ -125,3 +126,21 @@ def test_nan_comes_through(gpu):  # noqa: F811
     finite = np.isfinite(net.backend.to_host(batch.outputs))
     assert not finite[[3, 5]].any()
     assert np.delete(finite, [3, 5], axis=0).all()
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_a_device_whose_products_differ_takes_the_layers_one_by_one(gpu, monkeypatch, precision, caplog):  # noqa: F811
+    for broken in (False, True):
+        device = CudaBackend(0, precision)
+        launch = device.kernels.launch
+
+        def wrong(name: str, template: Any, geometry: Any, *arguments: Any, launch: Any = launch) -> None:
+            launch(name, template, geometry, *arguments)
+            if name == "narrow_backward":
+                arguments[4][0] += 1
+
+        if broken:
+            monkeypatch.setattr(device.kernels, "launch", wrong)
+        net = gb.Network([gb.Dense(8, 8, "relu"), gb.Dense(8, 4)], device=device, seed=1)
+        assert ("in one kernel" in net.summary()) is not broken
+    assert "came out wrong" in caplog.text

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpubackprop.backend.cuda.kernel_table import Launch, Parameter
-from tests.cuda.harness import Runner
+from tests.cuda.harness import Runner, to_float64, to_storage
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here to run kernels on the CPU")
 
@@ -139,15 +139,41 @@ def test_wrong_declaration_does_not_build(tmp_path):
         Runner(tmp_path, "__global__ void f(float* x) {}", [("f", OUT)])
 
 
-# The shim's float16 conversions against NumPy's.
+# The shim's conversions and matrix products against NumPy's; fragments as the PTX ISA has them, element by element.
 CONVERSIONS = """
-__global__ void widen(const unsigned short* in, float* out) {
+struct f16 { unsigned short bits; };
+struct bf16 { unsigned short bits; };
+__global__ void to_tf32(const float* in, unsigned* out) {
     const int i = blockIdx.x * 256 + threadIdx.x;
-    out[i] = half_bits_to_float(in[i]);
+    out[i] = float_to_tf32(in[i]);
 }
-__global__ void narrow(const float* in, unsigned short* out) {
+template <typename T> __global__ void product_of_halves(const T* a, const T* b, float* c) {
+    const int lane = threadIdx.x, group = lane >> 2, own = lane % 4;
+    unsigned short as[8], bs[4];
+    for (int i = 0; i < 8; ++i) as[i] = a[(group + (i / 2 % 2 ? 8 : 0)) * 16 + own * 2 + (i & 1) + (i < 4 ? 0 : 8)].bits;
+    for (int i = 0; i < 4; ++i) bs[i] = b[(own * 2 + (i & 1) + (i < 2 ? 0 : 8)) * 8 + group].bits;
+    unsigned words[4], b0, b1;
+    memcpy(words, as, 16), memcpy(&b0, bs, 4), memcpy(&b1, bs + 2, 4);
+    float cs[4] = {};
+    mma_sync<T>(cs, words, b0, b1);
+    for (int i = 0; i < 4; ++i) c[(group + (i < 2 ? 0 : 8)) * 8 + own * 2 + (i & 1)] = cs[i];
+}
+__global__ void product_of_tf32(const float* a, const float* b, float* c) {
+    const int lane = threadIdx.x, group = lane >> 2, own = lane % 4;
+    unsigned as[4], bs[2];
+    for (int i = 0; i < 4; ++i) as[i] = __float_as_uint(a[(group + i % 2 * 8) * 8 + own + i / 2 * 4]);
+    for (int i = 0; i < 2; ++i) bs[i] = __float_as_uint(b[(own + i * 4) * 8 + group]);
+    float cs[4] = {};
+    mma_sync<float>(cs, as, bs[0], bs[1]);
+    for (int i = 0; i < 4; ++i) c[(group + (i < 2 ? 0 : 8)) * 8 + own * 2 + (i & 1)] = cs[i];
+}
+__global__ void widen(const f16* in, float* out) {
     const int i = blockIdx.x * 256 + threadIdx.x;
-    out[i] = float_to_half_bits(in[i]);
+    out[i] = half_bits_to_float(in[i].bits);
+}
+__global__ void narrow(const float* in, f16* out) {
+    const int i = blockIdx.x * 256 + threadIdx.x;
+    out[i].bits = float_to_half_bits(in[i]);
 }"""
 
 
@@ -155,8 +181,38 @@ __global__ void narrow(const float* in, unsigned short* out) {
 def convert(pytestconfig):
     wide = (Parameter("in", "f16", True, True), Parameter("out", "float", True, False))
     thin = (Parameter("in", "float", True, True), Parameter("out", "f16", True, False))
-    text = "typedef unsigned short f16;" + CONVERSIONS
-    return Runner(pytestconfig.cache.mkdir("cuda_kernels"), text, [("widen", wide), ("narrow", thin)])
+    tf32 = (Parameter("in", "float", True, True), Parameter("out", "unsigned", True, False))
+    products = [
+        (name, tuple(Parameter(p, "float" if p == "c" else t, True, p != "c") for p in "abc")) for name, t in PRODUCTS
+    ]
+    all_ = [("widen", wide), ("narrow", thin), ("to_tf32", tf32), *products]
+    return Runner(pytestconfig.cache.mkdir("cuda_kernels"), CONVERSIONS, all_)
+
+
+PRODUCTS = [("product_of_halves<f16>", "f16"), ("product_of_halves<bf16>", "bf16"), ("product_of_tf32", "float")]
+
+
+@pytest.mark.parametrize(("name", "c_type"), PRODUCTS)
+def test_a_warps_product_is_numpys(convert, name, c_type):
+    depth, rng = 8 if c_type == "float" else 16, np.random.default_rng(0)
+    a, b = (to_storage(c_type, rng.normal(size=shape)) for shape in ((16, depth), (depth, 8)))
+    c = np.zeros((16, 8), np.float32)
+    convert(name, (), Launch((1, 1, 1), (32, 1, 1)), a, b, c)
+    if c_type == "float":  # a device does not look at the lower 13 bits
+        a, b = ((v.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32) for v in (a, b))
+    np.testing.assert_allclose(c, to_float64(c_type, a) @ to_float64(c_type, b), rtol=1e-6, atol=1e-6)
+
+
+def test_tf32_is_rounded_to_nearest_with_ties_away_from_zero(convert):
+    rng = np.random.default_rng(0)
+    values = np.ldexp(rng.uniform(-2, 2, 65536), rng.integers(-100, 100, 65536)).astype(np.float32)
+    values[:1000] = np.float32(1) + np.arange(1000, dtype=np.float32) * np.float32(2.0**-11)  # every other one is a tie
+    values[1000:2000] = -values[:1000]
+    out = np.zeros(65536, np.uint32)
+    convert("to_tf32", (), Launch((256, 1, 1), (256, 1, 1)), values, out)
+    fraction, exponent = np.frexp(values.astype(np.float64))
+    want = np.ldexp(np.copysign(np.floor(np.abs(fraction) * 2**11 + 0.5), fraction), exponent - 11)
+    np.testing.assert_array_equal(out.view(np.float32), want.astype(np.float32))
 
 
 def test_every_half_widens_exactly(convert):

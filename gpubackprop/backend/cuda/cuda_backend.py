@@ -30,7 +30,7 @@ from gpubackprop.backend.cuda.kernel_table import C_TYPE
 from gpubackprop.backend.cuda.launcher import Kernels
 from gpubackprop.backend.cuda.loop import DeviceLoop
 from gpubackprop.backend.cuda.masks import Masks
-from gpubackprop.backend.cuda.narrow import Narrow, fits
+from gpubackprop.backend.cuda.narrow import Narrow, fits, works
 from gpubackprop.backend.cuda.precision import HALF, HalfCopies, LossScale, half_type
 from gpubackprop.backend.cuda.products import Products
 from gpubackprop.backend.cuda.timing import seconds_a_call
@@ -79,6 +79,7 @@ class CudaBackend(CupyBackend):
             self.masks = Masks(self.cupy)
             # Tensor cores of this kind came with compute capability 8.0; float32 stays float32.
             self.narrow = narrow and precision != "native" and int(self.kernels.arch.removeprefix("sm_")) >= 80
+            self._narrow_tried = False
             self._chained: dict[Any, Array] = {}
             if self._half is not None:
                 self.copies = HalfCopies(self.kernels, self._half)
@@ -220,6 +221,12 @@ class CudaBackend(CupyBackend):
     def chain(self, layers: Sequence[Any]) -> Narrow | None:
         if not (self.narrow and fits(layers)):
             return None
+        with self:
+            if not self._narrow_tried and not works(self.kernels, self.storage(np.float32)):
+                self.narrow = False
+                log.warning("the kernels for narrow layers came out wrong on this GPU and are not used")
+                return None
+            self._narrow_tried = True
         return Narrow(layers, self.kernels, self.masks, self._narrow, self._chained)
 
     # -- products ---------------------------------------------------------------------------------------------------

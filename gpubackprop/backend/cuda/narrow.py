@@ -5,10 +5,12 @@ Its speed is not yet measured on a GPU."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from gpubackprop.activations import Identity
 from gpubackprop.backend.base import Array
 from gpubackprop.backend.cuda import kernel_table as table
 from gpubackprop.backend.cuda import registry
@@ -99,3 +101,27 @@ class Narrow:
         geometry = table.narrow(len(x), c_type, self._kernels.multiprocessors)
         arguments = x, self._tables[key], len(self._layers), len(x), *arguments
         self._kernels.launch(name, (c_type, width), geometry, *arguments)
+
+
+def works(kernels: Kernels, dtype: np.dtype[Any]) -> bool:
+    """Whether a small network of whole numbers, which are exact in every type, comes out on this device as in NumPy. Waits."""
+    cupy, rng, n, m = kernels.cupy, np.random.default_rng(0), 67, 16
+    x, delta, *weights = (rng.integers(-1, 2, size).astype(np.float64) for size in ((n, m), (n, m), (m, m), (m, m)))
+    hidden = x @ weights[0]
+    below = delta @ weights[1].T
+    layers = [
+        SimpleNamespace(W=cupy.asarray(W.astype(dtype)), b=None, inputs=m, outputs=m, activation=Identity())
+        for W in weights
+    ]
+    tensors = [Tensors(x=None, a=cupy.zeros((n, m), dtype), delta=cupy.asarray(delta.astype(dtype))) for _ in weights]
+    tensors[0].x = cupy.asarray(x.astype(dtype))
+    for v in tensors:
+        v.z = v.a
+    G = cupy.zeros((2 * m * m,), np.float32)
+    gradients = [{"weight": G[i * m * m : (i + 1) * m * m].reshape(m, m)} for i in range(2)]
+    narrow = Narrow(layers, kernels, Masks(cupy), lambda array: array, {})
+    narrow.forward(tensors, keep=True)
+    narrow.backward(tensors, gradients, 0.0, keep=True)
+    pairs = [(tensors[0].a, hidden), (tensors[1].a, hidden @ weights[1]), (tensors[0].delta, below)]
+    pairs += [(gradients[0]["weight"], x.T @ below), (gradients[1]["weight"], hidden.T @ delta)]
+    return all(np.array_equal(cupy.asnumpy(got).astype(np.float64), want) for got, want in pairs)
