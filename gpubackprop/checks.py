@@ -186,7 +186,7 @@ def check_finite(array: np.ndarray, name: str, original: np.ndarray | None = Non
     if original is not None and original.dtype.kind in "iub":
         return
     flat = array.reshape(-1)
-    if flat.size <= _FEW and np.isfinite(flat).all():
+    if flat.size <= _FEW and np.logical_and.reduce(np.isfinite(flat)):
         return
     # One product says yes for nearly every batch at the speed of the memory: NaN and infinity survive a sum of squares.
     with np.errstate(over="ignore", invalid="ignore"):

@@ -124,6 +124,18 @@ def test_what_is_inside_the_network_stays_there() -> None:
     assert not found
 
 
+def test_a_class_has_a_name_of_its_own() -> None:
+    names = [
+        node.name
+        for file in FILES.values()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    # The layer and the function that it applies: users know both, as gb.Activation and gb.activations.Activation.
+    # Result: of a benchmark, and a structure of cuBLASLt's, which its documentation calls so.
+    assert {name for name in names if names.count(name) > 1} == {"Activation", "Result"}
+
+
 def test_inner_files_take_nothing_but_the_version_from_the_package_itself() -> None:
     taken = [
         (name, alias.name)

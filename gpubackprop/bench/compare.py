@@ -20,7 +20,7 @@ TIE = 0.03
 
 
 @dataclass(frozen=True)
-class Difference:
+class Change:
     """One contender at one batch size in both results."""
 
     network: str
@@ -42,7 +42,7 @@ class Difference:
         return "faster" if self.ratio < 1 else "slower"
 
 
-def differences(a: Result, b: Result, part: str = "step") -> list[Difference]:
+def differences(a: Result, b: Result, part: str = "step") -> list[Change]:
     """What both measured, in the order of a. Raises ArgumentError where there is nothing in common."""
     theirs = {(case.network, case.batch_size): case for case in b.cases}
     found = []
@@ -51,7 +51,7 @@ def differences(a: Result, b: Result, part: str = "step") -> list[Difference]:
         for label in a.labels:
             s, t = case.timing(label, part), other.timing(label, part) if other else None
             if s and t and s.median and t.median:
-                found.append(Difference(case.network, case.batch_size, label, s, t))
+                found.append(Change(case.network, case.batch_size, label, s, t))
     if not found:
         raise ArgumentError(
             f"the two results have no network, batch size and contender in common: {_content(a)}; and {_content(b)}"
@@ -110,7 +110,7 @@ def render_comparison(a: Result, b: Result, names: tuple[str, str] = ("A", "B"))
     return Group(*pieces)
 
 
-def _table(found: Sequence[Difference]) -> text.Table:
+def _table(found: Sequence[Change]) -> text.FigureTable:
     groups: dict[int | None, list[text.Line]] = {}
     for d in found:
         texts = [d.label]
@@ -118,7 +118,7 @@ def _table(found: Sequence[Difference]) -> text.Table:
             texts += [text.seconds(timing.median), text.percent(timing.spread)]
         texts += [f"{d.ratio:.2f}", {"faster": "<< faster", "slower": ">> slower", "": ""}[d.verdict]]
         groups.setdefault(d.batch_size, []).append(text.Line(texts, bool(d.verdict)))
-    return text.Table("a training step", ["contender", "A", "±", "B", "± ", "B / A", ""], list(groups.items()))
+    return text.FigureTable("a training step", ["contender", "A", "±", "B", "± ", "B / A", ""], list(groups.items()))
 
 
 def _content(result: Result) -> str:

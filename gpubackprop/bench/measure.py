@@ -60,7 +60,7 @@ class Bench:
         m = self.measurement = Measurement(
             described, self._new_backend(), c.dtype, c.precision, n, optimizer, seed, compile, plain
         )
-        return {"tensors": m.tensors(), "work": m.work(), "how": m.be.describe()}
+        return {"tensors": m.tensors(), "work": m.work(), "how": m.engine.describe()}
 
     def block(self, seconds: float, phases: bool) -> dict[str, float]:
         """See `Measurement.block`."""

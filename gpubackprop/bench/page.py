@@ -44,7 +44,7 @@ def _network(result: Result, network: str) -> str:
     return f"<section>\n<h2>{escape(network)}</h2>\n<div class=charts>{figures}</div>\n{tables}</section>"
 
 
-def _table(shown: text.Table, caption: bool = True) -> str:
+def _table(shown: text.FigureTable, caption: bool = True) -> str:
     """A <table> with the first column as the lines' names, and a line of its own above those of each batch size."""
     title = f"<caption>{escape(shown.title)}</caption>\n" if caption else ""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in shown.columns)

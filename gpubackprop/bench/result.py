@@ -37,7 +37,7 @@ NOTES = {
 
 
 @dataclass
-class Column:
+class Measured:
     """A contender, what it ran on, and the best that its device can do: `ceilings` a second, "flops" and "bytes"."""
 
     label: str
@@ -55,7 +55,7 @@ class Row:
     """The figures of one contender at one batch size. Rates are a second; shares are of the device's ceilings."""
 
     case: Case
-    column: Column
+    column: Measured
     cell: Cell
     fastest: bool
 
@@ -84,7 +84,7 @@ class Result:
 
     machine: dict[str, Any]
     settings: dict[str, Any]
-    contenders: list[Column]
+    contenders: list[Measured]
     cases: list[Case] = field(default_factory=list)
     interrupted: bool = False
 
@@ -126,7 +126,7 @@ class Result:
             raise DataError(f"{path}: has version {found.get('version')!r}, and this library reads version {VERSION}")
         try:
             cases = [_case(c) for c in found["cases"]]
-            columns = [_plain(Column, c) for c in found["contenders"]]
+            columns = [_plain(Measured, c) for c in found["contenders"]]
             return cls(found["machine"], found["settings"], columns, cases, bool(found["interrupted"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path}: damaged: {type(error).__name__}: {error}") from None
@@ -183,7 +183,7 @@ class Result:
                 if column.label in case.cells:
                     yield Row(case, column, case.cells[column.label], column.label in first)
 
-    def tables(self, network: str) -> list[text.Table]:
+    def tables(self, network: str) -> list[text.FigureTable]:
         """How long the steps of a network take, where that time goes, what of the devices is used, and the crossovers."""
         found = list(self.rows(network))
         timed = [row for row in found if not row.cell.failed]
@@ -216,7 +216,7 @@ class Result:
         pairs = combinations(self.labels, 2)
         return [found for a, b in pairs for found in crossover(self.of(network), a, b, part)]
 
-    def ceilings(self) -> text.Table:
+    def ceilings(self) -> text.FigureTable:
         """What each contender's device can do at best."""
         lines = [
             text.Line(
@@ -231,7 +231,7 @@ class Result:
             for c in self.contenders
         ]
         names = ["contender", "fastest product", "largest copy", "threads", "steps are"]
-        return text.Table("what the devices can do at best", names, [(None, lines)], prose=True)
+        return text.FigureTable("what the devices can do at best", names, [(None, lines)], prose=True)
 
     def render(self) -> RenderableType:
         """The tables, what has no figures and why, and the advice last, where a terminal ends up."""
@@ -274,7 +274,7 @@ class Result:
         timed = {part for case in self.cases for cell in case.cells.values() for part in cell.timings}
         return [part for part in PARTS if part in timed]
 
-    def _crossing(self, network: str) -> text.Table:
+    def _crossing(self, network: str) -> text.FigureTable:
         """The batch sizes at which one contender overtakes another."""
         found: dict[str, dict[str, list[str]]] = {}
         for part in WITH_AND_WITHOUT_COPY:
@@ -286,19 +286,21 @@ class Result:
             for pair, sizes in found.items()
         ]
         names = ["at a batch of about", *WITH_AND_WITHOUT_COPY.values()]
-        return text.Table("crossovers, and the measured sizes around them", names, [(None, lines)] if lines else [])
+        return text.FigureTable(
+            "crossovers, and the measured sizes around them", names, [(None, lines)] if lines else []
+        )
 
 
 def _part(name: str) -> Callable[[Row], str]:
     return lambda row: text.seconds(row.seconds(name))
 
 
-def _table(title: str, rows: Sequence[Row], columns: dict[str, Callable[[Row], str]]) -> text.Table:
+def _table(title: str, rows: Sequence[Row], columns: dict[str, Callable[[Row], str]]) -> text.FigureTable:
     groups: dict[int | None, list[text.Line]] = {}
     for row in rows:
         texts = [f"{row.column.label}{' *' if row.fastest else ''}", *(show(row) for show in columns.values())]
         groups.setdefault(row.case.batch_size, []).append(text.Line(texts, row.fastest))
-    return text.Table(title, ["contender", *columns], list(groups.items()))
+    return text.FigureTable(title, ["contender", *columns], list(groups.items()))
 
 
 def _fastest_where(cases: Sequence[Case], labels: Sequence[str], part: str) -> str:

@@ -17,7 +17,7 @@ from gpubackprop.bench.contenders import Contender, contenders
 from gpubackprop.bench.machine import machine
 from gpubackprop.bench.measure import disagreement, has_kinks
 from gpubackprop.bench.process import Worker, WorkerError
-from gpubackprop.bench.result import Column, Result
+from gpubackprop.bench.result import Measured, Result
 from gpubackprop.bench.subject import Description, descriptions
 from gpubackprop.checks import positive, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError
@@ -109,7 +109,7 @@ def run(
     connect: Callable[[Contender], Worker] = in_process,
 ) -> Result:
     """`benchmark` after its arguments were looked at. connect: gives a contender's process."""
-    columns = [Column(c.label, c.device, c.dtype, c.precision, c.threads) for c in wanted]
+    columns = [Measured(c.label, c.device, c.dtype, c.precision, c.threads) for c in wanted]
     result = Result(machine(), plan, columns)
     with ExitStack() as stack:
         workers = {c.label: stack.enter_context(closing(connect(c))) for c in wanted}

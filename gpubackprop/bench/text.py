@@ -79,7 +79,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Table:
+class FigureTable:
     """A title, names of columns, and for each batch size its lines; the batch size is None where there are no such groups.
 
     prose: whether the last column holds words instead of figures.

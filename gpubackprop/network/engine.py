@@ -89,6 +89,7 @@ class Engine:
         self.rows_at_once: int | None = None
         """Rows for which the device had memory, once it did not have it for more."""
         self._frozen: tuple[int, ...] = ()
+        self._trainable = [True] * len(layers)
         self._skipped = 0
         self._to_check = capture and _foreign(layers, loss)
 
@@ -137,6 +138,11 @@ class Engine:
             yield
         finally:
             self._busy = False
+
+    def describe(self) -> str:
+        """How the device runs the steps of this network, in words."""
+        compiled = "; in fits, small ones are compiled by Numba" if self.loops and not self.backend.is_gpu else ""
+        return f"{self.backend.describe()}{compiled}"
 
     # -- arrays ---------------------------------------------------------------------------------------------------
 
@@ -324,12 +330,13 @@ class Engine:
 
     def _freeze(self) -> None:
         """Take note of which layers are trained. Raises ArgumentError where none is."""
-        frozen = tuple(i for i, layer in enumerate(self.layers) if not layer.trainable)
-        if frozen != self._frozen:
+        trainable = [layer.trainable for layer in self.layers]
+        if trainable != self._trainable:
+            frozen = tuple(i for i, trains in enumerate(trainable) if not trains)
             names = [s.name for s in self.parameters.segments if int(s.name.partition(".")[0]) in frozen]
             if len(names) == len(self.parameters.segments):
                 raise ArgumentError("no layer is trainable: set layer.trainable = True on one that has parameters")
-            self._frozen, self.parameters.frozen = frozen, frozenset(names)
+            self._trainable, self._frozen, self.parameters.frozen = trainable, frozen, frozenset(names)
             for name in names:
                 # What is no longer computed must not look like an overflow for ever.
                 self.backend.fill(self.parameters.gradients[name], 0.0)

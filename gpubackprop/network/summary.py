@@ -9,6 +9,7 @@ import numpy as np
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.layers import Layer
 from gpubackprop.losses import Loss
+from gpubackprop.network.engine import Engine
 
 
 class Described(Protocol):
@@ -19,6 +20,7 @@ class Described(Protocol):
     loss_function: Loss
     dtype: np.dtype[np.generic]
     precision: str
+    engine: Engine
 
     @property
     def backend(self) -> Backend:
@@ -55,7 +57,7 @@ def summary(net: Described) -> str:
     ]
     lines.append(
         f"{total:,} parameters, {total * net.dtype.itemsize:,} bytes as {net.dtype.name}; "
-        f"loss {net.loss_function.name}; device {net.backend.name}, {net.backend.describe()}"
+        f"loss {net.loss_function.name}; device {net.backend.name}, {net.engine.describe()}"
     )
     if net.backend.chain(net.layers) is not None:
         lines.append("all layers in one kernel: forward, and backward with the gradients")

@@ -37,7 +37,7 @@ _UNIT = {"float64": 2.0**-52, "float32": 2.0**-23, "tf32": 2.0**-10, "fp16": 2.0
 _CONDITION = 8
 """How many times what rounding of the weights and of x moves a tensor may it be off by, where that is more."""
 
-Snapshot: TypeAlias = dict[Key, np.ndarray]
+StepArrays: TypeAlias = dict[Key, np.ndarray]
 
 
 def check_parity(
@@ -114,13 +114,13 @@ class _Side:
         state = "on" if self.grade == "tf32" else "off"
         return f"{self.label}: {state}{', but the environment sets ' if forced else ''}{' and '.join(forced)}"
 
-    def snapshot(self, x: np.ndarray, y: np.ndarray) -> tuple[Snapshot, list[np.ndarray]]:
+    def snapshot(self, x: np.ndarray, y: np.ndarray) -> tuple[StepArrays, list[np.ndarray]]:
         """All tensors of one forward and backward pass in order of computation, and for each layer which side of its kink
         f' was taken on (the residual's signs come last)."""
         net, be = self.net, self.net.backend
         loss, gradients = net.loss_and_gradients(x, y, training=True)
         batch = net.engine.training.batch(len(x))
-        found: Snapshot = {}
+        found: StepArrays = {}
         for i, v in enumerate(batch.tensors):
             found[Key(i, "forward", "output")] = be.to_host(v.a)
             for name in net.engine.state:
@@ -139,7 +139,7 @@ class _Side:
         sides.append(np.array([np.sign(residual - kink) for kink in loss_kinks]))
         return found, sides
 
-    def moved(self, x: np.ndarray, y: np.ndarray, size: float, seed: int) -> Snapshot:
+    def moved(self, x: np.ndarray, y: np.ndarray, size: float, seed: int) -> StepArrays:
         """The tensors with all weights and x multiplied by 1 + up to `size`; the network is as it was afterwards."""
         rng, weights = host_generator(seed, 9), self.net.get_weights()
 
@@ -152,7 +152,7 @@ class _Side:
         self.net.engine.write(weights)
         return found
 
-    def train_step(self, x: np.ndarray, y: np.ndarray) -> tuple[float, Snapshot]:
+    def train_step(self, x: np.ndarray, y: np.ndarray) -> tuple[float, StepArrays]:
         """A training step: its loss, and what it added to each parameter."""
         net = self.net
         before = net.engine.parameters.to_host(net.engine.parameters.P)
@@ -221,14 +221,14 @@ def _tensor_by_tensor(
     return losses
 
 
-def _comparable(tensors: Snapshot, flipped: int) -> Iterator[Key]:
+def _comparable(tensors: StepArrays, flipped: int) -> Iterator[Key]:
     """The keys of all tensors that do not depend on which side of its kink the topmost flipped layer took."""
     for key in tensors:
         if key.kind in ("forward", "loss") or (key.layer is not None and key.layer > flipped):
             yield key
 
 
-def _moved_norm(tensors: Snapshot, moved: Snapshot, key: Key) -> float:
+def _moved_norm(tensors: StepArrays, moved: StepArrays, key: Key) -> float:
     """How far rounding moves a tensor; an update moves by the same share as its gradient."""
     if key.kind != "update":
         return float(np.linalg.norm(tensors[key] - moved[key]))

@@ -27,7 +27,7 @@ def checked_on_nan(value: Any) -> str:
     return str(value)
 
 
-class Snapshot:
+class LastGood:
     """The weights, the state of the layers and, where `optimizer` is given, the optimizer's, as they were at the last `take`.
 
     On the device, in memory that is made once.
@@ -57,7 +57,7 @@ class Snapshot:
             self._optimizer.go_back_to(self._t)
 
 
-def described(net: Network, snapshot: Snapshot, rows: int, where: str, loss: float, learning_rate: float) -> str:
+def described(net: Network, snapshot: LastGood, rows: int, where: str, loss: float, learning_rate: float) -> str:
     """What went wrong, in a sentence: the loss, the place, the rate, the layer, and the activations before it.
 
     The network still has its weights of now; afterwards its state is that of the snapshot. rows: of the last batch.

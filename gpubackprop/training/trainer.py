@@ -30,7 +30,7 @@ from gpubackprop.optimizers import Optimizer, get_optimizer
 from gpubackprop.random import host_generator
 from gpubackprop.training.callbacks import Callback, EarlyStopping, FitPlan, FitProgress, GradientTolerance
 from gpubackprop.training.checkpoints import Checkpoints, newest
-from gpubackprop.training.divergence import RESTORES, Snapshot, checked_on_nan, described
+from gpubackprop.training.divergence import RESTORES, LastGood, checked_on_nan, described
 from gpubackprop.training.evaluation import evaluate
 from gpubackprop.training.history import History
 
@@ -386,7 +386,7 @@ class Trainer:
                 x, y = x.copy(), y.copy()
             self._data = x, y, weights, validation
             source = be.stream(x, y, weights) or Rows(be, x, y, net.dtype, weights=weights)
-        snapshot = Snapshot(net, optimizer if fit.on_nan == "restore" else None)
+        snapshot = LastGood(net, optimizer if fit.on_nan == "restore" else None)
         with ExitStack() as signals:
             for c in callbacks:
                 c.on_fit_start(self, FitPlan(fit.epochs, fit.steps, fit.n, fit.size))
@@ -448,7 +448,7 @@ class Trainer:
         for rows in parts - {0}:
             self.net.engine.check_rows(rows)
 
-    def _epoch(self, source: RowSource, snapshot: Snapshot) -> dict[str, Any] | None:
+    def _epoch(self, source: RowSource, snapshot: LastGood) -> dict[str, Any] | None:
         """The rest of the epoch that `_fit` is in; its record, or None where it begins again.
 
         snapshot: the state as it is now.
@@ -503,7 +503,7 @@ class Trainer:
             record["skipped"] = skipped
         return record
 
-    def _begins_again(self, snapshot: Snapshot, first: int, stop: int, loss: float) -> bool:
+    def _begins_again(self, snapshot: LastGood, first: int, stop: int, loss: float) -> bool:
         """Whether the epoch, of which a loss is not finite, begins again from the snapshot. The history says what happened."""
         net, optimizer, fit = self.net, self.optimizer, self._running()
         rows = min(fit.size, fit.n - (stop - 1) * fit.size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gpubackprop.bench.cases import Case, Cell, Timing
-from gpubackprop.bench.result import Column, Result
+from gpubackprop.bench.result import Measured, Result
 
 MACHINE = {
     "when": "2026-01-01T00:00:00+00:00",
@@ -34,7 +34,7 @@ def result(
     """times: label -> seconds a step at each of `sizes`, None where not measured. transfer: label -> seconds of the copy."""
     labels = list(times)
     columns = [
-        Column(label, _device(label), "float64" if "float64" in label else "float32", _precision(label), 1, "eager")
+        Measured(label, _device(label), "float64" if "float64" in label else "float32", _precision(label), 1, "eager")
         for label in labels
     ]
     for column in columns:

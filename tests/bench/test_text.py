@@ -41,7 +41,7 @@ def test_an_interpolated_size_is_a_whole_number_of_two_digits(size: float, text:
 
 def test_a_table_names_a_batch_size_once_and_numbers_stand_to_the_right() -> None:
     lines = [module.Line(["cpu", "1.00 ms"]), module.Line(["cuda:0 *", "90.0 us"], marked=True)]
-    table = module.Table("times", ["contender", "step"], [(8, lines), (16, lines[:1])])
+    table = module.FigureTable("times", ["contender", "step"], [(8, lines), (16, lines[:1])])
     assert module.to_text(table.on_terminal("net: ")).splitlines() == [
         "net: times",
         "batch  contender     step",
@@ -52,7 +52,7 @@ def test_a_table_names_a_batch_size_once_and_numbers_stand_to_the_right() -> Non
 
 
 def test_a_table_without_batch_sizes_may_end_in_words() -> None:
-    table = module.Table(
+    table = module.FigureTable(
         "", ["contender", "rate", "how"], [(None, [module.Line(["cpu", "1 G", "one word after another"])])], True
     )
     shown = module.to_text(table.on_terminal(), width=30).splitlines()

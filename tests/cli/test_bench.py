@@ -20,7 +20,6 @@ from tests.cli.commands import started
 COMMAND = [sys.executable, "-W", "error", "-c", "from gpubackprop.cli import main; main()", "bench"]
 ROOT = str(Path(gb.__file__).parent.parent)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": ROOT, "TERM": "xterm", "COLUMNS": "100"}
-
 QUICK = ["--devices", "strict@1,strict:float64", "--repeats", "1", "--seconds", "0.001"]
 
 

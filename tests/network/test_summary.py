@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 import gpubackprop as gb
 
 
@@ -50,3 +52,10 @@ def test_eleven_layers_are_counted_apart() -> None:
     net = gb.Network([gb.Dense(2, 2) for _ in range(11)], device="cpu")
     counts = [line.split()[-1] for line in net.summary().splitlines()[1:12]]
     assert counts == ["6"] * 11
+
+
+def test_machine_code_is_named_only_where_it_runs() -> None:
+    pytest.importorskip("numba", reason="numba is not installed")
+    plain, compiled = (gb.mlp([3, 2], device="cpu", compile=c) for c in (False, True))
+    assert "Numba" not in plain.summary()
+    assert "compiled by Numba" in compiled.summary()

@@ -97,8 +97,7 @@ class NumpyBackend(ArrayBackend):
 
     def describe(self) -> str:
         products = f"products that add by {self._blas.name}" if self._blas else "products by ndarray.dot alone"
-        small = ", or compiled by Numba where they are small" if self.loops else ""
-        return f"steps recorded and replayed{small}, {products}"
+        return f"steps recorded and replayed, {products}"
 
     # -- recording ------------------------------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ def _machine_code(prefix: str) -> Any:
 
     versions = __version__, numba.__version__, llvmlite.__version__, platform.python_version()
 
-    class MachineCode(NullCache):  # type: ignore[misc]
+    class CodeFiles(NullCache):  # type: ignore[misc]
         def name(self, signature: Any, target: Any) -> str:
             return f"{prefix}{cache.digest(*versions, signature, target.magic_tuple())}.code"
 
@@ -71,4 +71,4 @@ def _machine_code(prefix: str) -> Any:
             if not data.library.has_dynamic_globals:
                 cache.store(self.name(sig, data.codegen), dumps(data._reduce()))
 
-    return MachineCode()
+    return CodeFiles()

@@ -17,7 +17,7 @@ from gpubackprop.backend.cpu.compiled.operations import (
     UntranslatableError,
     operations,
 )
-from gpubackprop.backend.cpu.compiled.source import Source, pointer_to, write_step
+from gpubackprop.backend.cpu.compiled.source import StepSource, pointer_to, write_step
 from gpubackprop.backend.cpu.recorder import Call
 from gpubackprop.errors import ArgumentError
 
@@ -71,7 +71,7 @@ class EpochProgram:
     checks; None for the rows as they lie.
     """
 
-    def __init__(self, source: Source, run: Any, x: np.ndarray, y: np.ndarray, h: tuple[np.ndarray, ...]) -> None:
+    def __init__(self, source: StepSource, run: Any, x: np.ndarray, y: np.ndarray, h: tuple[np.ndarray, ...]) -> None:
         self.rows = len(x)
         self._like = x, y, np.empty((1, len(h)), x.dtype)
         self._arrays = source.arrays
@@ -137,9 +137,9 @@ def gain(known: list[Operation], calls: int) -> float:
     return saved if saved > LEAST_GAIN * replayed else 0.0
 
 
-def module_source(source: Source, x: np.ndarray, y: np.ndarray, h: tuple[np.ndarray, ...]) -> str:
+def module_source(source: StepSource, x: np.ndarray, y: np.ndarray, h: tuple[np.ndarray, ...]) -> str:
     """The text of the module whose `run` an `EpochProgram` calls."""
-    batch = Source(arrays=source.arrays, slots=source.slots)
+    batch = StepSource(arrays=source.arrays, slots=source.slots)
     (n, d), m = x.shape, y.shape[1] if y.ndim == 2 else 1
     batch.write(0, f"for i in range({n}):")
     batch.write(1, f"row = order[first + s * {n} + i]")

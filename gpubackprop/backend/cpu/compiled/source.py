@@ -55,7 +55,7 @@ class Loop:
 
 
 @dataclass
-class Source:
+class StepSource:
     """The lines of a step, and the arrays whose addresses they take from the table `T`, in order."""
 
     lines: list[str] = field(default_factory=list)
@@ -92,9 +92,9 @@ class Source:
         self.lines.append("    " * depth + line)
 
 
-def write_step(operations: list[Operation]) -> Source:
+def write_step(operations: list[Operation]) -> StepSource:
     """The source of these operations, in order."""
-    source, loop = Source(), None
+    source, loop = StepSource(), None
     for operation in operations:
         if isinstance(operation, Elementwise):
             joined = _join(loop, operation) if loop else None
@@ -166,7 +166,7 @@ def _reshaped(operation: Elementwise, shape: tuple[int, ...]) -> Elementwise:
     return Elementwise(operation.name, inputs, operation.types, out.reshape(shape))
 
 
-def _write_loop(source: Source, loop: Loop | None) -> None:
+def _write_loop(source: StepSource, loop: Loop | None) -> None:
     if loop is None or 0 in loop.shape:
         return
     index = [f"i{axis}" for axis in range(len(loop.shape))]
@@ -202,7 +202,7 @@ def _key(a: np.ndarray) -> tuple[Any, ...]:
 # -- the rest ---------------------------------------------------------------------------------------------------------
 
 
-def _write_product(source: Source, p: Product) -> None:
+def _write_product(source: StepSource, p: Product) -> None:
     (n, k), m = p.a.shape, p.b.shape[1]
     real, v = type_of(p.c.dtype), source.fresh("v")
     if n * k * m > LOOPS and n > 1 and m > 1:
@@ -226,7 +226,7 @@ def _write_product(source: Source, p: Product) -> None:
     source.write(2, f"{c} = {v} + {real}({p.beta}) * {c}" if p.beta else f"{c} = {v}")
 
 
-def _write_gemm(source: Source, p: Product, real: str) -> None:
+def _write_gemm(source: StepSource, p: Product, real: str) -> None:
     left, right, result = layout(p.a), layout(p.b), layout(p.c)
     if left is None or right is None or result is None or result[0] or direct_blas() is None:
         raise UntranslatableError("a product that BLAS cannot take")
@@ -238,7 +238,7 @@ def _write_gemm(source: Source, p: Product, real: str) -> None:
     source.write(0, f"{routine}(101, {orders}, {n}, {m}, {k}, {real}(1), {a}, {b}, {target})")
 
 
-def _write_reduction(source: Source, r: Reduction) -> None:
+def _write_reduction(source: StepSource, r: Reduction) -> None:
     n, k = r.a.shape
     kind, v = type_of(r.dtype), source.fresh("v")
     element = f"{kind}({source.element(r.a, 'i', 'j')})"
@@ -262,13 +262,13 @@ def _write_reduction(source: Source, r: Reduction) -> None:
     source.write(1, f"{source.element(r.out, outer)} = {type_of(r.out.dtype)}({v})")
 
 
-def _write_draw(source: Source, d: Draw) -> None:
+def _write_draw(source: StepSource, d: Draw) -> None:
     numbers = ", ".join(f"uint64({n})" for n in (d.out.size, d.first, d.threshold))
     counter = f"{source.element(d.key, '0')}, {source.element(d.key, '1')}, {source.element(d.step)}"
     source.write(0, f"draw({source.pointer(d.out)}, {counter}, {numbers}, {type_of(d.out.dtype)}({d.scale!r}))")
 
 
-def _write_indexed(source: Source, x: Indexed) -> None:
+def _write_indexed(source: StepSource, x: Indexed) -> None:
     element = f"{source.pointer(x.flat)}[min(max({source.element(x.index, 'i')}, 0), {x.flat.size - 1})]"
     value = source.element(x.values, "i")
     source.write(0, f"for i in range({x.index.size}):")
