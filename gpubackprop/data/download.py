@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
+import socket
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -63,6 +66,52 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
+class _InTime:
+    """A connection whose headers take no longer than `WHOLE_TIMEOUT`: of a server that sends them one byte at a time, no single
+    read takes long."""
+
+    def getresponse(self: Any) -> Any:
+        late = threading.Event()
+
+        def cut() -> None:
+            late.set()
+            # The reading thread wakes up; it closes the socket.
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(WHOLE_TIMEOUT, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            response = super().getresponse()  # type: ignore[misc]
+        except (OSError, http.client.HTTPException):
+            if not late.is_set():
+                raise
+        finally:
+            timer.cancel()
+        if late.is_set():
+            raise TimeoutError(f"took longer than {WHOLE_TIMEOUT:g} seconds")
+        return response
+
+
+class _Plain(_InTime, http.client.HTTPConnection):
+    pass
+
+
+class _Secure(_InTime, http.client.HTTPSConnection):
+    pass
+
+
+class _PlainHandler(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Plain, req)
+
+
+class _SecureHandler(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Secure, req)
+
+
 def _check_scheme(url: str) -> None:
     scheme = urllib.parse.urlsplit(url).scheme
     if scheme not in SCHEMES:
@@ -78,7 +127,9 @@ def _receive(url: str, file: BinaryIO, limit: int, timeout: float) -> None:
     received, end = 0, time.monotonic() + WHOLE_TIMEOUT
     _check_scheme(url)
     try:
-        with urllib.request.build_opener(_Redirects).open(url, timeout=timeout) as response:
+        with urllib.request.build_opener(_Redirects, _PlainHandler, _SecureHandler).open(
+            url, timeout=timeout
+        ) as response:
             declared = response.headers.get("Content-Length")
             while True:
                 try:

@@ -61,6 +61,10 @@ def load(
     for option, value in (("target", target), ("weight", weight), ("group", group)):
         if value is not None and (named or name.lower().endswith((".npz", ".npy"))):
             raise ArgumentError(f"{option} is for tables, not for {name!r}, which has its own target: leave it out")
+    if max_bytes is not None:
+        raise ArgumentError(
+            f"max_bytes is for tables, not for {name!r}, whose size is known before it is read: leave it out"
+        )
     if named:
         return _named(name, task, folder, download)
     if name.lower().endswith(".npz"):

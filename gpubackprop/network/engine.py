@@ -34,6 +34,8 @@ from gpubackprop.random import host_generator
 
 PROGRAMS = 256
 """Recorded steps that a batch size keeps: more than the parts of one batch, which are recorded one by one under dropout."""
+PROGRAM_BYTES, CALL_BYTES = 32 << 20, 1200
+"""What these may take together, and what a recorded call takes, as measured on programs of dropout networks."""
 
 
 class Engine:
@@ -476,8 +478,10 @@ class Engine:
         programs = batch.programs
         if key not in programs:
             programs[key] = self._recorded(step)
-            if len(programs) > PROGRAMS:
-                programs.popitem(last=False)
+            calls = sum(len(getattr(program, "calls", ())) for program in programs.values())
+            while len(programs) > PROGRAMS or (len(programs) > 1 and calls * CALL_BYTES > PROGRAM_BYTES):
+                _, gone = programs.popitem(last=False)
+                calls -= len(getattr(gone, "calls", ()))
         program: Program = programs[key]
         return program
 

@@ -217,3 +217,21 @@ def test_nothing_comes_but_by_https(server: Server, tmp_path: Path, monkeypatch:
         fetch([server.root], tmp_path / "a.gz")
     assert len(server.asked) == before
     assert list(tmp_path.iterdir()) == []
+
+
+def drip_headers(handler: http.server.BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\n")
+    for _ in range(60):
+        handler.wfile.write(b"X")
+        handler.wfile.flush()
+        time.sleep(0.05)
+
+
+def test_headers_that_never_end_are_left_too(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpubackprop.data.download.WHOLE_TIMEOUT", 0.1)
+    server.answers["/a.gz"] = drip_headers
+    started = time.monotonic()
+    with pytest.raises(DataError, match=r"took longer than 0.1 seconds"):
+        fetch([server.root], tmp_path / "a.gz")
+    assert time.monotonic() - started < 2
+    assert list(tmp_path.iterdir()) == []

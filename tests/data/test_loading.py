@@ -58,3 +58,10 @@ def test_options_that_do_not_apply(tmp_path: Path) -> None:
             load(source, **options)
     with pytest.raises(ArgumentTypeError, match="source is a int"):
         load(3)  # type: ignore[arg-type]
+
+
+def test_max_bytes_is_not_ignored(tmp_path):
+    (tmp_path / "d.npz").write_bytes(b"not opened")
+    for source in (str(tmp_path / "d.npz"), "xor"):
+        with pytest.raises(ArgumentError, match="max_bytes is for tables"):
+            load(source, max_bytes=10)

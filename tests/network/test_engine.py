@@ -8,6 +8,7 @@ import pytest
 import gpubackprop as gb
 from gpubackprop.backend.strict import StrictBackend
 from gpubackprop.errors import DeviceError
+from gpubackprop.network.engine import CALL_BYTES
 
 
 class Small(StrictBackend):
@@ -85,3 +86,25 @@ def test_batch_norm_is_not_split_by_itself():
     device.rows = 20
     with pytest.raises(DeviceError, match="BatchNorm would normalise smaller parts differently"):
         network(device, gb.BatchNorm(8)).train_step(*data(), gb.SGD(0.1))
+
+
+@pytest.mark.parametrize("most", [2, 5])
+def test_recorded_parts_are_bounded_by_what_they_take(most, monkeypatch):
+    """The oldest go; the gradient stays that of the whole batch."""
+    x, y = data(100)
+    whole, parts = network("cpu"), network("cpu")
+    parts.train_step(x, y, gb.SGD(0.1), micro_batch_size=50)
+    whole.set_weights(parts.get_weights())
+    whole.engine.set_count(parts.engine.count())
+    held = parts.engine.training.batch(10).programs
+    calls = None
+    for _ in range(2):
+        parts.train_step(x, y, gb.SGD(0.1), micro_batch_size=10)
+        if calls is None:
+            calls = max(len(program.calls) for program in held.values())
+            monkeypatch.setattr("gpubackprop.network.engine.PROGRAM_BYTES", most * calls * CALL_BYTES)
+            held.clear()
+        whole.train_step(x, y, gb.SGD(0.1))
+    assert 1 < len(held) <= most + 1
+    for name, want in whole.get_weights().items():
+        np.testing.assert_allclose(parts.get_weights()[name], want, atol=1e-5)
