@@ -171,7 +171,8 @@ class Encoder:
 
     def _places(self, table: Table) -> list[tuple[Column, slice]]:
         """The columns that make inputs, and where these are; DataError where the table lacks one."""
-        missing = [name for name in self.names if name not in table.names]
+        there = set(table.names)
+        missing = [name for name in self.names if name not in there]
         if missing:
             near = get_close_matches(missing[0], table.names, n=1, cutoff=0.5)
             hint = f"there is {near[0]!r}" if near else f"it has {listed(table.names)}"

@@ -114,7 +114,8 @@ class Model:
         if not isinstance(self.inputs, Encoder):
             return []
         table = self._table(x)
-        unused = [name for name in table.names if name not in {*self.features, *self.data["targets"]}]
+        known = {*self.features, *self.data["targets"]}
+        unused = [name for name in table.names if name not in known]
         new = [f"not used, since training had no such columns: {listed(unused)}"] if unused else []
         return [*new, *table.notes, *self.inputs.remarks(table)]
 
@@ -134,7 +135,8 @@ class Model:
 
     def _numbers(self, table: Table) -> Array:
         """The columns that a network on arrays was trained on, as numbers (n, d); DataError where some are not there."""
-        names = [table.find(name, "the table") for name in self.features] or table.names
+        there = set(table.names)
+        names = [n if n in there else table.find(n, "the table") for n in self.features] or table.names
         x = np.stack([cells.numbers(table.column(name)) for name in names], axis=1)
         if np.isnan(x).any():
             column = int(np.argmax(np.isnan(x).any(axis=0)))

@@ -286,3 +286,18 @@ def test_blocks_of_rows_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> N
     x = encoder.transform(rows)
     monkeypatch.setattr(module, "_ROWS", 7)
     np.testing.assert_array_equal(encoder.transform(rows), x)
+
+
+def test_wide_tables_are_not_searched_column_by_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of names is made a few times, however many columns there are: 20,000 took minutes."""
+    rng = np.random.default_rng(0)
+    columns = {f"c{i}": rng.normal(size=30) for i in range(300)}
+    table, y = table_from(columns), rng.integers(0, 2, 30)
+    asked = []
+    names = Table.names.fget
+    assert names is not None
+    monkeypatch.setattr(Table, "names", property(lambda self: asked.append(1) or names(self)))
+    encoder = Encoder.fit(table, y, 2)
+    encoder.transform(table)
+    encoder.remarks(table)
+    assert len(asked) < 10
