@@ -208,9 +208,8 @@ def table_from(frame: Any, format: TextFormat | None = None) -> Table:
 
 
 def is_table(source: str) -> bool:
-    """Whether a source is named like a table: by its suffix, or "-" for standard input."""
-    lower = source.lower()
-    return source == "-" or any(lower.endswith(kind + packed) for kind in SUFFIXES for packed in COMPRESSED)
+    """Whether a source is named like a table: by its suffix, also of something compressed alone, or "-" for standard input."""
+    return source == "-" or source.lower().endswith((*SUFFIXES, *filter(None, COMPRESSED)))
 
 
 def _pyarrow() -> Any:

@@ -424,7 +424,9 @@ def test_is_table() -> None:
     assert all(
         is_table(n) for n in ("-", "a.csv", "A.CSV.gz", "b.tsv.zst", "c.data", "d.parquet", "e.feather", "x.csv.zip")
     )
-    assert not any(is_table(n) for n in ("digits", "x.npy", "x.npz", "x.zip", "csv"))
+    assert not any(is_table(n) for n in ("digits", "x.npy", "x.npz", "csv"))
+    assert is_table("x.zip")
+    assert is_table("X.GZ")
 
 
 def test_without_pyarrow(write, monkeypatch: pytest.MonkeyPatch) -> None:
