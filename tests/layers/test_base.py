@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import gpubackprop as gb
+from gpubackprop.backend.base import Backend
 from gpubackprop.errors import ArgumentError
 from gpubackprop.layers import LAYERS, Tensors, layer_from
 
@@ -37,3 +40,23 @@ def test_a_bare_layer() -> None:
         layer.forward(None, v, True)  # type: ignore[arg-type]
     with pytest.raises(NotImplementedError, match=r"must define backward\(be, v, dx, training\)"):
         layer.backward(None, v, None, True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("what", ["forward", "gradients"])
+@pytest.mark.parametrize("capture", [True, False])
+def test_a_layer_that_returns_its_result_is_refused(backend: Backend, what: str, capture: bool) -> None:
+    """As PyTorch's do: what it returns would be lost, and the arrays that it was to fill hold anything."""
+
+    class Returns(gb.Dense):
+        def forward(self, be: Any, v: Any, training: bool) -> Any:
+            if what == "forward":
+                return v.x @ self.W
+            return super().forward(be, v, training)
+
+        def gradients(self, be: Any, v: Any, beta: float) -> Any:
+            super().gradients(be, v, beta)
+            return self.gradient_arrays["weight"]
+
+    net = gb.Network([Returns(3, 2)], device=backend, capture=capture)
+    with pytest.raises(ArgumentError, match=rf"Returns.{what} returned an array"):
+        net.train_step(np.ones((4, 3)), np.ones((4, 2)), gb.SGD(0.1))

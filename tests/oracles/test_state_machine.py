@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 
 import gpubackprop as gb
 from gpubackprop.activations import Activation
+from gpubackprop.backend.cpu import numpy_backend
 from gpubackprop.losses import Loss
 from gpubackprop.optimizers import Optimizer
 from tests.oracles import textbook
@@ -823,7 +824,24 @@ def _best_is_worst(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gb.EarlyStopping, "__init__", lambda self, *a, mode="auto": stopping(self, *a, mode="min"))
 
 
+def _copies_are_recorded_for_views(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(numpy_backend, "_flat", lambda a: a.reshape(-1))
+    patch.setattr(numpy_backend, "moved", lambda before, calls: None)
+
+
+def _machine_code_for_some(patch: pytest.MonkeyPatch) -> None:
+    """Of the networks that are made one after the other, every second one replays what it should run as machine code."""
+    loop, order = numpy_backend.NumpyBackend.loop, {}
+
+    def some(self: Any, *arguments: Any) -> Any:
+        return None if order.setdefault(self, len(order)) % 2 else loop(self, *arguments)
+
+    patch.setattr(numpy_backend.NumpyBackend, "loop", some)
+
+
 FAULTS: dict[str, Any] = {
+    "a copy is recorded for a view": _copies_are_recorded_for_views,
+    "machine code where the last network had none": _machine_code_for_some,
     "a fit writes its length into the schedule": _length_into_the_schedule,
     "each fit draws the orders of the first": _epochs_begin_anew,
     "a schedule that is set later does not count": _schedule_of_the_beginning,

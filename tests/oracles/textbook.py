@@ -26,8 +26,6 @@ ACTIVATIONS = {
     "sigmoid": (sigmoid, lambda z: sigmoid(z) * sigmoid(-z)),
     "tanh": (np.tanh, lambda z: 1 - np.tanh(z) ** 2),
     "relu": (lambda z: np.maximum(z, 0), lambda z: 1.0 * (z > 0)),
-    "leaky_relu": (lambda z: np.where(z > 0, z, 0.01 * z), lambda z: np.where(z > 0, 1, 0.01)),
-    "elu": (lambda z: np.where(z > 0, z, np.expm1(np.minimum(z, 0))), lambda z: np.exp(np.minimum(z, 0))),
     "softplus": (lambda z: np.logaddexp(0, z), sigmoid),
     "silu": (lambda z: z * sigmoid(z), lambda z: sigmoid(z) * (1 + z * sigmoid(-z))),
 }
@@ -67,8 +65,7 @@ class Network:
     def __init__(self, layers, loss, weights, seed=0, l1=0.0, l2=0.0):
         self.layers, self.loss_name, self.weights = layers, loss, dict(weights)
         self.seed, self.l1, self.l2 = seed, l1, l2
-        self.masks = 0  # draws of dropout masks that are used up
-        self.epochs = 0  # orders of the rows that are used up
+        self.masks = self.epochs = 0  # draws of dropout masks, and orders of the rows, that are used up
 
     def check_rows(self, *counts):
         if 1 in counts and any(kind == "BatchNorm" for kind, _ in self.layers):
@@ -160,7 +157,6 @@ class Network:
 
     def fit(self, x, y, optimizer, epochs, batch, shuffle, size=None, validation=None, stopping=None, listen=None):
         """Its epochs' records are kept in `records`. stopping: (column, patience, 1 where less of it is better, else -1).
-
         listen(epoch, steps, None) after each step and listen(epoch, None, record) after each epoch may raise.
         """
         n, best, listen = len(x), (np.inf, 0, None), listen or (lambda *_: None)
@@ -212,7 +208,6 @@ class Optimizer:
         self.fit = (0, 0)  # the steps before the fit, and those that it has
 
     # Each rule gives what is taken off a parameter, from its gradient g; s: its moments, {} at first.
-
     def sgd(self, g, s, eta, momentum=0.0, nesterov=False):
         s["v"] = momentum * s.get("v", 0) + g
         return eta * (g + momentum * s["v"] if nesterov else s["v"])
