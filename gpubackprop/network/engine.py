@@ -90,7 +90,6 @@ class Engine:
             self.write(arrays)
         self.rows_at_once: int | None = None
         """Rows for which the device had memory, once it did not have it for more."""
-        self._frozen: tuple[int, ...] = ()
         self._trainable = [True] * len(layers)
         self._skipped = 0
         self._to_check = capture and _foreign(layers, loss)
@@ -334,11 +333,10 @@ class Engine:
         """Take note of which layers are trained. Raises ArgumentError where none is."""
         trainable = [layer.trainable for layer in self.layers]
         if trainable != self._trainable:
-            frozen = tuple(i for i, trains in enumerate(trainable) if not trains)
-            names = [s.name for s in self.parameters.segments if int(s.name.partition(".")[0]) in frozen]
+            names = [s.name for s in self.parameters.segments if not trainable[int(s.name.partition(".")[0])]]
             if len(names) == len(self.parameters.segments):
                 raise ArgumentError("no layer is trainable: set layer.trainable = True on one that has parameters")
-            self._trainable, self._frozen, self.parameters.frozen = trainable, frozen, frozenset(names)
+            self._trainable, self.parameters.frozen = trainable, frozenset(names)
             for name in names:
                 # What is no longer computed must not look like an overflow for ever.
                 self.backend.fill(self.parameters.gradients[name], 0.0)
@@ -405,14 +403,15 @@ class Engine:
                     loss.mass(self.backend.to_host(self._part(source, first + start, min(rows, n - start)).targets))
                     for start in starts
                 ]
+            whole = sum(masses) or 1.0
             for start, mass in zip(starts, masses, strict=True):
                 batch = self._part(source, first + start, min(rows, n - start))
                 # Layers that are recorded look at it once, the others at each run.
                 batch.begins_at(start)
                 if not start:
                     self.check_recording(batch, training=True)
-                steps.set_share(mass / (sum(masses) or 1))
-                key = ("part", batch.form, start > 0, start if steps.random else 0, self._frozen)
+                steps.set_share(mass / whole)
+                key = ("part", batch.form, start > 0, start if steps.random else 0, self.parameters.frozen)
                 program = batch.programs.get(key) or self._program(batch, key, _Part(steps, batch, start > 0))
                 program()
                 batch.begins_at(0)
@@ -439,8 +438,11 @@ class Engine:
 
     def _is_finite(self) -> bool:
         """Whether the loss and its gradients are finite; of scaled gradients the device sees to that itself."""
-        gradients = () if self.backend.scales_deltas else (self.parameters.G,)
-        return all(np.isfinite(self.backend.to_host(a)).all() for a in (self.value, *gradients))
+        be, numbers = self.backend, [self.value]
+        if not be.scales_deltas:
+            be.total(self.parameters.G, 1.0, self._total)
+            numbers.append(self._total)
+        return all(np.isfinite(be.to_host(number)) for number in numbers)
 
     def _part(self, source: RowSource, first: int, n: int) -> Batch:
         """The n rows from `first` on, as a batch."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gpubackprop.backend.base import Array
 from gpubackprop.errors import ArgumentError
 from gpubackprop.network.network import Network
 from gpubackprop.optimizers import Optimizer
@@ -30,7 +31,7 @@ def checked_on_nan(value: Any) -> str:
 class LastGood:
     """The weights, the state of the layers and, where `optimizer` is given, the optimizer's, as they were at the last `take`.
 
-    On the device, in memory that is made once.
+    On the device, in memory that is made once; on the host what the device has no memory for.
     """
 
     def __init__(self, net: Network, optimizer: Optimizer | None = None) -> None:
@@ -38,14 +39,21 @@ class LastGood:
         with self._engine as engine:
             of_rule = optimizer.state.values() if optimizer else ()
             arrays = [engine.parameters.P, *engine.state.values(), engine.step, *of_rule]
-            self._kept = [(array, array.copy()) for array in arrays]
+            self._kept = [(array, self._copy(array)) for array in arrays]
         self._t = 0
+
+    def _copy(self, array: Array) -> Array:
+        try:
+            return array.copy()
+        except self._engine.backend.memory_errors:
+            return self._engine.backend.to_host(array)
 
     def take(self) -> None:
         """Keep the state as it is now."""
         with self._engine as engine:
             for array, kept in self._kept:
-                engine.backend.copy_in(array, kept)
+                be = engine.backend
+                (be.copy_out if isinstance(kept, np.ndarray) else be.copy_in)(array, kept)
         self._t = self._optimizer.t if self._optimizer else 0
 
     def put_back(self) -> None:

@@ -265,7 +265,7 @@ BUGS = [
     Bug(
         "mean of a part's own rows",
         "network.engine:Engine._in_parts",
-        "steps.set_share(mass / (sum(masses) or 1))",
+        "steps.set_share(mass / whole)",
         "steps.set_share(1.0)",
         "property: micro batches add up to the batch",
     ),

@@ -186,3 +186,27 @@ def test_other_words_are_refused() -> None:
     x, y = make_data(N, 5, 3)
     with pytest.raises(ArgumentError, match="on_nan must be stop, skip or restore"):
         gb.Trainer(network()).fit(x, y, on_nan="ignore")
+
+
+def test_without_memory_for_a_copy_the_last_finite_weights_are_kept_on_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from gpubackprop.training.divergence import LastGood
+
+    net = network("strict")
+    optimizer = gb.Adam(0.01)
+    x, y = make_data(N, 5, 3)
+    net.train_step(x, y, optimizer)
+
+    def none(self: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(type(net.engine.parameters.P), "copy", none)
+    kept = LastGood(net, optimizer)
+    kept.take()
+    monkeypatch.undo()
+    before, state = net.get_weights(), optimizer.get_state()
+    net.train_step(x, y, optimizer)
+    kept.put_back()
+    assert_same_bits(net.get_weights(), before)
+    assert_same_bits(optimizer.get_state(), state)

@@ -108,8 +108,9 @@ class NumpyBackend(ArrayBackend):
             before, calls = calls, self._recorded(step)
             name = moved(before, calls)
             if name is None:
-                program: Any = with_threads(replay(calls), takes_one_thread(calls))
-                program.calls = calls
+                one = takes_one_thread(calls)
+                program: Any = with_threads(replay(calls), one)
+                program.calls, program.one_thread = calls, one
                 return program  # type: ignore[no-any-return]
         raise DeviceError(
             f"a recorded step calls {name} on an array that is made anew whenever the step is recorded; done again, it would use "
@@ -143,7 +144,7 @@ class NumpyBackend(ArrayBackend):
         if run is None:
             return None
 
-        alone = with_threads(run, takes_one_thread(program.calls))
+        alone = with_threads(run, getattr(program, "one_thread", None))
 
         def steps(first: int) -> int:
             alone(rows.x, rows.y, rows.permutation, first * batch.n, optimizer.prepare_many(count))
