@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gpubackprop.layers import Layer as Layer
     from gpubackprop.layers import LayerNorm as LayerNorm
     from gpubackprop.layers import PReLU as PReLU
+    from gpubackprop.layers import Residual as Residual
     from gpubackprop.layers import RMSNorm as RMSNorm
     from gpubackprop.network.network import Network as Network
     from gpubackprop.network.perceptron import mlp as mlp
@@ -76,7 +77,7 @@ _HOMES = {
     "interop.estimators": "MLPClassifier MLPRegressor",
     "interop.onnx": "to_onnx",
     "interop.torch": "load_torch to_torch_state",
-    "layers": "Activation BatchNorm Dense Dropout Layer LayerNorm PReLU RMSNorm",
+    "layers": "Activation BatchNorm Dense Dropout Layer LayerNorm PReLU RMSNorm Residual",
     "network.network": "Network",
     "network.perceptron": "mlp",
     "optimizers": "LAMB LARS SGD Adadelta Adagrad Adam AdamW Adamax NAdam RAdam RMSprop",

@@ -18,6 +18,7 @@ from gpubackprop.backend.select import fallback_reason, get_backend
 from gpubackprop.backend.strict import StrictBackend
 from gpubackprop.errors import ArgumentTypeError, CheckFailedError
 from gpubackprop.layers import Dense, Layer
+from gpubackprop.layers.stack import own_width
 from gpubackprop.network.network import Network
 from gpubackprop.optimizers import SGD
 from gpubackprop.proofs.gradcheck import gradcheck
@@ -86,8 +87,9 @@ def check_layer(
     """
     make = _factory(layer)
     first = make()
-    bench = _Bench(make, width or getattr(first, "inputs", getattr(first, "width", None)) or 8, seed)
-    bench.alone = hasattr(first, "inputs") or hasattr(first, "width")
+    own = own_width(first)
+    bench = _Bench(make, width or own or 8, seed)
+    bench.alone = own is not None
     devices = ["cpu", "strict", *(() if fallback_reason() else ("cuda",))]
     checks = [_run("shapes and initial values", "cpu", bench.shapes)]
     if not checks[0].problem:

@@ -16,6 +16,7 @@ from gpubackprop.errors import ArgumentError, ArgumentTypeError, DataError
 from gpubackprop.files.checkpoint import load
 from gpubackprop.files.manifest import build_layer, describe_layer
 from gpubackprop.layers import LAYERS, Dense
+from gpubackprop.layers.stack import walk
 from gpubackprop.losses import LOSSES, get_loss
 from gpubackprop.network.network import Network
 from gpubackprop.network.perceptron import mlp
@@ -72,7 +73,7 @@ def model_file(path: str | os.PathLike[str]) -> Path:
 
 def describe(net: Network) -> Description:
     """`net` without its weights. Raises ArgumentError for layers, activations and losses that are not the library's own."""
-    for i, layer in enumerate(net.layers):
+    for i, layer in walk(net.layers):
         if LAYERS.get(type(layer).__name__) is not type(layer) or layer.activation.name not in ACTIVATIONS:
             raise ArgumentError(
                 f"layers[{i}] ({layer!r}) is not one of the library's own: a comparison builds the network again in other "
@@ -80,7 +81,7 @@ def describe(net: Network) -> Description:
             )
     if net.loss_function.name not in LOSSES:
         raise ArgumentError(f"loss {net.loss_function!r} is not one of the library's own; known: {', '.join(LOSSES)}")
-    shown = [net.widths[0], *(layer.outputs for layer in net.layers if isinstance(layer, Dense))]
+    shown = [net.widths[0], *(layer.outputs for _, layer in walk(net.layers) if isinstance(layer, Dense))]
     return {
         "name": "-".join(map(str, shown)),
         "widths": net.widths,
@@ -139,8 +140,8 @@ def random_batch(described: Description, n: int, seed: int, dtype: str) -> tuple
 
 def flops(net: Network, n: int) -> int:
     """Floating-point operations of a step's matrix products: 2 n d m each for forward, dW and, above the first, delta."""
-    dense = [(i, layer) for i, layer in enumerate(net.layers) if isinstance(layer, Dense)]
-    return sum((6 if i else 4) * n * layer.inputs * layer.outputs for i, layer in dense)
+    dense = [(name, layer) for name, layer in walk(net.layers) if isinstance(layer, Dense)]
+    return sum((6 if name.strip(".0") else 4) * n * layer.inputs * layer.outputs for name, layer in dense)
 
 
 def least_bytes(net: Network, n: int, optimizer: Optimizer) -> int:
@@ -150,9 +151,9 @@ def least_bytes(net: Network, n: int, optimizer: Optimizer) -> int:
     parameters and state read and written, gradients read.
     """
     numbers = (3 + 2 * len(optimizer.states)) * net.parameter_count
-    for i, layer in enumerate(net.layers):
+    for name, layer in walk(net.layers):
         if isinstance(layer, Dense):
             below, above, weights = n * layer.inputs, n * layer.outputs, layer.inputs * layer.outputs
             numbers += 2 * (below + above + weights)
-            numbers += (above + weights + 2 * below) if i else 0
+            numbers += (above + weights + 2 * below) if name.strip(".0") else 0
     return int(numbers * net.dtype.itemsize)

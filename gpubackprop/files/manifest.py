@@ -30,6 +30,7 @@ def describe_layer(index: int, layer: Layer) -> dict[str, Any]:
     name_of(layer.activation, ACTIVATIONS, "activation")
     if LAYERS.get(kind, type(layer)) is not type(layer):
         raise ArgumentError(f"layers[{index}]: a class of one's own cannot be saved under the library's name {kind!r}")
+    inside = {"layers": [describe_layer(i, inner) for i, inner in enumerate(layer.layers)]} if layer.layers else {}
     try:
         whole = json.loads(json.dumps(settings)) == settings
         if kind not in LAYERS:
@@ -42,7 +43,7 @@ def describe_layer(index: int, layer: Layer) -> dict[str, Any]:
             f"layers[{index}] ({kind}) cannot be saved: its settings() must give the arguments of its constructor as "
             "plain values (numbers, text, lists), from which load() builds it again"
         )
-    return {"type": kind, "settings": settings} | ({} if layer.trainable else {"trainable": False})
+    return {"type": kind, "settings": settings, **inside} | ({} if layer.trainable else {"trainable": False})
 
 
 def build_layer(entry: dict[str, Any], custom: Custom) -> Layer:
@@ -57,6 +58,8 @@ def build_layer(entry: dict[str, Any], custom: Custom) -> Layer:
 
 def _built(entry: dict[str, Any], custom: Custom) -> Layer:
     kind, settings = entry["type"], dict(entry["settings"])
+    if "layers" in entry:
+        settings["layers"] = [build_layer(inner, custom) for inner in entry["layers"]]
     activation = settings.get("activation")
     own = dict(activation) if isinstance(activation, dict) else {"name": activation}
     name = own.pop("name", None)

@@ -14,7 +14,8 @@ from gpubackprop.data.tables import table_from
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, MissingExtraError
 from gpubackprop.files.atomic import replacing
 from gpubackprop.layers import Activation as ActivationLayer
-from gpubackprop.layers import BatchNorm, Dense, Dropout, Layer, LayerNorm, PReLU, RMSNorm
+from gpubackprop.layers import BatchNorm, Dense, Dropout, Layer, LayerNorm, PReLU, Residual, RMSNorm
+from gpubackprop.layers.stack import of_layer
 from gpubackprop.network.network import Network
 from gpubackprop.pipeline.encoder import FARTHEST, Column, Encoder
 from gpubackprop.pipeline.model import Model
@@ -102,10 +103,7 @@ class _Graph:
 
     def network(self, net: Network, x: str) -> str:
         """What `net.predict` gives for x."""
-        arrays = net.get_weights()
-        for i, layer in enumerate(net.layers):
-            own = {name.partition(".")[2]: a for name, a in arrays.items() if name.startswith(f"{i}.")}
-            x = self.activation(layer.activation, self.layer(layer, own, x))
+        x = self.chain(net.layers, net.get_weights(), x)
         output = net.loss_function.output
         return {
             "identity": lambda: x,
@@ -113,6 +111,16 @@ class _Graph:
             "sigmoid": lambda: self.do("Sigmoid", x),
             "exponential": lambda: self.do("Exp", x),
         }[output]()
+
+    def chain(self, layers: Sequence[Layer], arrays: dict[str, np.ndarray], x: str) -> str:
+        """What layers in a row make of x."""
+        for i, layer in enumerate(layers):
+            own = of_layer(arrays, i)
+            if type(layer) is Residual:
+                x = self.do("Add", x, self.chain(layer.layers, own, x))
+            else:
+                x = self.activation(layer.activation, self.layer(layer, own, x))
+        return x
 
     def layer(self, layer: Layer, arrays: dict[str, np.ndarray], x: str) -> str:
         """A layer without its activation, as in `predict`."""

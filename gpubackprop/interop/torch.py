@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError, MissingExtraError
-from gpubackprop.layers import BatchNorm, Dense, Dropout, Layer, LayerNorm, PReLU, RMSNorm
+from gpubackprop.layers import BatchNorm, Dense, Dropout, Layer, LayerNorm, PReLU, Residual, RMSNorm
+from gpubackprop.layers.stack import walk
 from gpubackprop.network.network import Network
 
 _NORM = {"gamma": "weight", "beta": "bias"}
@@ -30,13 +31,14 @@ def to_torch_state(net: Network) -> dict[str, np.ndarray]:
     tensors of them for `load_state_dict(..., strict=False)` (batch counters of BatchNorm1d are not among them).
 
     A `Dense` layer with an activation counts as two modules there, Linear and the activation, and W is transposed:
-    (inputs, outputs) here, (out_features, in_features) there. Raises ArgumentError for layers of one's own.
+    (inputs, outputs) here, (out_features, in_features) there. A `Residual` counts as one module: a Sequential whose forward gives
+    `x + super().forward(x)`. Raises ArgumentError for layers of one's own.
     """
     arrays, found = net.get_weights(), {}
-    for i, place in enumerate(_places(net)):
-        for ours, theirs in _names(net, i).items():
-            if f"{i}.{ours}" in arrays:
-                found[f"{place}.{theirs}"] = _turned(net, i, ours, arrays[f"{i}.{ours}"])
+    for name, place, layer in _places(net.layers):
+        for ours, theirs in _names(name, layer).items():
+            if f"{name}.{ours}" in arrays:
+                found[f"{place}.{theirs}"] = _turned(layer, arrays[f"{name}.{ours}"])
     return found
 
 
@@ -56,23 +58,22 @@ def load_torch(net: Network, state: Mapping[str, Any] | str | os.PathLike[str]) 
         if array_name not in _IGNORED:
             modules.setdefault(module, {})[array_name] = array
     weights = net.get_weights()
-    wanted = [i for i in range(len(net.layers)) if any(name.startswith(f"{i}.") for name in weights)]
+    every = ((name, layer) for name, layer in walk(net.layers) if not layer.layers)
+    wanted = {name: layer for name, layer in every if any(full.startswith(f"{name}.") for full in weights)}
     if len(wanted) != len(modules):
         raise _mismatch(
-            net, wanted, given, f"{len(modules)} modules with parameters for {len(wanted)} layers that have some"
+            wanted, given, f"{len(modules)} modules with parameters for {len(wanted)} layers that have some"
         )
     names = {}
-    for i, (module, arrays) in zip(wanted, modules.items(), strict=True):
-        own = {ours: theirs for ours, theirs in _names(net, i).items() if f"{i}.{ours}" in weights}
+    for (i, layer), (module, arrays) in zip(wanted.items(), modules.items(), strict=True):
+        own = {ours: theirs for ours, theirs in _names(i, layer).items() if f"{i}.{ours}" in weights}
         if set(own.values()) != set(arrays):
-            raise _mismatch(
-                net, wanted, given, f"module {module!r} has {sorted(arrays)} for layer {i}, {net.layers[i]!r}"
-            )
+            raise _mismatch(wanted, given, f"module {module!r} has {sorted(arrays)} for layer {i}, {layer!r}")
         for ours, theirs in own.items():
-            array = _turned(net, i, ours, arrays[theirs])
+            array = _turned(layer, arrays[theirs])
             if array.shape != weights[f"{i}.{ours}"].shape:
                 there, here = arrays[theirs].shape, weights[f"{i}.{ours}"].shape
-                raise _mismatch(net, wanted, given, f"{module}.{theirs} has shape {there}, and {i}.{ours} here {here}")
+                raise _mismatch(wanted, given, f"{module}.{theirs} has shape {there}, and {i}.{ours} here {here}")
             weights[f"{i}.{ours}"] = array
             names[f"{module}.{theirs}" if module else theirs] = f"{i}.{ours}"
     net.set_weights(weights)
@@ -109,35 +110,37 @@ def _host(value: Any) -> Any:
     return value
 
 
-def _names(net: Network, i: int) -> dict[str, str]:
-    layer = net.layers[i]
+def _names(name: str, layer: Layer) -> dict[str, str]:
     if type(layer) not in _NAMES:
         if layer.parameter_shapes():
             raise ArgumentError(
-                f"layer {i}, {layer!r}, is none of this library's own: PyTorch's names for it are not known"
+                f"layer {name}, {layer!r}, is none of this library's own: PyTorch's names for it are not known"
             )
         return {}
     return _NAMES[type(layer)]
 
 
-def _places(net: Network) -> list[int]:
-    """The index that each layer has in the `Sequential` of the same chain."""
-    places, at = [], 0
-    for layer in net.layers:
-        places.append(at)
+def _places(layers: Sequence[Layer], outside: str = "", there: str = "") -> Iterator[tuple[str, str, Layer]]:
+    """Each layer's name, and its place in the `Sequential` of the same chain; of a `Residual`, those inside it."""
+    at = 0
+    for i, layer in enumerate(layers):
+        name, place = f"{outside}{i}", f"{there}{at}"
+        if layer.layers:
+            yield from _places(layer.layers, f"{name}.", f"{place}.")
+        else:
+            yield name, place, layer
         own_module = (
-            isinstance(layer, (Dense, BatchNorm, LayerNorm, RMSNorm, PReLU, Dropout))
+            isinstance(layer, (Dense, BatchNorm, LayerNorm, RMSNorm, PReLU, Dropout, Residual))
             or layer.activation.name != "identity"
         )
         at += own_module + (isinstance(layer, Dense) and layer.activation.name != "identity")
-    return places
 
 
-def _turned(net: Network, i: int, name: str, array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array.T) if isinstance(net.layers[i], Dense) and array.ndim == 2 else array
+def _turned(layer: Layer, array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array.T) if isinstance(layer, Dense) and array.ndim == 2 else array
 
 
-def _mismatch(net: Network, wanted: list[int], given: Mapping[str, np.ndarray], why: str) -> ArgumentError:
-    here = ", ".join(repr(net.layers[i]) for i in wanted)
+def _mismatch(wanted: Mapping[str, Layer], given: Mapping[str, np.ndarray], why: str) -> ArgumentError:
+    here = ", ".join(map(repr, wanted.values()))
     there = ", ".join(f"{name} {tuple(array.shape)}" for name, array in given.items())
     return ArgumentError(f"the state dict does not fit: {why}. Layers here: {here}. There: {there}")

@@ -11,9 +11,10 @@ from gpubackprop.layers.dense import Dense
 from gpubackprop.layers.dropout import Dropout
 from gpubackprop.layers.normalization import BatchNorm, LayerNorm, RMSNorm
 from gpubackprop.layers.prelu import PReLU
+from gpubackprop.layers.residual import Residual
 
 LAYERS: dict[str, type[Layer]] = {
-    c.__name__: c for c in (Dense, Activation, PReLU, Dropout, BatchNorm, LayerNorm, RMSNorm)
+    c.__name__: c for c in (Dense, Activation, PReLU, Dropout, BatchNorm, LayerNorm, RMSNorm, Residual)
 }
 
 
@@ -42,6 +43,7 @@ __all__ = [
     "LayerNorm",
     "PReLU",
     "RMSNorm",
+    "Residual",
     "Tensors",
     "kinks_of",
     "layer_from",

@@ -32,6 +32,8 @@ class Tensors:
     """For a loss: what each row's is multiplied by, (n, 1), or None."""
     first_row: int
     """Where these rows begin in their batch, if they are a part of one."""
+    inner: list[Tensors]
+    """Those of the layers inside this one."""
 
     def __init__(self, **arrays: Array) -> None:
         self.__dict__.update(arrays)
@@ -69,6 +71,9 @@ class Layer:
     """Whether, in training, a row's output depends on the other rows of its batch: then parts of a batch give another result
     than the whole, and a single row has no statistics."""
 
+    layers: tuple[Layer, ...] = ()
+    """The layers inside this one, a chain from its x on."""
+
     W: Array
     b: Array
 
@@ -98,7 +103,7 @@ class Layer:
         """Name -> (shape, dtype) of what is kept from forward to backward; "n" stands for the rows of the batch."""
         return {}
 
-    def random_stream(self, seed: int, index: int, step: Array) -> MaskStream | None:
+    def random_stream(self, seed: int, index: int, step: Array) -> Any:
         """Where this layer draws from, for the layer's place in the network and its step counter on the device."""
         return None
 
@@ -126,6 +131,9 @@ class Layer:
     def backward(self, be: Backend, v: Tensors, dx: Array, training: bool) -> None:
         """dx = dC/dx from v.delta = dC/dz."""
         raise NotImplementedError(f"{type(self).__name__} must define backward(be, v, dx, training)")
+
+    def propagate_inside(self, be: Backend, v: Tensors, training: bool) -> None:
+        """The deltas of the layers inside this one from v.delta, before `gradients` and `propagate` ask for them."""
 
     def propagate(self, be: Backend, v: Tensors, below: Tensors, f: Activation, training: bool) -> None:
         """below.delta = dC/dx * f'(z) of the layer below, whose activation is f."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
-from gpubackprop.layers.base import Layer
+from gpubackprop.layers.base import Layer, Tensors
+
+T = TypeVar("T")
 
 
 def checked(layers: Iterable[Layer]) -> list[Layer]:
@@ -20,14 +23,16 @@ def checked(layers: Iterable[Layer]) -> list[Layer]:
             raise ArgumentTypeError(f"layers[{i}] must be a Layer, such as Dense(784, 10); got {layer!r}")
         if hasattr(layer, "parameters"):
             raise ArgumentError(f"layers[{i}] ({layer!r}) already belongs to a network; make a new layer for this one")
-    if len({id(layer) for layer in layers}) < len(layers):
+    every = [id(layer) for _, layer in walk(layers)]
+    if len(set(every)) < len(every):
         raise ArgumentError("the same layer object stands in the list twice; make one object for each place")
     return layers
 
 
-def build(layers: Sequence[Layer]) -> list[int]:
-    """The widths before, between and behind the layers. Raises ArgumentError where two do not fit together."""
-    widths = [inputs(layers)]
+def build(layers: Sequence[Layer], width: int | None = None) -> list[int]:
+    """The widths before, between and behind the layers; width: of the input, where it is known. Raises ArgumentError where two
+    do not fit together."""
+    widths = [inputs(layers) if width is None else width]
     for i, layer in enumerate(layers):
         try:
             widths.append(layer.build(widths[-1]))
@@ -39,7 +44,38 @@ def build(layers: Sequence[Layer]) -> list[int]:
 def inputs(layers: Sequence[Layer]) -> int:
     """How many inputs the first layer that says so takes. Raises ArgumentError where none does."""
     for layer in layers:
-        width = getattr(layer, "inputs", getattr(layer, "width", None))
+        width = own_width(layer)
         if width is not None:
-            return int(width)
+            return width
     raise ArgumentError("no layer says how many inputs the network has: at least one Dense(inputs, outputs) is needed")
+
+
+def own_width(layer: Layer) -> int | None:
+    """How many inputs a layer, or the first one inside it that does so, says that it takes."""
+    said = (getattr(inside, "inputs", getattr(inside, "width", None)) for _, inside in walk([layer]))
+    return next((int(width) for width in said if width is not None), None)
+
+
+def walk(layers: Iterable[Layer], outside: str = "") -> Iterator[tuple[str, Layer]]:
+    """Every layer with its name, "3", and behind it those inside it, "3.0"."""
+    for i, layer in enumerate(layers):
+        yield f"{outside}{i}", layer
+        yield from walk(layer.layers, f"{outside}{i}.")
+
+
+def with_tensors(layers: Iterable[Layer], tensors: Iterable[Tensors]) -> Iterator[tuple[Layer, Tensors]]:
+    """Every layer of `walk` with its tensors."""
+    for layer, v in zip(layers, tensors, strict=True):
+        yield layer, v
+        yield from with_tensors(layer.layers, v.inner)
+
+
+def named(arrays: Iterable[Mapping[str, T]]) -> dict[str, T]:
+    """What each layer calls its own, by full name: [{"weight": W}, {}] -> {"0.weight": W}."""
+    return {f"{i}.{name}": array for i, own in enumerate(arrays) for name, array in own.items()}
+
+
+def of_layer(arrays: Mapping[str, T], index: int) -> dict[str, T]:
+    """The arrays of layer `index`, by their own names: {"3.weight": W} -> {"weight": W}."""
+    prefix = f"{index}."
+    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}

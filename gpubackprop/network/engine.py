@@ -25,9 +25,10 @@ from gpubackprop.activations import ACTIVATIONS, Activation
 from gpubackprop.backend.base import Array, Backend, Program, RowSource
 from gpubackprop.errors import ArgumentError, DeviceError
 from gpubackprop.layers import LAYERS, Layer
+from gpubackprop.layers.stack import named, of_layer, walk
 from gpubackprop.losses import LOSSES, Loss
 from gpubackprop.network.parameters import Parameters
-from gpubackprop.network.steps import Steps, of_layer
+from gpubackprop.network.steps import Steps
 from gpubackprop.network.workspace import Batch, Losses, Workspace
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.random import host_generator
@@ -71,13 +72,11 @@ class Engine:
         """Whether the device is asked to run stretches of steps by itself."""
         self.mixes_rows = next((layer for layer in layers if layer.mixes_rows), None)
         """A layer whose output for a row depends on the other rows of a training batch."""
-        shapes = {f"{i}.{k}": s for i, layer in enumerate(layers) for k, s in layer.parameter_shapes().items()}
+        shapes = named(layer.parameter_shapes() for layer in layers)
         with self:
             self.parameters = Parameters(be, shapes, dtype, owner=identity)
             self.state: dict[str, Array] = {
-                f"{i}.{k}": be.zeros(s, dtype)
-                for i, layer in enumerate(layers)
-                for k, s in layer.state_shapes().items()
+                name: be.zeros(shape, dtype) for name, shape in named(layer.state_shapes() for layer in layers).items()
             }
             self.step = be.zeros((), np.uint64)
             """Training steps done, on the device: what dropout's random numbers are counted by."""
@@ -90,7 +89,7 @@ class Engine:
             self.write(arrays)
         self.rows_at_once: int | None = None
         """Rows for which the device had memory, once it did not have it for more."""
-        self._trainable = [True] * len(layers)
+        self._frozen: list[str] = []
         self._skipped = 0
         self._to_check = capture and _foreign(layers, loss)
 
@@ -331,12 +330,12 @@ class Engine:
 
     def _freeze(self) -> None:
         """Take note of which layers are trained. Raises ArgumentError where none is."""
-        trainable = [layer.trainable for layer in self.layers]
-        if trainable != self._trainable:
-            names = [s.name for s in self.parameters.segments if not trainable[int(s.name.partition(".")[0])]]
+        frozen = [f"{name}." for name, layer in walk(self.layers) if not layer.trainable]
+        if frozen != self._frozen:
+            names = [s.name for s in self.parameters.segments if s.name.startswith(tuple(frozen))]
             if len(names) == len(self.parameters.segments):
                 raise ArgumentError("no layer is trainable: set layer.trainable = True on one that has parameters")
-            self._trainable, self.parameters.frozen = trainable, frozenset(names)
+            self._frozen, self.parameters.frozen = frozen, frozenset(names)
             for name in names:
                 # What is no longer computed must not look like an overflow for ever.
                 self.backend.fill(self.parameters.gradients[name], 0.0)
@@ -609,5 +608,6 @@ def _alive(ref: weakref.ref[Batch]) -> Batch:
 def _foreign(layers: Sequence[Layer], loss: Loss) -> list[str]:
     """The names of the classes that are not this library's own and say that they can be recorded."""
     known = {*LAYERS.values(), *ACTIVATIONS.values(), *LOSSES.values()}
-    parts: list[Layer | Activation | Loss] = [*layers, *(layer.activation for layer in layers), loss]
+    every = [layer for _, layer in walk(layers)]
+    parts: list[Layer | Activation | Loss] = [*every, *(layer.activation for layer in every), loss]
     return sorted({type(part).__name__ for part in parts if part.recordable and type(part) not in known})

@@ -163,7 +163,7 @@ class Network:
         """[delta(1), .., delta(L)]: dC/dz of each `Dense` layer, (n, width) host arrays; arguments as for `loss`."""
         with self.engine as engine:
             batch = self._run(x, y, "gradients", training)
-            pairs = zip(self.layers, batch.tensors, strict=True)
+            pairs = stack.with_tensors(self.layers, batch.tensors)
             return [engine.backend.delta_to_host(v.delta) for layer, v in pairs if isinstance(layer, Dense)]
 
     def train_step(
@@ -278,11 +278,8 @@ class Network:
 
     def initial_arrays(self) -> dict[str, np.ndarray]:
         """The arrays that the network is built with, by full name: each layer's from a random stream of its own."""
-        return {
-            f"{i}.{name}": array
-            for i, layer in enumerate(self.layers)
-            for name, array in layer.initial(host_generator(self.seed, 0, i)).items()
-        }
+        drawn = (layer.initial(host_generator(self.seed, 0, i)) for i, layer in enumerate(self.layers))
+        return stack.named(drawn)
 
     # -- copies ---------------------------------------------------------------------------------------------------
 

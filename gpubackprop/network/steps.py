@@ -11,6 +11,7 @@ from gpubackprop.activations import get_activation
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.errors import ArgumentError
 from gpubackprop.layers import Dense, Layer
+from gpubackprop.layers.stack import of_layer
 from gpubackprop.losses import Loss
 from gpubackprop.network.parameters import Parameters
 from gpubackprop.network.workspace import Batch
@@ -109,6 +110,8 @@ class Steps:
         first = next((i for i, layer in enumerate(self.layers) if trained[i] and layer.parameter_shapes()), 0)
         for i in range(len(self.layers) - 1, (first if update else 0) - 1, -1):
             layer, v = self.layers[i], batch.tensors[i]
+            if layer.layers:
+                self._do(layer, layer.propagate_inside, v, training)
             if not trained[i]:
                 pass
             elif into is None:
@@ -174,9 +177,3 @@ def _without_result(layer: Layer, function: Callable[..., Any], *arguments: Any)
             f"{type(layer).__name__}.{function.__name__} returned an array; a layer writes its results into the arrays that it "
             "is handed (forward: v.a, backward: dx, gradients: self.gradient_arrays) and returns nothing"
         )
-
-
-def of_layer(arrays: dict[str, Array], index: int) -> dict[str, Array]:
-    """The arrays of layer `index`, by their own names: {"3.weight": W} -> {"weight": W}."""
-    prefix = f"{index}."
-    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}

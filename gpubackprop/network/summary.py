@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.layers import Layer
+from gpubackprop.layers.stack import build
 from gpubackprop.losses import Loss
 from gpubackprop.network.engine import Engine
 
@@ -33,27 +35,41 @@ class Described(Protocol):
 
 def one_line(net: Described) -> str:
     """The architecture, the loss and the device: Network(784 -> Dense 512 relu -> ... | cross_entropy | cpu float32)."""
-    parts = [str(net.widths[0])]
-    for layer, width in zip(net.layers, net.widths[1:], strict=True):
+    parts = [str(net.widths[0]), *_in_short(net.layers, net.widths)]
+    how = "" if net.precision == "native" else f" {net.precision}"
+    return f"Network({' -> '.join(parts)} | {net.loss_function.name} | {net.backend.name} {net.dtype.name}{how})"
+
+
+def _lines(layers: Sequence[Layer], widths: Sequence[int], outside: str = "") -> Iterator[tuple[str, Layer, int]]:
+    """Every layer with its name and its width, those inside it behind it."""
+    for i, (layer, width) in enumerate(zip(layers, widths[1:], strict=True)):
+        yield f"{outside}{i}", layer, width
+        yield from _lines(layer.layers, build(layer.layers, widths[i]), f"{outside}{i}.")
+
+
+def _in_short(layers: Sequence[Layer], widths: Sequence[int]) -> list[str]:
+    parts = []
+    for i, (layer, width) in enumerate(zip(layers, widths[1:], strict=True)):
         kind = type(layer).__name__
         f = "" if layer.activation.name == "identity" else f" {layer.activation.name}"
         p = f" {layer.p:g}" if hasattr(layer, "p") else ""
-        parts.append(f"{kind} {width}{f}" if kind == "Dense" else f"{kind}{f}{p}")
-    how = "" if net.precision == "native" else f" {net.precision}"
-    return f"Network({' -> '.join(parts)} | {net.loss_function.name} | {net.backend.name} {net.dtype.name}{how})"
+        inside = f"({' -> '.join(_in_short(layer.layers, build(layer.layers, widths[i])))})" if layer.layers else ""
+        parts.append(f"{kind} {width}{f}" if kind == "Dense" else f"{kind}{inside}{f}{p}")
+    return parts
 
 
 def summary(net: Described) -> str:
     """A plain-text table: a line a layer with its output shape and its number of parameters."""
     rows, total = [("", "layer", "output", "parameters")], 0
-    for i, (layer, width) in enumerate(zip(net.layers, net.widths[1:], strict=True)):
-        count = sum(a.size for name, a in net.parameters.items() if name.startswith(f"{i}."))
-        total += count
+    for name, layer, width in _lines(net.layers, net.widths):
+        count = sum(a.size for full, a in net.parameters.items() if full.startswith(f"{name}."))
+        total += 0 if "." in name else count
         frozen = " not trained" if count and not layer.trainable else ""
-        rows.append((str(i), repr(layer) + frozen, f"(n, {width})", f"{count:,}"))
+        what = type(layer).__name__ if layer.layers else repr(layer)
+        rows.append((name, what + frozen, f"(n, {width})", f"{count:,}"))
     columns = [max(len(r[c]) for r in rows) for c in range(4)]
     lines = [
-        f"{r[0]:>{columns[0]}}  {r[1]:<{columns[1]}}  {r[2]:<{columns[2]}}  {r[3]:>{columns[3]}}".rstrip() for r in rows
+        f"{r[0]:<{columns[0]}}  {r[1]:<{columns[1]}}  {r[2]:<{columns[2]}}  {r[3]:>{columns[3]}}".rstrip() for r in rows
     ]
     lines.append(
         f"{total:,} parameters, {total * net.dtype.itemsize:,} bytes as {net.dtype.name}; "

@@ -15,6 +15,7 @@ import numpy as np
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.layers.base import Layer, Tensors
+from gpubackprop.layers.stack import build
 from gpubackprop.losses import Buffers, Loss
 from gpubackprop.precision import compute_type
 
@@ -70,8 +71,7 @@ class Batch:
 
     def begins_at(self, row: int) -> None:
         """Say that these rows are a part of a larger batch, and which of its rows is their first."""
-        for v in self.tensors:
-            v.first_row = row
+        _begin_at(self.tensors, row)
 
     def target_buffer(self, kind: str) -> Array:
         """The static buffer for the batch's targets: "labels" (n,) int64 or "targets" (n, m)."""
@@ -151,20 +151,7 @@ class Workspace:
 
     def _make(self, n: int) -> Batch:
         first = self._view("x", ("n", self.widths[0]), self.storage, n)
-        x, tensors = first, []
-        for i, (layer, width) in enumerate(zip(self.layers, self.widths[1:], strict=True)):
-            v = Tensors(x=x, first_row=0)
-            v.a = self._view(("a", i if self.training else i % 2), ("n", width), self.storage, n)
-            v.z = v.a
-            # A slope is made for the backward pass alone.
-            if layer.activation.saves == "z" or (self.training and layer.activation.saves == "slope"):
-                v.z = self._view(("z", i if self.training else 0), ("n", width), self.storage, n)
-            if self.training:
-                v.delta = self._view(("delta", i), ("n", width), self.storage, n)
-            v.saved = v.z
-            self._add(v, ("layer", i), layer.buffers(self.storage), n)
-            tensors.append(v)
-            x = v.a
+        tensors = self._chain(self.layers, self.widths, first, n, ())
         loss = Tensors(weights=None)
         self._add(loss, "loss", self.loss.buffers(self.widths[-1], self.storage), n)
         for name, host in self.loss.constants(self.widths[-1], self.storage).items():
@@ -173,6 +160,29 @@ class Workspace:
                 self._flat[key] = self.be.asarray(host)
             setattr(loss, name, self._flat[key])
         return Batch(self, n, first, tensors, loss)
+
+    def _chain(
+        self, layers: Sequence[Layer], widths: Sequence[int], x: Array, n: int, outside: tuple[int, ...]
+    ) -> list[Tensors]:
+        """The tensors of layers in a row; outside: the indices of the layers that these are inside of."""
+        tensors = []
+        for i, (layer, width) in enumerate(zip(layers, widths[1:], strict=True)):
+            # In inference two buffers in turn, of which the layers inside another have their own.
+            place = (*outside, i) if self.training else (len(outside), i % 2)
+            v = Tensors(x=x, first_row=0)
+            v.a = self._view(("a", place), ("n", width), self.storage, n)
+            v.z = v.a
+            # A slope is made for the backward pass alone.
+            if layer.activation.saves == "z" or (self.training and layer.activation.saves == "slope"):
+                v.z = self._view(("z", place if self.training else 0), ("n", width), self.storage, n)
+            if self.training:
+                v.delta = self._view(("delta", place), ("n", width), self.storage, n)
+            v.saved = v.z
+            v.inner = self._chain(layer.layers, build(layer.layers, widths[i]), x, n, (*outside, i))
+            self._add(v, ("layer", *outside, i), layer.buffers(self.storage), n)
+            tensors.append(v)
+            x = v.a
+        return tensors
 
     def _add(self, v: Tensors, key: Any, buffers: Buffers, n: int) -> None:
         for name, (shape, dtype) in buffers.items():
@@ -187,6 +197,12 @@ class Workspace:
             self._flat[key] = self.be.empty((full,), dtype)
         view = sized(n)
         return self._flat[key][: prod(view)].reshape(view)
+
+
+def _begin_at(tensors: Sequence[Tensors], row: int) -> None:
+    for v in tensors:
+        v.first_row = row
+        _begin_at(v.inner, row)
 
 
 class Losses:

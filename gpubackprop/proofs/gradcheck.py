@@ -19,6 +19,7 @@ from gpubackprop.activations import ACTIVATIONS
 from gpubackprop.checks import check_x, check_y, not_negative, positive, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.layers import LAYERS, kinks_of
+from gpubackprop.layers.stack import walk, with_tensors
 from gpubackprop.losses import LOSSES
 from gpubackprop.network.network import Network
 from gpubackprop.network.twin import twin
@@ -170,7 +171,7 @@ class _Central:
     def kinked(self, net: Network, P: np.ndarray, n: int) -> list[np.ndarray]:
         """Everything that f, the loss or the penalty has a kink at 0 of."""
         batch, be = net.engine.training.batch(n), net.backend
-        pairs = zip(net.layers, batch.tensors, strict=True)
+        pairs = with_tensors(net.layers, batch.tensors)
         arrays = [be.to_host(v.a) - kink for layer, v in pairs for kink in kinks_of(layer)]
         if not net.loss_function.smooth and self.y.ndim == 2:
             residual = be.to_host(batch.outputs) - self.y
@@ -219,7 +220,8 @@ def _at_zero(a: np.ndarray) -> bool:
 
 def _refuse_complex(net: Network) -> None:
     known = {*LAYERS.values(), *ACTIVATIONS.values(), *LOSSES.values()}
-    for part in (*net.layers, *(layer.activation for layer in net.layers), net.loss_function):
+    layers = [layer for _, layer in walk(net.layers)]
+    for part in (*layers, *(layer.activation for layer in layers), net.loss_function):
         if not getattr(part, "complex_step", type(part) in known):
             raise ArgumentError(
                 f'method="complex" runs the network on complex numbers, and {part!r} does not say that it can: set '
@@ -252,6 +254,8 @@ def _training_step(check: _Central) -> Iterator[str]:
     after = net.engine.parameters.to_host(net.engine.parameters.P)
     for name, segment in check.segments.items():
         before, gradient = segment.of(point.P), point.gradients[name]
+        if name in net.engine.parameters.frozen:
+            gradient = np.zeros_like(gradient)
         off = np.abs(before - after[name] - gradient).max(initial=0.0)
         allowed = 1e-12 * np.abs(gradient).max(initial=0.0) + 2 * np.finfo(np.float64).eps * (
             np.abs(before).max(initial=0.0) + np.abs(gradient).max(initial=0.0)

@@ -15,6 +15,7 @@ from gpubackprop.backend.base import Array, Backend
 from gpubackprop.checks import positive, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.layers import Layer, kinks_of
+from gpubackprop.layers.stack import with_tensors
 from gpubackprop.network.network import Network
 from gpubackprop.network.twin import twin
 from gpubackprop.optimizers import SGD, Optimizer, get_optimizer
@@ -132,7 +133,7 @@ class _Side:
             for name, gradient in gradients.items():
                 if name.startswith(f"{i}."):
                     found[Key(i, "gradient", name)] = gradient
-        pairs = zip(net.layers, batch.tensors, strict=True)
+        pairs = with_tensors(net.layers, batch.tensors)
         sides = [_sides(layer, be.to_host(v.a)) for layer, v in pairs]
         loss_kinks = () if net.loss_function.smooth or y.ndim == 1 else net.loss_function.kinks
         residual = be.to_host(batch.outputs) - y if loss_kinks else np.zeros(0)

@@ -41,6 +41,11 @@ LAYERS: dict[str, Any] = {
     "layer norm": lambda f: [gb.Dense(5, 6, f), gb.LayerNorm(6), gb.Dense(6, 3)],
     "rms norm": lambda f: [gb.Dense(5, 6, f), gb.RMSNorm(6), gb.Dense(6, 3)],
     "prelu": lambda f: [gb.Dense(5, 6, f), gb.PReLU(6, shared=False), gb.PReLU(6), gb.Dense(6, 3)],
+    "residual": lambda f: [
+        gb.Dense(5, 6),
+        gb.Residual([gb.BatchNorm(6), gb.Residual([gb.Dense(6, 6, f)]), gb.Dense(6, 6)]),
+        gb.Dense(6, 3),
+    ],
 }
 
 

@@ -22,7 +22,7 @@ def test_each_layer_is_made_again_from_its_settings(layer: gb.Layer) -> None:
 
 
 def test_the_table_is_closed() -> None:
-    assert set(LAYERS) == {"Dense", "Activation", "PReLU", "Dropout", "BatchNorm", "LayerNorm", "RMSNorm"}
+    assert set(LAYERS) == {"Dense", "Activation", "PReLU", "Dropout", "BatchNorm", "LayerNorm", "RMSNorm", "Residual"}
     with pytest.raises(ArgumentError, match="unknown layer 'Dens': did you mean 'Dense'"):
         layer_from("Dens", {})
     with pytest.raises(ArgumentError, match=r"layer Dropout: .*width"):

@@ -20,6 +20,7 @@ LAYERS = {
     "prelu": lambda f: [gb.Dense(3, 4, f), gb.PReLU(4, shared=False), gb.Dense(4, 2)],
     "rms norm": lambda f: [gb.Dense(3, 4, f), gb.RMSNorm(4), gb.Dense(4, 2)],
     "layer norm": lambda f: [gb.Dense(3, 4, f), gb.LayerNorm(4), gb.Dense(4, 2)],
+    "residual": lambda f: [gb.Dense(3, 4), gb.Residual([gb.Dense(4, 3, f), gb.Dense(3, 4, f)]), gb.Dense(4, 2)],
     "norm first": lambda f: [gb.LayerNorm(3), gb.Dense(3, 4, f), gb.BatchNorm(4), gb.Dense(4, 2)],
 }
 

@@ -48,7 +48,8 @@ def gradients() -> None:
 def contract() -> None:
     """The contract of every layer."""
     norms = gb.BatchNorm(4), gb.LayerNorm(4), gb.RMSNorm(4)
-    for layer in (gb.Dense(4, 4, "gelu"), *norms, gb.Dropout(0.3), gb.Activation("silu"), gb.PReLU(4)):
+    block = gb.Residual([gb.Residual([gb.Dense(4, 4, "tanh")]), gb.Dense(4, 4, "tanh")])
+    for layer in (gb.Dense(4, 4, "gelu"), *norms, gb.Dropout(0.3), gb.Activation("silu"), gb.PReLU(4), block):
         check_layer(layer)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -102,13 +103,13 @@ def test_every_optimizer(optimizer: str) -> None:
 
 
 LAYERS = [gb.Dropout(0.3), gb.BatchNorm(5), gb.LayerNorm(5), gb.RMSNorm(5), gb.PReLU(5), gb.Activation("tanh")]
+LAYERS.append(gb.Residual([gb.LayerNorm(5), gb.Dense(5, 3, "gelu"), gb.Dropout(0.2), gb.Dense(3, 5)]))
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=repr)
 def test_every_layer(layer: gb.Layer) -> None:
     def case() -> Case:
-        again = type(layer)(**layer.settings())
-        layers = [gb.Dense(3, 5), again, gb.Dense(5, 4)]
+        layers = [gb.Dense(3, 5), copy.copy(layer), gb.Dense(5, 4)]
         return Case(gb.Network(layers, loss="cross_entropy", dtype="float64", device="cpu", l1=0.01, l2=0.01))
 
     found, expected = case(), case()
