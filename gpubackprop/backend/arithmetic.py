@@ -25,12 +25,20 @@ _CONTROL = {("linux", "x86_64"): (28, 0x8040), ("linux", "aarch64"): (0, 0x10000
 Software Developer's Manual, 10.2.3), FZ of FPCR (Arm, Architecture Reference Manual, C5.2.8)."""
 
 
-class _Thread(threading.local):
-    depth = 0
-    errors: Any = None
+class _Own:
+    """What a thread's blocks have in common: how many it is in, and what was set before the first."""
+
+    __slots__ = ("before", "depth", "errors")
 
     def __init__(self) -> None:
+        self.depth = 0
+        self.errors: Any = None
         self.before = ctypes.create_string_buffer(_SIZE)
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.own = _Own()
 
 
 _thread = _Thread()
@@ -66,22 +74,24 @@ class Arithmetic:
     """`with Arithmetic():` in the calling thread; blocks may lie within one another. What was set before is set again after."""
 
     def __enter__(self) -> None:
-        _thread.depth += 1
-        if _thread.depth > 1:
+        own = _thread.own
+        own.depth += 1
+        if own.depth > 1:
             return
-        _thread.errors = np.errstate(all="ignore")
-        _thread.errors.__enter__()
+        own.errors = np.errstate(all="ignore")
+        own.errors.__enter__()
         flushing = _flushing()
         if flushing is not None:
             get, put, environment = flushing
-            get(_thread.before)
+            get(own.before)
             put(environment)
 
     def __exit__(self, *exception: object) -> None:
-        _thread.depth -= 1
-        if _thread.depth:
+        own = _thread.own
+        own.depth -= 1
+        if own.depth:
             return
         flushing = _flushing()
         if flushing is not None:
-            flushing[1](_thread.before)
-        _thread.errors.__exit__(*exception)
+            flushing[1](own.before)
+        own.errors.__exit__(*exception)

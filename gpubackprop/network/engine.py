@@ -27,7 +27,9 @@ from gpubackprop.errors import ArgumentError, DeviceError
 from gpubackprop.layers import LAYERS, Layer
 from gpubackprop.layers.stack import named, of_layer, walk
 from gpubackprop.losses import LOSSES, Loss
+from gpubackprop.network.last_step import LastStep
 from gpubackprop.network.parameters import Parameters
+from gpubackprop.network.rows import Rows
 from gpubackprop.network.steps import Steps
 from gpubackprop.network.workspace import Batch, Losses, Workspace
 from gpubackprop.optimizers import Optimizer
@@ -89,7 +91,9 @@ class Engine:
             self.write(arrays)
         self.rows_at_once: int | None = None
         """Rows for which the device had memory, once it did not have it for more."""
-        self._frozen: list[str] = []
+        self._every = list(walk(layers))
+        self._trainable = [True] * len(self._every)
+        self._last: LastStep | None = None
         self._skipped = 0
         self._to_check = capture and _foreign(layers, loss)
 
@@ -207,12 +211,9 @@ class Engine:
             if losses or norms:
                 self.backend.copy_in(np.array([losses, norms], self.steps.sums.dtype), self.steps.sums)
 
-    def hand_out(self) -> Array:
-        """The last step's loss in memory of its own, 0-d, on the device; nothing waits."""
-        return self._losses.next()
-
     def release(self) -> None:
         """Let go of everything that a step works on; the parameters stay. The next step makes it anew."""
+        self._last = None
         self.training.release()
         self.inference.release()
 
@@ -328,14 +329,55 @@ class Engine:
                     self._make_room(min(rows, n), reason)
             return self._skipped
 
+    def step_on(
+        self, x: Array, y: Array, optimizer: Optimizer, weights: Array | None = None, part: int | None = None
+    ) -> Array:
+        """One training step on rows x (n, d), targets y and weights, all checked; its loss in memory of its own, 0-d, on the
+        device. The arguments are those of `train`; nothing waits.
+        """
+        with self:
+            source = Rows(self.backend, x, y, resident=False, weights=weights)
+            self.train(source, 0, 1, optimizer, source.n, part, accumulate=False)
+            if weights is None and part is None and self.rows_at_once is None:
+                batch = self.training.batch(source.n)
+                program = self.training_program(batch, optimizer, accumulate=False)
+                self._last = LastStep(batch, program, optimizer, x, y, self._trainable, self.steps.loss_function)
+            return self._losses.next()
+
+    def step_again(self, x: Any, y: Any, optimizer: Optimizer) -> Array | None:
+        """`step_on` for rows of the form that the last ones had, which needs no more than a look at their values; None, and
+        nothing done, where anything is not as it was then. x and y need not be checked."""
+        last = self._last
+        if last is None or not last.takes(x, y):
+            return None
+        with self:
+            if not last.can_use(x, y, self.backend):
+                return None
+            batch = last.batch
+            trainable = [layer.trainable for _, layer in self._every]
+            if self.training.batch(batch.n) is not batch or not last.holds(optimizer, self.parameters, trainable):
+                return None
+            done = optimizer.t
+            try:
+                batch.hold(last.kind)
+                self.backend.copy_in(x, batch.x)
+                self.backend.copy_in(y, batch.targets)
+                optimizer.prepare()
+                last.program()
+            except self.backend.memory_errors:
+                optimizer.go_back_to(done)
+                return None
+            return self._losses.next()
+
     def _freeze(self) -> None:
         """Take note of which layers are trained. Raises ArgumentError where none is."""
-        frozen = [f"{name}." for name, layer in walk(self.layers) if not layer.trainable]
-        if frozen != self._frozen:
+        trainable = [layer.trainable for _, layer in self._every]
+        if trainable != self._trainable:
+            frozen = [f"{name}." for name, layer in self._every if not layer.trainable]
             names = [s.name for s in self.parameters.segments if s.name.startswith(tuple(frozen))]
             if len(names) == len(self.parameters.segments):
                 raise ArgumentError("no layer is trainable: set layer.trainable = True on one that has parameters")
-            self._frozen, self.parameters.frozen = frozen, frozenset(names)
+            self._trainable, self.parameters.frozen = trainable, frozenset(names)
             for name in names:
                 # What is no longer computed must not look like an overflow for ever.
                 self.backend.fill(self.parameters.gradients[name], 0.0)

@@ -15,7 +15,6 @@ from gpubackprop.layers import Dense, Layer, stack
 from gpubackprop.losses import Loss, get_loss
 from gpubackprop.network.engine import Engine
 from gpubackprop.network.inference import CHUNK, outputs, to_prediction
-from gpubackprop.network.rows import Rows
 from gpubackprop.network.summary import one_line, summary
 from gpubackprop.network.workspace import Batch
 from gpubackprop.optimizers import Optimizer
@@ -178,6 +177,10 @@ class Network:
         memory for a part, parts are halved, with a warning.
         """
         engine = self.engine
+        if sample_weight is None and micro_batch_size is None:
+            value = engine.step_again(x, y, optimizer)
+            if value is not None:
+                return value
         be = engine.backend
         x = check_x(x, self.widths[0], self.dtype, be)
         y = check_y(y, len(x), self.widths[-1], self.dtype, self.loss_function, be, look=False)
@@ -186,10 +189,7 @@ class Network:
         if micro_batch_size is not None:
             micro_batch_size = whole_number("micro_batch_size", micro_batch_size)
         weights = check_weights(sample_weight, len(x), self.dtype, self.loss_function, be)
-        source = Rows(be, x, y, resident=False, weights=weights)
-        with engine:
-            engine.train(source, 0, 1, optimizer, source.n, micro_batch_size, accumulate=False)
-            return engine.hand_out()
+        return engine.step_on(x, y, optimizer, weights, micro_batch_size)
 
     # -- parameters -----------------------------------------------------------------------------------------------
 

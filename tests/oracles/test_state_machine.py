@@ -860,7 +860,7 @@ FAULTS: dict[str, Any] = {
         "gpubackprop.network.engine.Engine.check_rows", lambda self, n: None
     ),
     "a loss is handed out that the next step changes": lambda patch: patch.setattr(
-        "gpubackprop.network.engine.Engine.hand_out", lambda self: self.value
+        "gpubackprop.network.workspace.Losses.next", lambda self: self._value
     ),
     "masks of a part are those of the first rows": lambda patch: patch.setattr(
         "gpubackprop.network.workspace.Batch.begins_at", lambda self, row: None
