@@ -56,6 +56,8 @@ def outputs_and_loss(engine: Engine, x: Array, y: Array, out: np.ndarray, size: 
 
 
 def _chunks(n: int, size: int) -> list[tuple[int, slice]]:
+    if n <= size:
+        return [(n, slice(0, n))]
     return [(min(size, n - start), slice(start, min(start + size, n))) for start in range(0, n, size)]
 
 

@@ -100,10 +100,8 @@ class Network:
         engine = self.engine
         x = check_x(x, self.widths[0], self.dtype, engine.backend)
         out = np.empty((len(x), self.widths[-1]), self.dtype)
-        outputs(engine, x, out, size)
-        if self.loss_function.output == "identity":
-            return out
         with engine:
+            outputs(engine, x, out, size)
             return to_prediction(out, self.loss_function)
 
     @overload

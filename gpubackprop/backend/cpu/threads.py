@@ -9,8 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -57,9 +56,9 @@ class _Turns:
     def __init__(self, get: Any, put: Any) -> None:
         self._get, self._put = get, put
         self._before = 1
-        self._begin()
+        self._make()
 
-    def _begin(self) -> None:
+    def _make(self) -> None:
         self._turn = threading.Condition()
         self._inside = {True: 0, False: 0}
         self._own = threading.local()
@@ -68,15 +67,12 @@ class _Turns:
         """In a new process: programs that ran in other threads of the old one do not run here."""
         if self._inside[True]:
             self._put(self._before)
-        self._begin()
+        self._make()
 
-    @contextmanager
-    def taken(self, one: bool) -> Iterator[None]:
-        """While a program runs."""
+    def begin(self, one: bool) -> bool:
+        """Before a program runs. False, and no `end` to come, for one that a layer of another program runs."""
         if getattr(self._own, "inside", False):
-            # A program that a layer of another program runs.
-            yield
-            return
+            return False
         with self._turn:
             while self._inside[not one]:
                 self._turn.wait()
@@ -85,16 +81,17 @@ class _Turns:
                 self._before = self._get()
                 self._put(1)
         self._own.inside = True
-        try:
-            yield
-        finally:
-            self._own.inside = False
-            with self._turn:
-                self._inside[one] -= 1
-                if not self._inside[one]:
-                    if one:
-                        self._put(self._before)
-                    self._turn.notify_all()
+        return True
+
+    def end(self, one: bool) -> None:
+        """After it."""
+        self._own.inside = False
+        with self._turn:
+            self._inside[one] -= 1
+            if not self._inside[one]:
+                if one:
+                    self._put(self._before)
+                self._turn.notify_all()
 
 
 @cache
@@ -120,10 +117,14 @@ def with_threads(run: Callable[..., Any], one: bool | None) -> Callable[..., Any
     turns = None if one is None else _turns()
     if turns is None or one is None:
         return run
-    taken, kind = turns.taken, one
+    begin, end, kind = turns.begin, turns.end, one
 
     def limited(*arguments: Any) -> Any:
-        with taken(kind):
+        if not begin(kind):
             return run(*arguments)
+        try:
+            return run(*arguments)
+        finally:
+            end(kind)
 
     return limited
