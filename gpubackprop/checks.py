@@ -16,6 +16,7 @@ import numpy as np
 from gpubackprop.backend.base import Array, Backend, LossFunction
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError
 from gpubackprop.precision import compute_type
+from gpubackprop.sparse import SparseRows
 
 _BLOCK = 1 << 20
 """Elements of a memory-mapped array that are looked at together."""
@@ -88,17 +89,25 @@ def chosen(thing: object) -> dict[str, Any]:
 
 
 def check_x(x: Any, width: int, dtype: np.dtype[Any], be: Backend, name: str = "x") -> Array:
-    """`x` as a (n, width) array of `dtype`: C-contiguous on the host, or the device array that it is.
+    """`x` as a (n, width) array of `dtype`: C-contiguous on the host, or on the device, as it is, where it lies there.
 
-    Takes anything that NumPy can make a real array of. A memory-mapped array of another type stays as it is: its rows are
+    Takes anything that NumPy can make a real array of, and scipy.sparse matrices, of which one batch at a time becomes dense
+    (`SparseRows`). A memory-mapped array of another type stays as it is: its rows are
     converted batch by batch, and a look at all of them takes no more memory than a block. Raises ArgumentTypeError for text,
     objects and complex numbers, ArgumentError for a wrong rank or width, no rows, NaN or infinity, DeviceError for another
     device's array.
     """
-    if on_device(x, be, name):
+    there = on_device(x, be, name)
+    if there is not None:
+        _check_kind(there.dtype, name)
+        _check_x_shape(there, width, name)
+        return there
+    if hasattr(x, "tocsr"):
         _check_kind(x.dtype, name)
         _check_x_shape(x, width, name)
-        return x
+        rows = SparseRows(x, dtype)
+        check_finite(_converted(rows.parts[0], dtype), f"{name}, its stored values", rows.parts[0])
+        return rows
     host = _real_array(x, name)
     _check_x_shape(host, width, name)
     if isinstance(x, np.memmap) and host.dtype != dtype:
@@ -121,14 +130,15 @@ def check_y(
     Raises ArgumentError for a wrong shape (nothing is ever broadcast), labels outside 0..m-1, values that are not finite
     or, for the cross-entropies, no probabilities; ArgumentTypeError for labels that are no integers.
     """
-    if on_device(y, be, name):
-        _check_kind(y.dtype, name)
-        _check_y_shape(y, n, m, loss, name)
-        if y.ndim == 1:
-            _check_label_kind(y.dtype, m, name)
+    there = on_device(y, be, name)
+    if there is not None:
+        _check_kind(there.dtype, name)
+        _check_y_shape(there, n, m, loss, name)
+        if there.ndim == 1:
+            _check_label_kind(there.dtype, m, name)
         if look:
-            check_y(be.to_host(y), n, m, dtype, loss, be, name)
-        return y
+            check_y(be.to_host(there), n, m, dtype, loss, be, name)
+        return there
     host = _real_array(y, name)
     _check_y_shape(host, n, m, loss, name)
     if host.ndim == 1:
@@ -163,8 +173,8 @@ def check_weights(
         return None
     if not loss.weighs:
         raise ArgumentError(f"{name}: the loss {loss.name!r} counts all rows alike; leave it out")
-    if on_device(value, be, name):
-        value = be.to_host(value)
+    there = on_device(value, be, name)
+    value = value if there is None else be.to_host(there)
     weights = check_array(value, (n,), compute_type(be.storage(dtype)), name)
     if weights.min() < 0 or not weights.any():
         raise ArgumentError(f"{name} must be 0 or more, and above 0 for some row; got {weights.min():g} as the least")
@@ -204,18 +214,45 @@ def check_finite(array: np.ndarray, name: str, original: np.ndarray | None = Non
         )
 
 
-def on_device(array: Any, be: Backend, name: str) -> bool:
-    """Whether `array` lies on the backend's device; False for host data, DeviceError for another device's array."""
+def on_device(array: Any, be: Backend, name: str) -> Array | None:
+    """`array` as an array of the backend's device, without a copy, where it lies there; None for host data, DeviceError for
+    another device's array."""
     if isinstance(array, np.ndarray):
-        return False
-    if be.owns(array):
-        return True
-    if hasattr(array, "__cuda_array_interface__") or type(array).__name__ == "StrictArray":
+        return None
+    there = be.adopt(array)
+    if there is None and memory_of(array) is not None:
+        get = next((f" ({name}.{method}())" for method in ("get", "cpu") if hasattr(array, method)), "")
         raise DeviceError(
             f"{name} is an array on another device ({type(array).__module__}.{type(array).__name__}), and this network is "
-            f"on {be.name!r}: pass a host array ({name}.get()) or move the network with net.to(...)"
+            f"on {be.name!r}: pass a host array{get} or move the network with net.to(...)"
         )
-    return False
+    return there
+
+
+_ON_HOST = (1, 3, 13)
+"""DLPack's numbers for memory that the processor reaches: its own, pinned, and managed by CUDA."""
+_CUDA = 2
+
+
+def memory_of(array: Any) -> tuple[str, int | None] | None:
+    """("cuda", its number, if that is said) or ("another", None) for the device that any library's array lies on; None for the
+    host."""
+    where = getattr(array, "__dlpack_device__", None)
+    if callable(where):
+        try:
+            kind, number = where()
+        except (
+            BufferError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ):  # PyTorch's of a device that DLPack has no number for
+            return "another", None
+        return None if kind in _ON_HOST else ("cuda", int(number)) if kind == _CUDA else ("another", None)
+    if type(array).__name__ == "StrictArray":
+        return "another", None
+    # Numba's arrays have this protocol alone, which does not name the device.
+    return ("cuda", None) if hasattr(array, "__cuda_array_interface__") else None
 
 
 def _real_array(value: Any, name: str) -> np.ndarray:
@@ -229,6 +266,8 @@ def _real_array(value: Any, name: str) -> np.ndarray:
     # RuntimeError: what PyTorch raises for a tensor that requires a gradient.
     except (ValueError, TypeError, RuntimeError) as error:
         raise ArgumentTypeError(f"{name} cannot be made into one array: {error}") from None
+    if array.dtype == object and hasattr(value, "__dlpack__"):
+        array = np.from_dlpack(value)
     _check_kind(array.dtype, name)
     return array
 

@@ -30,7 +30,17 @@ MODULES = [name for name in FILES if not name.endswith("__main__") and name != F
 # From the ground up: a file may import from its own floor and from those below. The longest matching name decides.
 FLOORS = [
     ["errors"],
-    ["random", "precision", "files.atomic", "files.regular", "files.cache", "files.lock", "files.plain", "terminal"],
+    [
+        "random",
+        "precision",
+        "files.atomic",
+        "files.regular",
+        "files.cache",
+        "files.lock",
+        "files.plain",
+        "terminal",
+        "sparse",
+    ],
     ["backend.base"],
     ["checks", "network.parameters"],
     ["activations", "losses", "initializers", "metrics"],

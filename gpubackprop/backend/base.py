@@ -234,6 +234,13 @@ class Backend(ABC):
     def owns(self, array: object) -> bool:
         """Whether `array` is an array of this device."""
 
+    def adopt(self, array: Any) -> Array | None:
+        """An array of this device in the memory of another library's array that lies there; None for everything else.
+
+        Raises ArgumentTypeError for one that its library does not hand over.
+        """
+        return array if self.owns(array) else None
+
     @abstractmethod
     def may_share_memory(self, a: Array, b: Array) -> bool:
         """Whether two arrays overlap; an array of another device never does."""

@@ -31,6 +31,7 @@ from gpubackprop.network.rows import Rows
 from gpubackprop.optimizers import Optimizer, get_optimizer
 from gpubackprop.optimizers.schedules import Schedule, get_schedule
 from gpubackprop.pipeline.encoder import Encoder
+from gpubackprop.sparse import SparseRows
 
 try:
     from sklearn.exceptions import ConvergenceWarning
@@ -177,37 +178,6 @@ class _Adam(_Penalised):
 # -- rows ---------------------------------------------------------------------------------------------------------------
 
 
-class _SparseRows:
-    """A `RowSource` for a sparse x (n, d), of which one batch at a time is dense."""
-
-    def __init__(self, be: Backend, x: Any, y: Array, weights: Array | None) -> None:
-        self.be, self.x, self.n = be, x.tocsr(), x.shape[0]
-        self._rest = Rows(be, np.empty((self.n, 0), x.dtype), y, x.dtype, weights=weights)
-        self.kind, self.y, self.weights = self._rest.kind, self._rest.y, self._rest.weights
-        self._order: np.ndarray | None = None
-
-    @property
-    def permutation(self) -> None:
-        """None: the rows are not on the device."""
-        return
-
-    def order(self, permutation: np.ndarray) -> None:
-        """Hand out the rows in this order, (n,) integers, from now on."""
-        self._order = np.array(permutation)
-        self._rest.order(permutation)
-
-    def load(self, start: int, x: Array, y: Array, weights: Array | None = None) -> None:
-        """Write the len(x) rows from place `start` of the order into the buffers x and y, and their weights."""
-        place = slice(start, start + len(x))
-        self.be.copy_in(self.x[place if self._order is None else self._order[place]].toarray(), x)
-        self._rest.load(start, x[:, :0], y, weights)
-
-
-def _dense(x: Any, rows: slice) -> np.ndarray:
-    part = x[rows]
-    return np.ascontiguousarray(part.toarray() if hasattr(part, "toarray") else part)
-
-
 def _has_text(x: Any) -> bool:
     """Whether x is a data frame with columns that are no numbers."""
     if not (hasattr(x, "dtypes") and hasattr(x, "columns")):
@@ -304,8 +274,8 @@ class _OnAnEngine:
             X = self.encoder_.transform(table_from(X))
         elif check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        net, X = self._network(), X.tocsr() if hasattr(X, "tocsr") else X
-        return np.concatenate([net.predict(_dense(X, slice(i, i + CHUNK))) for i in range(0, X.shape[0], CHUNK)])
+        found: np.ndarray = self._network().predict(X)
+        return found
 
     def _validate_input(self: Any, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
         if self.solver == "lbfgs" and (self.dropout or self.normalization or self.optimizer):
@@ -370,7 +340,7 @@ class _OnAnEngine:
             w = weights[rows]
             if w.any():
                 given = None if sample_weight is None else w
-                value, found = net.loss_and_gradients(_dense(X, rows), targets[rows], sample_weight=given)
+                value, found = net.loss_and_gradients(X[rows], targets[rows], sample_weight=given)
                 loss += value * len(w) / mass
                 for i, W_grad, b_grad in zip(_dense_layers(net), W_grads, b_grads, strict=True):
                     W_grad += len(w) / mass * found[f"{i}.weight"]
@@ -440,11 +410,8 @@ class _OnAnEngine:
             rule.bind(engine.parameters)
             held = None if weights is None else np.empty((n, 1), net.dtype)
             targets = self._targets(y, net.dtype)
-            source = (
-                _SparseRows(be, X, targets, held)
-                if hasattr(X, "tocsr")
-                else be.stream(X, targets, held) or Rows(be, X, targets, net.dtype, weights=held)
-            )
+            X = SparseRows(X, net.dtype) if hasattr(X, "tocsr") else X
+            source = be.stream(X, targets, held) or Rows(be, X, targets, net.dtype, weights=held)
         if self.schedule is not None:
             rule.schedule = get_schedule(self.schedule)
         rule.span(rule.t, (1 if incremental else self.max_iter) * len(batches))

@@ -223,8 +223,8 @@ class Network:
         with engine:
             for name, shape in wanted.items():
                 value = weights[name]
-                if on_device(value, self.backend, f"weights[{name!r}]"):
-                    value = self.backend.to_host(value)
+                there = on_device(value, self.backend, f"weights[{name!r}]")
+                value = value if there is None else self.backend.to_host(there)
                 array = check_array(value, tuple(shape), self.dtype, f"weights[{name!r}]")
                 # What one array is written from must not have changed because another was written.
                 host[name] = array.copy() if engine.shares_memory(array) else array

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.backend.base import Array, Backend
+from gpubackprop.sparse import SparseRows
 
 
 class Rows:
@@ -14,8 +15,8 @@ class Rows:
 
     resident: move both to the device once; otherwise each part is copied when it is loaded, which is what a single step
     needs. dtype: of x and of targets in a batch; resident arrays of another type are converted once, but for an x that the
-    device converts as it gathers. weights: (n, 1), what each row's loss is multiplied by, or None. kind: "labels" or
-    "targets", which of a batch's buffers the targets go to.
+    device converts as it gathers. Sparse rows stay on the host, and become dense batch by batch. weights: (n, 1), what each
+    row's loss is multiplied by, or None. kind: "labels" or "targets", which of a batch's buffers the targets go to.
     """
 
     def __init__(
@@ -33,11 +34,13 @@ class Rows:
         self.x, self.y = x, y
         self.weights = weights if weights is None or not resident else be.asarray(weights)
         if resident:
-            self.x = be.asarray(x)
-            if dtype is not None and not be.gathers(self.x, dtype):
-                self.x = be.asarray(self.x, dtype)
+            if not isinstance(x, SparseRows):
+                self.x = be.asarray(x)
+                if dtype is not None and not be.gathers(self.x, dtype):
+                    self.x = be.asarray(self.x, dtype)
             self.y = be.asarray(y, np.int64 if self.kind == "labels" else dtype)
         self._order: Array = None
+        self._host_order: np.ndarray | None = None
 
     @property
     def permutation(self) -> Array:
@@ -46,6 +49,7 @@ class Rows:
 
     def order(self, permutation: np.ndarray) -> None:
         """Hand out the rows in this order, (n,) integers, from now on: one transfer an epoch."""
+        self._host_order = np.array(permutation) if isinstance(self.x, SparseRows) else None
         if self._order is None:
             self._order = self.be.asarray(permutation.astype(np.int64))
         else:
@@ -58,7 +62,10 @@ class Rows:
         for source, out in ((self.x, x), (self.y, y), (self.weights, weights)):
             if source is None or out is None:
                 continue
-            if index is None:
+            if isinstance(source, SparseRows):
+                host = self._host_order
+                self.be.copy_in(source[start:stop] if host is None else source[host[start:stop]], out)
+            elif index is None:
                 self.be.copy_in(source[start:stop], out)
             else:
                 self.be.gather_rows(source, index, out)

@@ -109,7 +109,7 @@ def _digests(be: Backend, x: Array, y: Array, weights: Array | None, validation:
 
     def digest(*arrays: Array) -> str:
         found = hashlib.sha256()
-        for array in arrays:
+        for array in (part for given in arrays for part in getattr(given, "parts", (given,))):
             host = np.ascontiguousarray(array if isinstance(array, np.ndarray) else be.to_host(array))
             found.update(f"{host.dtype.str} {host.shape} ".encode())
             found.update(host.data)

@@ -135,7 +135,7 @@ class NumpyBackend(ArrayBackend):
         self, program: Program, rows: RowSource, batch: BatchBuffers, optimizer: UpdateRule, count: int
     ) -> Loop | None:
         """Steps in machine code where that is faster: the program alone decides, so that no result depends on anything else."""
-        if not hasattr(program, "calls"):
+        if not hasattr(program, "calls") or not isinstance(rows.x, np.ndarray):
             return None
         if program not in self._machines:
             x, y = batch.x, batch.target_buffer(rows.kind)

@@ -11,7 +11,8 @@ from gpubackprop.backend.array_backend import ArrayBackend
 from gpubackprop.backend.base import Array, Backend, DeviceInfo
 from gpubackprop.backend.cuda.diagnosis import explain
 from gpubackprop.backend.cuda.staging import Staging
-from gpubackprop.errors import DeviceError
+from gpubackprop.checks import memory_of
+from gpubackprop.errors import ArgumentTypeError, DeviceError
 
 
 def problem(index: int) -> str | None:
@@ -124,6 +125,21 @@ class CupyBackend(ArrayBackend):
 
     def owns(self, array: object) -> bool:
         return isinstance(array, self.cupy.ndarray) and array.device.id == self.index
+
+    def adopt(self, array: Any) -> Array | None:
+        where = memory_of(array)
+        if isinstance(array, self.cupy.ndarray) or where not in (("cuda", self.index), ("cuda", None)):
+            return super().adopt(array)
+        with self:
+            try:
+                # By DLPack where it is there: its library then orders the work that fills the array before ours.
+                if where == ("cuda", self.index):
+                    return self.cupy.from_dlpack(array)
+                return super().adopt(self.cupy.asarray(array))
+            except (BufferError, RuntimeError, TypeError, ValueError) as error:
+                raise ArgumentTypeError(
+                    f"the {type(array).__name__} on {self.name} is not handed over: {error}"
+                ) from error
 
     def may_share_memory(self, a: Array, b: Array) -> bool:
         return self.owns(a) and bool(self.cupy.may_share_memory(a, b))

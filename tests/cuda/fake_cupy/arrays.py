@@ -413,6 +413,9 @@ def dot(a: Any, b: Any, out: Any = None) -> Any:
 
 
 def array(obj: Any, dtype: Any = None, copy: Any = True, order: str = "K") -> ndarray:
+    if hasattr(obj, "__cuda_array_interface__"):
+        owner = obj.__cuda_array_interface__["owner"]
+        obj = owner._view(owner.host)
     if isinstance(obj, ndarray):
         dtype = obj.dtype if dtype is None else np.dtype(dtype)
         wanted = _order(obj.host, order)
@@ -434,6 +437,16 @@ def array(obj: Any, dtype: Any = None, copy: Any = True, order: str = "K") -> nd
         np.copyto(staged, host)
         _upload(staged, out, current())
     return out
+
+
+def from_dlpack(array: Any) -> ndarray:
+    """CuPy asks the array's library to order its work before the current stream of the array's device, and takes its memory."""
+    kind, index = array.__dlpack_device__()
+    if kind != 2:
+        raise BufferError(f"the stand-in takes arrays of CUDA devices as they are; got device type {kind}")
+    with device.Device(index):
+        handed = array.__dlpack__(stream=state.streams(index)[-1].ptr)
+    return handed._view(handed.host)
 
 
 def asarray(a: Any, dtype: Any = None, order: str = "K") -> ndarray:
@@ -477,6 +490,7 @@ FUNCTIONS: dict[str, Any] = {
     **{name: _ufunc(getattr(np, name)) for name in UFUNCS},
     **{name: _reduction(name) for name in ("sum", "max", "min")},
     "array": array, "asarray": asarray, "asnumpy": asnumpy, "clip": clip, "copyto": copyto, "dot": dot, "empty": empty,
-    "empty_like": empty_like, "may_share_memory": may_share_memory, "ndarray": ndarray, "ones": ones, "put": put, "take": take,
+    "empty_like": empty_like, "from_dlpack": from_dlpack,
+    "may_share_memory": may_share_memory, "ndarray": ndarray, "ones": ones, "put": put, "take": take,
     "zeros": zeros,
 }  # fmt: skip
