@@ -1,4 +1,4 @@
-"""Put the tables of benchmarks/results/ into README.md, between the comments that name them: python benchmarks/readme.py"""
+"""Put the tables of benchmarks/results/ into README and guide, between the comments that name them: python benchmarks/readme.py"""
 
 from __future__ import annotations
 
@@ -89,12 +89,29 @@ def accuracy(results: dict[str, Any]) -> str:
     return "\n".join(_table(["what", "held to", "cases", "worst error", "demanded"], [*rows, [*bugs, "all"]]))
 
 
-TABLES = {"cpu": cpu, "layers": layers, "fit": fit, "accuracy": accuracy}
-"""Name of a comment in the README, and of the results -> what makes the table."""
+def estimators(results: dict[str, Any]) -> str:
+    """Markdown: seconds of fits and predictions of our estimators and of scikit-learn's."""
+    lines = []
+    for job in results["jobs"]:
+        times = [f"{job[part][who]:.3g}" for part in ("fit", "predict") for who in ("ours", "scikit-learn")]
+        lines.append([job["what"], *times[:2], f"{job['fit']['times']:.1f}", *times[2:], "not yet measured"])
+    heads = ["job", "fit", "scikit-learn's", "times as fast", "predict", "scikit-learn's", "on a GPU"]
+    return "\n".join(
+        [
+            *_table(heads, lines),
+            "",
+            f"Seconds, medians, on {_where(results['machine'])}; float32, in turns. From `benchmarks/estimators.py`.",
+        ]
+    )
+
+
+TABLES = {"cpu": cpu, "layers": layers, "fit": fit, "accuracy": accuracy, "estimators": estimators}
+"""Name of a comment on a page, and of the results -> what makes the table."""
+PAGES = ("README.md", "examples/guide/7_from_scikit_learn.md")
 
 
 def filled(text: str) -> str:
-    """The README with every table made anew whose place and results are there."""
+    """The page with every table made anew whose place and results are there."""
     for name, table in TABLES.items():
         path = ROOT / "benchmarks" / "results" / f"{name}.json"
         if not path.exists() or f"<!-- {name} -->" not in text:
@@ -102,7 +119,7 @@ def filled(text: str) -> str:
         block = f"<!-- {name} -->\n{table(json.loads(path.read_text()))}\n<!-- /{name} -->"
         text, found = re.subn(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, b=block: b, text, flags=re.S)
         if found != 1:
-            raise SystemExit(f"README.md must hold <!-- {name} --> ... <!-- /{name} --> once; found it {found} times")
+            raise SystemExit(f"the page must hold <!-- {name} --> ... <!-- /{name} --> once; found it {found} times")
     return text
 
 
@@ -127,5 +144,6 @@ def _job(found: dict[str, Any] | None) -> str:
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -106,6 +106,7 @@ def test_a_layer_is_measured_against_pytorch(
     assert "| gelu tanh | " in table
 
 
-def test_the_readme_has_the_tables_of_the_results() -> None:
-    text = (Path(readme.ROOT) / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", readme.PAGES)
+def test_the_pages_have_the_tables_of_the_results(page: str) -> None:
+    text = (Path(readme.ROOT) / page).read_text(encoding="utf-8")
     assert readme.filled(text) == text
