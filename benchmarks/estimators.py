@@ -2,7 +2,7 @@
 
     python -m benchmarks.estimators        prints a line a job and writes benchmarks/results/estimators.json
 
-The same jobs with the same numbers of epochs, on fresh random rows, by both in turns, in float32, in which both then compute. Each
+The same jobs with the same numbers of epochs, on fresh random rows, by both in turns, in float32 for both. Each
 job runs once before it counts. `benchmarks/readme.py` makes the table of the guide's page about scikit-learn of it.
 """
 
