@@ -1,4 +1,4 @@
-"""Put the tables of benchmarks/results/ into README and guide, between the comments of their names: python benchmarks/readme.py"""
+"""Put the tables of benchmarks/results/ into README and guide, between comments of their names: python benchmarks/readme.py"""
 
 from __future__ import annotations
 
