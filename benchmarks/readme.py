@@ -13,6 +13,7 @@ PEERS = {
     "limit": "products alone",
     "ours": "gpubackprop",
     "ours numba": "with `numba`",
+    "ours mkl": "with `mkl`",
     "torch eager": "PyTorch",
     "torch compile": "compiled",
     "jax jit": "JAX jit",

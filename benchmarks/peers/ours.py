@@ -29,7 +29,7 @@ def network(config: Config, device: Any = "cpu", dtype: str = "float32", capture
         else:
             layers.append(gb.Dense(*W.shape, config.activation))
             layers += [gb.Dropout(DROPOUT)] if config.between == "dropout" else []
-    precision = None if config.precision == "fp32" or device == "cpu" else config.precision
+    precision = None if config.precision == "fp32" or str(device).startswith("cpu") else config.precision
     net = gb.Network(layers, loss=config.loss, device=device, dtype=dtype, precision=precision, capture=capture)
     net.set_weights({**net.get_weights(), **weights})
     return net
@@ -102,6 +102,13 @@ class TrainStep(Step):
         net, x, y, optimizer = self.net, self.x, self.y, self.optimizer
         for _ in range(steps):
             net.train_step(x, y, optimizer)
+
+
+class Mkl(Step):
+    """The same with MKL's products."""
+
+    def __init__(self, config: Config, device: Any = "cpu", dtype: str = "float32") -> None:
+        super().__init__(config, f"{device}:mkl", dtype)
 
 
 class Fit(Step):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.base import Config, Peer
+from gpubackprop.backend.cpu import mkl
 from gpubackprop.bench import timing
 from gpubackprop.bench.measure import disagreement
 from gpubackprop.bench.process import Worker
@@ -25,6 +26,7 @@ PEERS = {
     "ours train_step": "ours.TrainStep",
     "ours fit": "ours.Fit",
     "ours numba": "ours.Numba",
+    "ours mkl": "ours.Mkl",
     "torch eager": "torch_.Eager",
     "torch graph": "torch_.Graph",
     "torch compile": "torch_.Compiled",
@@ -52,6 +54,8 @@ def available(peers: Sequence[str]) -> list[str]:
     found = []
     for peer in peers:
         missing = [module for word, module in NEEDS.items() if peer.startswith(word) and find_spec(module) is None]
+        if peer == "ours mkl" and mkl.problem() is not None:
+            missing = ["mkl"]
         if missing:
             print(f"{peer}: left out, as {missing[0]} is not installed")
         else:

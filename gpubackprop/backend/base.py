@@ -169,6 +169,9 @@ class Backend(ABC):
     name: str
     """The name that `get_backend` takes: "cpu", "cuda:0", "strict"."""
 
+    blas: str = ""
+    """The library of its products on the host, and its version, where that is not NumPy's."""
+
     xp: Any
     """The array functions of the device, under NumPy's names: `xp.multiply(a, b, out=c)`."""
 

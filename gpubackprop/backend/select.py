@@ -8,20 +8,22 @@ from collections.abc import Sequence
 from functools import cache
 
 from gpubackprop.backend.base import Backend, DeviceInfo
+from gpubackprop.backend.cpu import mkl
 from gpubackprop.backend.cpu.numpy_backend import NumpyBackend, describe_cpu
 from gpubackprop.backend.measured import fastest_device
 from gpubackprop.backend.strict import StrictBackend
 from gpubackprop.errors import ArgumentError, DeviceError, unknown_name
 
-_NAMES = ("auto", "cpu", "cuda", "cuda:0", "strict")
+_NAMES = ("auto", "cpu", "cpu:mkl", "cuda", "cuda:0", "strict")
 
 
 def get_backend(device: str | Backend = "auto", *, precision: str = "native") -> Backend:
     """A backend for a device.
 
-    device: "cpu" (NumPy), "cuda" or "cuda:1" (CuPy), "strict" (the stand-in for a GPU), or "auto": the first GPU if an
-    allocation and a small product work there, else the CPU; `fallback_reason()` then says why; or "auto:bench.json@256": what
-    `choose_device` takes from that measurement for a batch of 256 rows. A `Backend` is returned as it is.
+    device: "cpu" (NumPy), "cpu:mkl" (NumPy with MKL's products, extra `mkl`), "cuda" or "cuda:1" (CuPy), "strict" (the
+    stand-in for a GPU), or "auto": the first GPU if an allocation and a small product work there, else the CPU;
+    `fallback_reason()` then says why; or "auto:bench.json@256": what `choose_device` takes from that measurement for a batch of
+    256 rows. A `Backend` is returned as it is.
     precision: "native", or "tf32", "bf16", "fp16" on a GPU.
 
     Raises ArgumentError for an unknown name, and DeviceError where the device is not there or cannot do the precision:
@@ -41,6 +43,8 @@ def get_backend(device: str | Backend = "auto", *, precision: str = "native") ->
         return NumpyBackend(precision) if _cuda_problem(0) else _cuda(0, precision)
     if device == "cpu":
         return NumpyBackend(precision)
+    if device == "cpu:mkl":
+        return mkl.MklBackend(precision)
     if device == "strict":
         return StrictBackend(precision)
     match = re.fullmatch(r"cuda(?::(\d+))?", device) if isinstance(device, str) else None
@@ -79,15 +83,18 @@ def choose_device(
 
 def _usable(device: str) -> bool:
     match = re.fullmatch(r"cuda:(\d+)", device)
+    if device == "cpu:mkl":
+        return mkl.problem() is None
     return device == "cpu" or (match is not None and _cuda_problem(int(match[1])) is None)
 
 
 def devices() -> list[DeviceInfo]:
-    """What `get_backend` can be asked for on this machine: the CPU, every CUDA GPU, and `strict`.
+    """What `get_backend` can be asked for on this machine: the CPU, with MKL too, every CUDA GPU, and `strict`.
 
     A GPU that does not work is listed with the reason, and so is the absence of any.
     """
-    found = [describe_cpu()]
+    without = mkl.problem()
+    found = [describe_cpu(), DeviceInfo("cpu:mkl", "the CPU with MKL's products", 0, without is None, without or "")]
     problem = _cuda_problem(0)
     if problem:
         found.append(DeviceInfo("cuda", "NVIDIA GPU", working=False, reason=problem))

@@ -316,7 +316,7 @@ def this_process(net: Network) -> dict[str, Any]:
         "numpy": np.__version__,
         "device": net.backend.name,
         "precision": net.precision,
-        "blas": blas_name(),
+        "blas": net.backend.blas or blas_name(),
         "blas_threads": blas_threads(),
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.backend.select import get_backend
 from gpubackprop.checks import check_array, check_weights, check_x, check_y, not_negative, on_device, whole_number
-from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError, MissingExtraError
 from gpubackprop.layers import Dense, Layer, stack
 from gpubackprop.losses import Loss, get_loss
 from gpubackprop.network.engine import Engine
@@ -293,7 +293,7 @@ class Network:
         self._identity = object()
         try:
             be = get_backend(device, precision=self.precision)
-        except DeviceError:
+        except (DeviceError, MissingExtraError):
             # Made on a GPU, opened where there is none: the CPU computes products in full.
             be, self.precision = get_backend("cpu"), "native"
         self._place(be, arrays, step)

@@ -74,7 +74,7 @@ def test_precision() -> None:
 @pytest.mark.usefixtures("no_gpu")
 def test_devices() -> None:
     found = {d.name: d for d in gb.devices()}
-    assert list(found) == ["cpu", "cuda", "strict"]
+    assert list(found) == ["cpu", "cpu:mkl", "cuda", "strict"]
     assert found["cpu"].working
     assert found["cpu"].memory > 0
     assert not found["cuda"].working

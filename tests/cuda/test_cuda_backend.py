@@ -471,7 +471,7 @@ def test_without_a_compiler_plain_cupy_is_left(gpu, monkeypatch):  # noqa: F811
 
 def test_auto_takes_the_gpu(gpu):  # noqa: F811
     assert type(network("auto").backend) is CudaBackend
-    assert gb.devices()[1].working
+    assert next(d for d in gb.devices() if d.name == "cuda:0").working
 
 
 # -- loss scaling ---------------------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def direct_blas() -> DirectBlas | None:
                 found = DirectBlas(library, prefix, suffix, integer)
             except AttributeError:  # the library does not know it by this name
                 continue
-            if _multiplies(found):
+            if multiplies(found):
                 return found
     return None
 
@@ -146,7 +146,7 @@ def _libraries() -> list[Any]:
     return opened
 
 
-def _multiplies(blas: DirectBlas) -> bool:
+def multiplies(blas: DirectBlas) -> bool:
     """Whether it computes what it should, for both types: a name can belong to a library with other integers."""
     for dtype in _REALS:
         a = np.arange(6, dtype=dtype).reshape(2, 3)
