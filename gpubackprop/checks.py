@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from inspect import signature
 from math import isfinite
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gpubackprop.backend.base import Array, Backend, LossFunction
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError
@@ -27,37 +28,55 @@ _FEW = 4096
 # -- settings ---------------------------------------------------------------------------------------------------------
 
 
-def positive(name: str, value: Any) -> float:
+class DLPackArray(Protocol):
+    """An array of any library, on any device: PyTorch's, JAX's, CuPy's."""
+
+    def __dlpack__(self, *, stream: int | None = None) -> object:
+        """Its memory, handed over."""
+
+
+class SparseMatrix(Protocol):
+    """A matrix of scipy.sparse."""
+
+    def tocsr(self) -> object:
+        """The same by rows."""
+
+
+Data: TypeAlias = ArrayLike | DLPackArray | SparseMatrix
+"""How rows can be given: all that NumPy makes an array of (lists, data frames), arrays of other libraries, sparse matrices."""
+
+
+def positive(name: str, value: object) -> float:
     """`value` as a float; ArgumentError unless it is a finite number above 0."""
     return _number(name, value, lambda v: v > 0, "a finite number above 0")
 
 
-def finite(name: str, value: Any) -> float:
+def finite(name: str, value: object) -> float:
     """`value` as a float; ArgumentError unless it is a finite number."""
     return _number(name, value, lambda v: True, "a finite number")
 
 
-def not_negative(name: str, value: Any) -> float:
+def not_negative(name: str, value: object) -> float:
     """`value` as a float; ArgumentError unless it is a finite number, 0 or more."""
     return _number(name, value, lambda v: v >= 0, "a finite number, 0 or more")
 
 
-def share(name: str, value: Any) -> float:
+def share(name: str, value: object) -> float:
     """`value` as a float; ArgumentError unless it is in [0, 1)."""
     return _number(name, value, lambda v: 0 <= v < 1, "a number in [0, 1)")
 
 
-def fraction(name: str, value: Any) -> float:
+def fraction(name: str, value: object) -> float:
     """`value` as a float; ArgumentError unless it is in [0, 1]."""
     return _number(name, value, lambda v: 0 <= v <= 1, "a number in [0, 1]")
 
 
-def positive_fraction(name: str, value: Any) -> float:
+def positive_fraction(name: str, value: object) -> float:
     """`value` as a float; ArgumentError unless it is in (0, 1]."""
     return _number(name, value, lambda v: 0 < v <= 1, "in (0, 1]")
 
 
-def whole_number(name: str, value: Any, least: int = 1) -> int:
+def whole_number(name: str, value: object, least: int = 1) -> int:
     """`value` as an int; ArgumentTypeError unless it is one (of Python or NumPy), ArgumentError if it is below `least`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise ArgumentTypeError(f"{name} must be a whole number; got {value!r} of type {type(value).__name__}")
@@ -66,11 +85,11 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
-def _number(name: str, value: Any, allowed: Callable[[float], bool], expected: str) -> float:
+def _number(name: str, value: object, allowed: Callable[[float], bool], expected: str) -> float:
     if isinstance(value, (bool, np.bool_, str, bytes)):
         raise ArgumentTypeError(f"{name} must be {expected}; got {value!r} of type {type(value).__name__}")
     try:
-        number = float(value)
+        number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         raise ArgumentTypeError(f"{name} must be {expected}; got {value!r} of type {type(value).__name__}") from None
     if not isfinite(number) or not allowed(number):
@@ -88,7 +107,7 @@ def chosen(thing: object) -> dict[str, Any]:
 # -- arrays -----------------------------------------------------------------------------------------------------------
 
 
-def check_x(x: Any, width: int, dtype: np.dtype[Any], be: Backend, name: str = "x") -> Array:
+def check_x(x: Data, width: int, dtype: np.dtype[Any], be: Backend, name: str = "x") -> Array:
     """`x` as a (n, width) array of `dtype`: C-contiguous on the host, or on the device, as it is, where it lies there.
 
     Takes anything that NumPy can make a real array of, and scipy.sparse matrices, of which one batch at a time becomes dense
@@ -103,9 +122,9 @@ def check_x(x: Any, width: int, dtype: np.dtype[Any], be: Backend, name: str = "
         _check_x_shape(there, width, name)
         return there
     if hasattr(x, "tocsr"):
-        _check_kind(x.dtype, name)
-        _check_x_shape(x, width, name)
         rows = SparseRows(x, dtype)
+        _check_kind(rows.parts[0].dtype, name)
+        _check_x_shape(rows, width, name)
         check_finite(_converted(rows.parts[0], dtype), f"{name}, its stored values", rows.parts[0])
         return rows
     host = _real_array(x, name)
@@ -122,7 +141,7 @@ def check_x(x: Any, width: int, dtype: np.dtype[Any], be: Backend, name: str = "
 
 
 def check_y(
-    y: Any, n: int, m: int, dtype: np.dtype[Any], loss: LossFunction, be: Backend, name: str = "y", look: bool = True
+    y: Data, n: int, m: int, dtype: np.dtype[Any], loss: LossFunction, be: Backend, name: str = "y", look: bool = True
 ) -> Array:
     """`y` as the targets of n rows with m outputs: int64 labels (n,) where the loss takes them, else (n, m) of `dtype`.
 
@@ -162,7 +181,7 @@ def check_y(
 
 
 def check_weights(
-    value: Any, n: int, dtype: np.dtype[Any], loss: LossFunction, be: Backend, name: str = "sample_weight"
+    value: ArrayLike | None, n: int, dtype: np.dtype[Any], loss: LossFunction, be: Backend, name: str = "sample_weight"
 ) -> np.ndarray | None:
     """`value` as the weights of n rows, a host array (n, 1) of the type that the loss is computed in; None for None.
 
@@ -181,7 +200,7 @@ def check_weights(
     return weights.reshape(-1, 1)
 
 
-def check_array(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> np.ndarray:
+def check_array(value: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> np.ndarray:
     """`value` as a host array of `shape` and `dtype`; ArgumentError or ArgumentTypeError, as in `check_x`, if it is none."""
     array = _real_array(value, name)
     if array.shape != shape:
@@ -214,7 +233,7 @@ def check_finite(array: np.ndarray, name: str, original: np.ndarray | None = Non
         )
 
 
-def on_device(array: Any, be: Backend, name: str) -> Array | None:
+def on_device(array: object, be: Backend, name: str) -> Array | None:
     """`array` as an array of the backend's device, without a copy, where it lies there; None for host data, DeviceError for
     another device's array."""
     if isinstance(array, np.ndarray):
@@ -234,7 +253,7 @@ _ON_HOST = (1, 3, 13)
 _CUDA = 2
 
 
-def memory_of(array: Any) -> tuple[str, int | None] | None:
+def memory_of(array: object) -> tuple[str, int | None] | None:
     """("cuda", its number, if that is said) or ("another", None) for the device that any library's array lies on; None for the
     host."""
     where = getattr(array, "__dlpack_device__", None)
@@ -255,7 +274,7 @@ def memory_of(array: Any) -> tuple[str, int | None] | None:
     return ("cuda", None) if hasattr(array, "__cuda_array_interface__") else None
 
 
-def _real_array(value: Any, name: str) -> np.ndarray:
+def _real_array(value: object, name: str) -> np.ndarray:
     if type(value) is np.ndarray:
         _check_kind(value.dtype, name)
         return value

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from gpubackprop.backend.base import Array, Backend
+from gpubackprop.backend.base import Array, Backend, Tensors
 from gpubackprop.checks import chosen, fraction, not_negative, positive
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, unknown_name
 from gpubackprop.precision import compute_type, largest_exponent
@@ -54,16 +55,16 @@ class Loss:
         if "recordable" not in vars(cls) and {"value_and_delta"} & vars(cls).keys():
             cls.recordable = False
 
-    def buffers(self, m: int, dtype: Any) -> Buffers:
+    def buffers(self, m: int, dtype: DTypeLike) -> Buffers:
         """The memory that `value_and_delta` needs as attributes of `v`, for m outputs stored as `dtype`."""
         return {"t": (("n", m), compute_type(dtype)), "d": (("n", m), compute_type(dtype))}
 
-    def constants(self, m: int, dtype: Any) -> dict[str, np.ndarray]:
+    def constants(self, m: int, dtype: DTypeLike) -> dict[str, np.ndarray]:
         """Name -> host array of what `value_and_delta` reads as further attributes of `v`, on the device."""
         return {}
 
     def value_and_delta(
-        self, be: Backend, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+        self, be: Backend, a: Array, y: Array, v: Tensors, value: Array, delta: Array | None, rows: int
     ) -> None:
         """value = C and, unless it is None, delta = dC/da."""
         raise NotImplementedError(f"{type(self).__name__} must define value_and_delta")
@@ -100,7 +101,7 @@ class Memory:
     weights: Array | None = None
 
 
-def memory(loss: Loss, be: Backend, n: int, m: int, dtype: Any) -> Any:
+def memory(loss: Loss, be: Backend, n: int, m: int, dtype: DTypeLike) -> Any:
     """What `value_and_delta` needs as `v`, for n rows of m outputs stored as `dtype`."""
     v = Memory()
     for name, (shape, kind) in loss.buffers(m, dtype).items():
@@ -117,16 +118,16 @@ class _Elementwise(Loss):
     over_outputs = True
     """Whether C is a mean over the outputs too, and not over the samples alone."""
 
-    def terms(self, be: Backend, a: Array, y: Array, v: Any) -> None:
+    def terms(self, be: Backend, a: Array, y: Array, v: Tensors) -> None:
         """v.t = the terms; v.d may keep what `slopes` needs."""
         raise NotImplementedError
 
-    def slopes(self, be: Backend, a: Array, y: Array, v: Any) -> None:
+    def slopes(self, be: Backend, a: Array, y: Array, v: Tensors) -> None:
         """v.d = their derivatives by a, after `terms`; v.t is free by then."""
         raise NotImplementedError
 
     def value_and_delta(
-        self, be: Backend, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+        self, be: Backend, a: Array, y: Array, v: Tensors, value: Array, delta: Array | None, rows: int
     ) -> None:
         xp, scale = be.xp, 1 / (rows * a.shape[1] if self.over_outputs else rows)
         self.terms(be, a, y, v)
@@ -154,16 +155,16 @@ class _Squared(_Elementwise):
     recordable = True
     factor: ClassVar[float] = 1.0
 
-    def terms(self, be: Backend, a: Array, y: Array, v: Any) -> None:
+    def terms(self, be: Backend, a: Array, y: Array, v: Tensors) -> None:
         be.xp.subtract(a, y, out=v.d, dtype=v.d.dtype)
         be.xp.multiply(v.d, v.d, out=v.t)
         be.xp.multiply(v.t, self.factor, out=v.t)
 
-    def slopes(self, be: Backend, a: Array, y: Array, v: Any) -> None:
+    def slopes(self, be: Backend, a: Array, y: Array, v: Tensors) -> None:
         be.xp.multiply(v.d, 2 * self.factor, out=v.d)
 
     def value_and_delta(
-        self, be: Backend, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+        self, be: Backend, a: Array, y: Array, v: Tensors, value: Array, delta: Array | None, rows: int
     ) -> None:
         if v.weights is not None:
             super().value_and_delta(be, a, y, v, value, delta, rows)
@@ -199,13 +200,13 @@ class MeanAbsoluteError(_Elementwise):
     name = "mean_absolute_error"
     smooth = False
 
-    def terms(self, be: Backend, a: Array, y: Array, v: Any) -> None:
+    def terms(self, be: Backend, a: Array, y: Array, v: Tensors) -> None:
         xp = be.xp
         xp.subtract(a, y, out=v.d, dtype=v.d.dtype)
         xp.negative(v.d, out=v.t)
         xp.maximum(v.d, v.t, out=v.t)
 
-    def slopes(self, be: Backend, a: Array, y: Array, v: Any) -> None:
+    def slopes(self, be: Backend, a: Array, y: Array, v: Tensors) -> None:
         be.xp.sign(v.d, out=v.d)
 
 
@@ -226,7 +227,7 @@ class Huber(_Elementwise):
     def kinks(self) -> tuple[float, ...]:  # type: ignore[override]
         return -self.delta, self.delta
 
-    def terms(self, be: Backend, a: Array, y: Array, v: Any) -> None:
+    def terms(self, be: Backend, a: Array, y: Array, v: Tensors) -> None:
         xp = be.xp
         xp.subtract(a, y, out=v.t, dtype=v.t.dtype)
         xp.maximum(v.t, -self.delta, out=v.d)
@@ -236,7 +237,7 @@ class Huber(_Elementwise):
         xp.subtract(v.t, half, out=v.t)
         xp.multiply(v.t, v.d, out=v.t)
 
-    def slopes(self, be: Backend, a: Array, y: Array, v: Any) -> None:
+    def slopes(self, be: Backend, a: Array, y: Array, v: Tensors) -> None:
         return
 
 
@@ -248,13 +249,13 @@ class Poisson(_Elementwise):
     name = "poisson"
     output = "exponential"
 
-    def terms(self, be: Backend, a: Array, y: Array, v: Any) -> None:
+    def terms(self, be: Backend, a: Array, y: Array, v: Tensors) -> None:
         xp = be.xp
         xp.exp(a, out=v.d, dtype=v.d.dtype)
         xp.multiply(a, y, out=v.t, dtype=v.t.dtype)
         xp.subtract(v.d, v.t, out=v.t)
 
-    def slopes(self, be: Backend, a: Array, y: Array, v: Any) -> None:
+    def slopes(self, be: Backend, a: Array, y: Array, v: Tensors) -> None:
         be.xp.subtract(v.d, y, out=v.d)
 
 
@@ -269,7 +270,7 @@ class BinaryCrossEntropy(_Elementwise):
     name = "binary_cross_entropy"
     output = "sigmoid"
 
-    def terms(self, be: Backend, a: Array, y: Array, v: Any) -> None:
+    def terms(self, be: Backend, a: Array, y: Array, v: Tensors) -> None:
         xp, t, d = be.xp, v.t, v.d
         xp.negative(a, out=t)
         xp.minimum(a, t, out=t)
@@ -280,7 +281,7 @@ class BinaryCrossEntropy(_Elementwise):
         xp.multiply(d, a, out=d)
         xp.add(t, d, out=t)
 
-    def slopes(self, be: Backend, a: Array, y: Array, v: Any) -> None:
+    def slopes(self, be: Backend, a: Array, y: Array, v: Tensors) -> None:
         xp, t, d = be.xp, v.t, v.d
         xp.minimum(a, largest_exponent(t.dtype), out=t)
         xp.exp(t, out=t)
@@ -345,7 +346,7 @@ class CrossEntropy(Loss):
         counted = y if self.ignore_index is None else y[y != self.ignore_index]
         return float(len(counted) if self.class_weights is None else np.asarray(self.class_weights)[counted].sum())
 
-    def buffers(self, m: int, dtype: Any) -> Buffers:
+    def buffers(self, m: int, dtype: DTypeLike) -> Buffers:
         if self.class_weights is not None and len(self.class_weights) != m:
             raise ArgumentError(
                 f"class_weights must have a weight for each of the {m} outputs; got {len(self.class_weights)}"
@@ -366,7 +367,7 @@ class CrossEntropy(Loss):
         own: Buffers = {"targets": (("n", m), real), "label": (("n",), np.int64), "counts": (("n",), real)}
         return {**plain, **own, "rows_that_count": ((), total), "factor": ((), total), "delta_factor": ((), real)}
 
-    def constants(self, m: int, dtype: Any) -> dict[str, np.ndarray]:
+    def constants(self, m: int, dtype: DTypeLike) -> dict[str, np.ndarray]:
         if self.is_plain:
             return {}
         weights = np.ones(m) if self.class_weights is None else np.asarray(self.class_weights)
@@ -375,7 +376,7 @@ class CrossEntropy(Loss):
         return {name: array.astype(compute_type(dtype)) for name, array in numbers.items()}
 
     def value_and_delta(
-        self, be: Backend, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+        self, be: Backend, a: Array, y: Array, v: Tensors, value: Array, delta: Array | None, rows: int
     ) -> None:
         if not self.is_plain:
             self._targets(be, y, v)
@@ -401,7 +402,7 @@ class CrossEntropy(Loss):
         be.xp.multiply(part[0], -2.0, out=found)
         return found
 
-    def _targets(self, be: Backend, y: Array, v: Any) -> None:
+    def _targets(self, be: Backend, y: Array, v: Tensors) -> None:
         """v.targets (n, m): what stands before -log softmax(z); v.counts (n,): a label's share in the mean."""
         xp, targets = be.xp, v.targets
         if y.ndim == 2:
@@ -427,7 +428,7 @@ class CrossEntropy(Loss):
             xp.multiply(targets, v.picked.reshape(-1, 1), out=targets)
 
     @staticmethod
-    def _over_what_counts(be: Backend, v: Any, value: Array, delta: Array | None, rows: int) -> None:
+    def _over_what_counts(be: Backend, v: Tensors, value: Array, delta: Array | None, rows: int) -> None:
         """The mean over the weights of the rows in the place of the mean over the rows."""
         xp, count = be.xp, v.rows_that_count
         be.total(v.counts, 1.0, count)
@@ -442,7 +443,7 @@ class CrossEntropy(Loss):
             xp.multiply(delta, v.delta_factor, out=delta)
 
     def _from_labels(
-        self, be: Backend, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+        self, be: Backend, a: Array, y: Array, v: Tensors, value: Array, delta: Array | None, rows: int
     ) -> None:
         xp, s, flat, picked = be.xp, self._columns(v.s, a), v.s.reshape(-1), v.picked
         n, m = a.shape
@@ -472,7 +473,7 @@ class CrossEntropy(Loss):
                 xp.multiply(delta, v.weights, out=delta)
 
     def _from_probabilities(
-        self, be: Backend, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+        self, be: Backend, a: Array, y: Array, v: Tensors, value: Array, delta: Array | None, rows: int
     ) -> None:
         xp, s, t = be.xp, self._columns(v.s, a), self._columns(v.t, a)
         # Half of z less half of its maximum is finite for every finite z, so that a target of 0 takes out whatever it is.

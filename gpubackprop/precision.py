@@ -6,6 +6,7 @@ from math import floor, log
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpubackprop.errors import ArgumentError
 
@@ -13,17 +14,17 @@ DTYPES = ("float32", "float64")
 PRECISIONS = ("native", "fp32", "fp64", "tf32", "bf16", "fp16")
 
 
-def accumulator(dtype: Any) -> np.dtype[Any]:
+def accumulator(dtype: DTypeLike) -> np.dtype[Any]:
     """The type in which values of `dtype` are added up: float64, or complex128 for a complex step."""
     return np.result_type(dtype, np.float64)
 
 
-def compute_type(dtype: Any) -> np.dtype[Any]:
+def compute_type(dtype: DTypeLike) -> np.dtype[Any]:
     """The type in which exponentials and differences of `dtype` are taken: at least float32."""
     return np.result_type(dtype, np.float32)
 
 
-def largest_exponent(dtype: Any) -> float:
+def largest_exponent(dtype: np.dtype[Any]) -> float:
     """The largest whole number whose exponential `dtype` can hold: 88 for float32 and bfloat16, 709 for float64."""
     return float(floor(log(np.finfo(np.float32 if dtype.name == "bfloat16" else dtype).max)))
 
@@ -37,7 +38,7 @@ def is_constant(variance: np.ndarray, mean: np.ndarray, n: int) -> np.ndarray:
     return np.asarray(variance <= n * eps * variance + np.square(n * mean * eps))
 
 
-def resolve(dtype: Any, precision: str | None) -> tuple[np.dtype[Any], str]:
+def resolve(dtype: DTypeLike | None, precision: str | None) -> tuple[np.dtype[Any], str]:
     """The storage type of the parameters and the precision of the products, from what a user asked for.
 
     `dtype` is "float32", "float64" (or NumPy's own names for them) or None for float32; `precision` is None or

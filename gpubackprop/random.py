@@ -11,6 +11,8 @@ Each element takes 16 bits: element e has bits 16 (e % 4) and up of word (e // 4
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,7 @@ CHUNK = 8192
 """Words drawn at a time, whose masks stay in the cache."""
 
 
-def philox4x64(c: tuple[Any, ...], key: tuple[int, int], scratch: tuple[Any, ...], xp: Any = np) -> None:
+def philox4x64(c: tuple[Any, ...], key: tuple[int, int], scratch: tuple[Any, ...], xp: ModuleType = np) -> None:
     """Replace the counters c by their four random words, in place, in array expressions.
 
     c: four uint64 arrays of one shape; key: two 64-bit integers; scratch: five uint64 arrays of the same shape.
@@ -50,7 +52,7 @@ def philox4x64(c: tuple[Any, ...], key: tuple[int, int], scratch: tuple[Any, ...
         k0, k1 = (k0 + _W0) & _ALL, (k1 + _W1) & _ALL
 
 
-def _high_product(a: Any, b: int, out: Any, scratch: Any, xp: Any) -> None:
+def _high_product(a: np.ndarray, b: int, out: np.ndarray, scratch: Sequence[np.ndarray], xp: ModuleType) -> None:
     """out = the upper 64 of the 128 bits of a b, from products of 32 bits each."""
     low, high, t = scratch
     b_low, b_high = np.uint64(b & 0xFFFFFFFF), np.uint64(b >> 32)
@@ -141,7 +143,7 @@ class MaskStream:
             np.multiply(part, scale, out=part)
             done, skipped = done + size, 0
 
-    def fill_mask(self, be: Any, mask: Any, first: int = 0) -> None:
+    def fill_mask(self, be: Any, mask: np.ndarray, first: int = 0) -> None:
         """The same in array expressions, for a device that has nothing better. `mask` (n, d), whose elements count up along
         the rows from `first` on."""
         start, skipped = divmod(first, PER_BLOCK)

@@ -129,7 +129,7 @@ def _factory(layer: Layer | Callable[[], Layer]) -> Callable[[], Layer]:
     return lambda: copy.deepcopy(layer)
 
 
-def _run(name: str, device: str, check: Callable[..., Iterator[str]], *arguments: Any) -> Check:
+def _run(name: str, device: str, check: Callable[..., Iterator[str]], *arguments: object) -> Check:
     try:
         return Check(name, device, problem="; ".join(check(*arguments)))
     except Exception as error:  # whatever a stranger's layer raises is a result of the check

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from threading import RLock
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpubackprop.backend.arithmetic import Arithmetic
-from gpubackprop.backend.base import Array, Backend, ElementwiseFunction, LossFunction, UpdateRule
+from gpubackprop.backend.base import Array, Backend, ElementwiseFunction, LossFunction, Tensors, UpdateRule
 from gpubackprop.precision import accumulator
 from gpubackprop.random import MaskStream
 
@@ -40,7 +40,7 @@ class ArrayBackend(Backend):
             self._arithmetic.__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self._depth -= 1
         if not self._depth:
             self._arithmetic.__exit__()
@@ -58,13 +58,13 @@ class ArrayBackend(Backend):
         """The integers 0 .. n-1 as int64."""
         return self._leading(n, np.int64, "arange", lambda shape, dtype: self.asarray(np.arange(shape[0], dtype=dtype)))
 
-    def _leading(self, size: int, dtype: DTypeLike, slot: Any, make: Callable[..., Array]) -> Array:
+    def _leading(self, size: int, dtype: DTypeLike, slot: Hashable, make: Callable[..., Array]) -> Array:
         key = (slot, np.dtype(dtype))
         if key not in self._memory or self._memory[key].size < size:
             self._memory[key] = make((size,), dtype)
         return self._memory[key][:size]
 
-    def _run(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    def _run(self, function: Callable[..., Any], *arguments: object, **options: object) -> None:
         function(*arguments, **options)
 
     # -- layers ---------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ class ArrayBackend(Backend):
         loss: LossFunction,
         a: Array,
         y: Array,
-        v: Any,
+        v: Tensors,
         value: Array,
         delta: Array | None,
         rows: int,

@@ -28,6 +28,29 @@ Loop: TypeAlias = Callable[[int], int]
 """Steps that a device does by itself: called with the number of the first step, it returns how many it did."""
 
 
+class Tensors:
+    """The arrays that one layer, or the loss, works on for one batch size: x, z, a, delta, and its own buffers."""
+
+    x: Array
+    z: Array
+    a: Array
+    delta: Array
+    saved: Array
+    """What f' is taken from: a, z, or f'(z) itself."""
+    weights: Array
+    """For a loss: what each row's is multiplied by, (n, 1), or None."""
+    first_row: int
+    """Where these rows begin in their batch, if they are a part of one."""
+    inner: list[Tensors]
+    """Those of the layers inside this one."""
+
+    def __init__(self, **arrays: Array) -> None:
+        self.__dict__.update(arrays)
+
+    def __getattr__(self, name: str) -> Array:
+        raise AttributeError(f"this layer has no array {name!r}; its arrays are {', '.join(self.__dict__)}")
+
+
 class RowSource(Protocol):
     """Hands out the rows of a data set batch by batch, in the order of an epoch."""
 
@@ -71,10 +94,10 @@ class UpdateRule(Protocol):
     def elementwise(self) -> bool:
         """Whether `rule` treats each element by itself."""
 
-    def rule(self, be: Any, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
+    def rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         """Update p and the state in place from the gradient g."""
 
-    def add_decay(self, be: Any, p: Array, g: Array, h: tuple[Array, ...], is_weight: bool = False) -> None:
+    def add_decay(self, be: Backend, p: Array, g: Array, h: tuple[Array, ...], is_weight: bool = False) -> None:
         """The weight decay of p, of which it is known, or not, that it is a weight."""
 
     def decays(self, is_weight: bool) -> bool:
@@ -112,10 +135,10 @@ class ElementwiseFunction(Protocol):
     def recordable(self) -> bool:
         """Whether its calls can be recorded once and done again."""
 
-    def forward(self, be: Any, z: Array, a: Array) -> None:
+    def forward(self, be: Backend, z: Array, a: Array) -> None:
         """a = f(z)."""
 
-    def times_derivative(self, be: Any, saved: Array, delta: Array) -> None:
+    def times_derivative(self, be: Backend, saved: Array, delta: Array) -> None:
         """delta = delta * f'(z)."""
 
 
@@ -143,7 +166,7 @@ class LossFunction(Protocol):
         """Whether its calls can be recorded once and done again."""
 
     def value_and_delta(
-        self, be: Any, a: Array, y: Array, v: Any, value: Array, delta: Array | None, rows: int
+        self, be: Backend, a: Array, y: Array, v: Tensors, value: Array, delta: Array | None, rows: int
     ) -> None:
         """value = C and, unless it is None, delta = dC/da."""
 
@@ -237,7 +260,7 @@ class Backend(ABC):
     def owns(self, array: object) -> bool:
         """Whether `array` is an array of this device."""
 
-    def adopt(self, array: Any) -> Array | None:
+    def adopt(self, array: object) -> Array | None:
         """An array of this device in the memory of another library's array that lies there; None for everything else.
 
         Raises ArgumentTypeError for one that its library does not hand over.
@@ -309,7 +332,7 @@ class Backend(ABC):
         one."""
         return None
 
-    def call(self, function: Callable[..., None], *arguments: Any) -> None:
+    def call(self, function: Callable[..., None], *arguments: object) -> None:
         """Call a function that is no part of the vocabulary, now or, in a recorded step, at each replay."""
         function(*arguments)
 
@@ -379,7 +402,7 @@ class Backend(ABC):
         loss: LossFunction,
         a: Array,
         y: Array,
-        v: Any,
+        v: Tensors,
         value: Array,
         delta: Array | None,
         rows: int,

@@ -95,7 +95,7 @@ class StrictArray(NDArrayOperatorsMixin):
     def __len__(self) -> int:
         return len(self._data)
 
-    def __getitem__(self, key: Any) -> StrictArray:
+    def __getitem__(self, key: object) -> StrictArray:
         if isinstance(key, StrictArray):
             if key.dtype == bool:
                 # How many rows there will be is a value: a GPU array waits for it.
@@ -105,35 +105,37 @@ class StrictArray(NDArrayOperatorsMixin):
         data = self._data[self._checked(key)]
         return StrictArray(np.asarray(data) if isinstance(data, np.ndarray) else self._element(key), self._device)
 
-    def _element(self, key: Any) -> np.ndarray:
+    def _element(self, key: object) -> np.ndarray:
         # NumPy returns a copy of a single element; a GPU array returns a 0-d view.
         key = key if isinstance(key, tuple) else (key,)
         return self._data[tuple(slice(k, k + 1 or None) for k in key)].reshape(())
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: Any, value: object) -> None:
         if isinstance(key, tuple):
             key = tuple(self._wrapped(k, axis) for axis, k in enumerate(key))
         else:
             key = self._wrapped(key, 0)
         self._data[key] = self._device.unwrap(value, "assignment")
 
-    def _wrapped(self, key: Any, axis: int) -> Any:
+    def _wrapped(self, key: object, axis: int) -> Any:
         if not isinstance(key, StrictArray):
             return key
         return key._data if key.dtype == bool else np.mod(key._data, self.shape[axis])
 
-    def _checked(self, key: Any) -> Any:
+    def _checked(self, key: object) -> Any:
         for part in key if isinstance(key, tuple) else (key,):
             if isinstance(part, (np.ndarray, list)):
                 raise ImplicitTransferError("a strict array was indexed with a host array; move it with be.asarray()")
         return key
 
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: object, **options: object) -> Any:
         function = ufunc if method == "__call__" else getattr(ufunc, method)
         name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
         return self._device.apply(name, function, inputs, options)
 
-    def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
+    def __array_function__(
+        self, function: Callable[..., object], types: object, arguments: tuple[object, ...], options: dict[str, object]
+    ) -> Any:
         return self._device.apply(function.__name__, function, arguments, options)
 
     def _refuse(self, what: str) -> NoReturn:
@@ -142,7 +144,7 @@ class StrictArray(NDArrayOperatorsMixin):
             "on the device; outside, ask for it with .get() or backend.to_host()"
         )
 
-    def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def __array__(self, *args: object, **kwargs: object) -> NoReturn:
         self._refuse("implicit conversion to a NumPy array")
 
     def __float__(self) -> NoReturn:
@@ -183,7 +185,7 @@ class _StrictNamespace:
         if not callable(function) or isinstance(function, type):
             return function
 
-        def apply(*arguments: Any, **options: Any) -> Any:
+        def apply(*arguments: object, **options: object) -> Any:
             if name in ("take", "put"):
                 options.setdefault("mode", "wrap")
             return self._device.apply(name, function, arguments, options)
@@ -215,7 +217,7 @@ class StrictBackend(ArrayBackend):
         self.allocations += 1
         return StrictArray(data, self)
 
-    def unwrap(self, value: Any, where: str) -> Any:
+    def unwrap(self, value: object, where: str) -> Any:
         """The data of a device array; a host number as it is. Raises for host arrays and for another device's."""
         if isinstance(value, StrictArray):
             if value._device is not self:

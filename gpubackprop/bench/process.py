@@ -42,7 +42,7 @@ class Worker:
     def __init__(
         self,
         place: str,
-        *arguments: Any,
+        *arguments: object,
         environment: Mapping[str, str] | None = None,
         command: tuple[str, ...] = COMMAND,
     ) -> None:
@@ -53,7 +53,7 @@ class Worker:
         self._errors: Any = None
         self._late = ""
 
-    def ask(self, name: str, *arguments: Any, limit: float | None = None) -> Any:
+    def ask(self, name: str, *arguments: object, limit: float | None = None) -> Any:
         """What the object's method `name` returns. limit: seconds after which the process is ended.
 
         Raises DeviceError and ArgumentError where the method does, for all other errors WorkerError.

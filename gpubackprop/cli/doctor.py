@@ -19,7 +19,14 @@ from gpubackprop.files import cache
 from gpubackprop.optimizers import SGD
 from gpubackprop.terminal import Terminal
 
-_EXTRAS = {"numba": "numba", "scipy": "numba", "mkl": "mkl", "scikit-learn": "data", "pyarrow": "data", "matplotlib": "plot"}
+_EXTRAS = {
+    "numba": "numba",
+    "scipy": "numba",
+    "mkl": "mkl",
+    "scikit-learn": "data",
+    "pyarrow": "data",
+    "matplotlib": "plot",
+}
 """Which extra brings a package."""
 
 

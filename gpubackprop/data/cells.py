@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, overload
@@ -32,7 +38,7 @@ MOSTLY = 0.9
 """The share of a text column's cells that must be numbers for the column to be one of numbers."""
 
 
-def is_text(kind: Any) -> bool:
+def is_text(kind: pa.DataType) -> bool:
     """Whether an Arrow type holds text, in levels or not."""
     import pyarrow as pa
 
@@ -40,7 +46,7 @@ def is_text(kind: Any) -> bool:
     return "string" in str(kind)
 
 
-def is_number(kind: Any) -> bool:
+def is_number(kind: pa.DataType) -> bool:
     """Whether an Arrow type holds numbers (or lengths of time), in levels or not."""
     import pyarrow as pa
 
@@ -49,7 +55,7 @@ def is_number(kind: Any) -> bool:
     return any(check(kind) for check in (t.is_integer, t.is_floating, t.is_decimal, t.is_duration))
 
 
-def is_time(kind: Any) -> bool:
+def is_time(kind: pa.DataType) -> bool:
     """Whether an Arrow type holds dates, points in time or times of day."""
     import pyarrow as pa
 
@@ -70,7 +76,7 @@ class Writing:
     wrong_cell: str = ""
 
 
-def find_writing(column: Any, decimal: str | None = None) -> Writing | None:
+def find_writing(column: pa.ChunkedArray, decimal: str | None = None) -> Writing | None:
     """How the numbers of a text column (pyarrow.Array) are written; None where fewer than 9 in 10 cells are numbers.
 
     decimal: the mark to take where both would do, as in 1,234.
@@ -90,7 +96,7 @@ def find_writing(column: Any, decimal: str | None = None) -> Writing | None:
     return Writing(mark, doubtful, len(wrong), wrong[0].as_py() if len(wrong) else "")
 
 
-def numbers(column: Any, decimal: str = ".") -> Floats:
+def numbers(column: pa.ChunkedArray, decimal: str = ".") -> Floats:
     """The numbers (n,) in a column of any type, NaN where there is none and where it is infinite; text by its decimal mark.
 
     Dates and times are seconds since 1970, times of day seconds since midnight, booleans 0 and 1.
@@ -131,7 +137,7 @@ def as_number(text: str) -> float | None:
 # -- the rest ---------------------------------------------------------------------------------------------------------
 
 
-def levels(column: Any) -> tuple[NDArray[np.int64], list[str]]:
+def levels(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
     """Codes (n,) of a column's cells, -1 for missing ones, and the texts that they stand for, in the order of their coming.
 
     Whole numbers are written without a point, whatever their type, so that 1 in one file is 1.0 in another.
@@ -155,7 +161,7 @@ def levels(column: Any) -> tuple[NDArray[np.int64], list[str]]:
     return codes, coded.dictionary.to_pylist()
 
 
-def distinct(column: Any) -> int:
+def distinct(column: pa.ChunkedArray) -> int:
     """How many different values a column has, missing ones aside."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -165,10 +171,10 @@ def distinct(column: Any) -> int:
 
 
 @overload
-def yes_or_no(column: Any, strict: Literal[False] = False) -> Floats: ...
+def yes_or_no(column: pa.ChunkedArray, strict: Literal[False] = False) -> Floats: ...
 @overload
-def yes_or_no(column: Any, strict: Literal[True]) -> Floats | None: ...
-def yes_or_no(column: Any, strict: bool = False) -> Floats | None:
+def yes_or_no(column: pa.ChunkedArray, strict: Literal[True]) -> Floats | None: ...
+def yes_or_no(column: pa.ChunkedArray, strict: bool = False) -> Floats | None:
     """1 and 0 (n,) where cells mean yes and no, NaN for all others; strict: None where there are others, or 7 levels and more."""
     if strict and distinct(column) > 6:
         return None
@@ -180,7 +186,7 @@ def yes_or_no(column: Any, strict: bool = False) -> Floats | None:
     return values
 
 
-def time_format(column: Any) -> tuple[str, bool] | None:
+def time_format(column: pa.ChunkedArray) -> tuple[str, bool] | None:
     """The strptime format in which every cell of a text column is a date, and whether day and month could be the other way
     round; None where there is none."""
     import pyarrow.compute as pc
@@ -196,11 +202,11 @@ def time_format(column: Any) -> tuple[str, bool] | None:
     )
 
 
-def _fits(column: Any, format: str) -> bool:
+def _fits(column: pa.ChunkedArray, format: str) -> bool:
     return not times(column, format).null_count
 
 
-def times(column: Any, format: str = "") -> Any:
+def times(column: pa.ChunkedArray, format: str = "") -> Any:
     """Times, to the second, as pyarrow timestamps, or as times of day where the format is OF_DAY; from text in a strptime
     format; null for all else."""
     import pyarrow as pa

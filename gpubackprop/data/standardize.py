@@ -129,7 +129,7 @@ class Standardizer:
         return f"Standardizer(per_feature={self.per_feature}): {fitted}"
 
 
-def is_constant(variance: Any, mean: Any, n: int) -> Any:
+def is_constant(variance: np.ndarray, mean: np.ndarray, n: int) -> Any:
     """Whether a variance of n values (divisor n) is no more than the error of computing it, elementwise.
 
     The bound is that of scikit-learn's StandardScaler: n eps variance + (n mean eps)^2, after Chan, Golub and LeVeque.

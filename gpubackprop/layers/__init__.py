@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpubackprop.backend.base import Tensors
 from gpubackprop.errors import ArgumentError, unknown_name
 from gpubackprop.layers.activation import Activation
-from gpubackprop.layers.base import Layer, Tensors
+from gpubackprop.layers.base import Layer
 from gpubackprop.layers.dense import Dense
 from gpubackprop.layers.dropout import Dropout
 from gpubackprop.layers.normalization import BatchNorm, LayerNorm, RMSNorm

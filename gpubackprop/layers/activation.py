@@ -6,8 +6,8 @@ from typing import Any
 
 from gpubackprop.activations import Activation as Function
 from gpubackprop.activations import get_activation
-from gpubackprop.backend.base import Array, Backend
-from gpubackprop.layers.base import Layer, Tensors
+from gpubackprop.backend.base import Array, Backend, Tensors
+from gpubackprop.layers.base import Layer
 
 
 class Activation(Layer):

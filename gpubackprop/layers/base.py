@@ -7,39 +7,22 @@ array as v.a where that is a); v.delta, dC/dz; and what it asks for in `buffers`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpubackprop.activations import Activation, get_activation
-from gpubackprop.backend.base import Array, Backend
+from gpubackprop.backend.base import Array, Backend, Tensors
 from gpubackprop.losses import Buffers
 
 if TYPE_CHECKING:
     from gpubackprop.random import MaskStream
 
 
-class Tensors:
-    """The arrays that one layer works on for one batch size: x, z, a, delta, and the layer's own buffers."""
-
-    x: Array
-    z: Array
-    a: Array
-    delta: Array
-    saved: Array
-    """What f' is taken from: a, z, or f'(z) itself."""
-    weights: Array
-    """For a loss: what each row's is multiplied by, (n, 1), or None."""
-    first_row: int
-    """Where these rows begin in their batch, if they are a part of one."""
-    inner: list[Tensors]
-    """Those of the layers inside this one."""
-
-    def __init__(self, **arrays: Array) -> None:
-        self.__dict__.update(arrays)
-
-    def __getattr__(self, name: str) -> Array:
-        raise AttributeError(f"this layer has no array {name!r}; its arrays are {', '.join(self.__dict__)}")
+Stream: TypeAlias = "MaskStream | Sequence[Stream] | None"
+"""Where a layer draws from: its masks, those of the layers inside it, or nothing."""
 
 
 class Layer:
@@ -99,20 +82,20 @@ class Layer:
         """Name -> initial host array, for all parameters and all state."""
         return {}
 
-    def buffers(self, dtype: Any) -> Buffers:
+    def buffers(self, dtype: DTypeLike) -> Buffers:
         """Name -> (shape, dtype) of what is kept from forward to backward; "n" stands for the rows of the batch."""
         return {}
 
-    def random_stream(self, seed: int, index: int, step: Array) -> Any:
+    def random_stream(self, seed: int, index: int, step: Array) -> Stream:
         """Where this layer draws from, for the layer's place in the network and its step counter on the device."""
         return None
 
     def bind(
-        self, parameters: dict[str, Array], gradients: dict[str, Array], state: dict[str, Array], stream: Any
+        self, parameters: dict[str, Array], gradients: dict[str, Array], state: dict[str, Array], stream: Stream
     ) -> None:
         """Take hold of the arrays on the device: {"weight": ...}, their gradients, the state, and the random stream."""
         self.parameters, self.gradient_arrays, self.state = parameters, gradients, state
-        self.stream: MaskStream | None = stream
+        self.stream = stream
 
     def __getstate__(self) -> dict[str, Any]:
         """The layer as its constructor left it: a copy belongs to no network."""

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.activations import Activation, get_activation
-from gpubackprop.backend.base import Array, Backend
+from gpubackprop.backend.base import Array, Backend, Tensors
 from gpubackprop.checks import check_array, whole_number
 from gpubackprop.errors import ArgumentError
 from gpubackprop.initializers import Initializer, get_initializer
-from gpubackprop.layers.base import Layer, Tensors
+from gpubackprop.layers.base import Layer, Stream
 
 
 class Dense(Layer):
@@ -55,7 +55,9 @@ class Dense(Layer):
         weight = check_array(drawn, shape, np.dtype(np.float64), "the initializer's weight")
         return {"weight": weight, **({"bias": np.zeros(self.outputs)} if self.bias else {})}
 
-    def bind(self, parameters: Any, gradients: Any, state: Any, stream: Any) -> None:
+    def bind(
+        self, parameters: dict[str, Array], gradients: dict[str, Array], state: dict[str, Array], stream: Stream
+    ) -> None:
         super().bind(parameters, gradients, state, stream)
         self.W, self.b = parameters["weight"], parameters.get("bias")
 

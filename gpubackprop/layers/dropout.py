@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpubackprop.backend.base import Array, Backend
+from numpy.typing import DTypeLike
+
+from gpubackprop.backend.base import Array, Backend, Tensors
 from gpubackprop.checks import share
-from gpubackprop.layers.base import Layer, Tensors
+from gpubackprop.layers.base import Layer
 from gpubackprop.losses import Buffers
 from gpubackprop.random import MaskStream
 
@@ -32,12 +34,12 @@ class Dropout(Layer):
     def random_stream(self, seed: int, index: int, step: Array) -> MaskStream:
         return MaskStream(seed, index, self.p, step)
 
-    def buffers(self, dtype: Any) -> Buffers:
+    def buffers(self, dtype: DTypeLike) -> Buffers:
         return {"mask": (("n", self._width), dtype)}
 
     def forward(self, be: Backend, v: Tensors, training: bool) -> None:
         if training:
-            assert self.stream is not None
+            assert isinstance(self.stream, MaskStream)
             be.dropout(v.x, self.stream, v.first_row * self._width, v.mask, v.a)
         else:
             be.xp.copyto(v.a, v.x)

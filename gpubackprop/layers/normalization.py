@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from gpubackprop.backend.base import Array, Backend
+from gpubackprop.backend.base import Array, Backend, Tensors
 from gpubackprop.checks import positive, whole_number
 from gpubackprop.errors import ArgumentError
-from gpubackprop.layers.base import Layer, Tensors
+from gpubackprop.layers.base import Layer
 from gpubackprop.losses import Buffers
 from gpubackprop.precision import compute_type
 
@@ -37,7 +38,7 @@ class _Norm(Layer):
     def initial(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         return {"gamma": np.ones(self.width), **({"beta": np.zeros(self.width)} if self.centered else {})}
 
-    def buffers(self, dtype: Any) -> Buffers:
+    def buffers(self, dtype: DTypeLike) -> Buffers:
         statistic: tuple[int | str, ...] = (1, self.width) if self.axis == 0 else ("n", 1)
         return {
             "xhat": (("n", self.width), dtype),

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.backend.base import Array, Backend
+from gpubackprop.backend.base import Array, Backend, Tensors
 from gpubackprop.checks import finite, whole_number
 from gpubackprop.errors import ArgumentError
-from gpubackprop.layers.base import Layer, Tensors
+from gpubackprop.layers.base import Layer
 
 
 class PReLU(Layer):

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.activations import get_activation
-from gpubackprop.backend.base import Array, Backend
+from gpubackprop.backend.base import Array, Backend, Tensors
 from gpubackprop.errors import ArgumentError
 from gpubackprop.layers import stack
-from gpubackprop.layers.base import Layer, Tensors
-from gpubackprop.random import MaskStream
+from gpubackprop.layers.base import Layer, Stream
 
 _IDENTITY = get_activation("identity")
 
@@ -53,13 +52,16 @@ class Residual(Layer):
     def initial(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         return stack.named(layer.initial(rng) for layer in self.layers)
 
-    def random_stream(self, seed: int, index: int, step: Array) -> list[MaskStream | None]:
+    def random_stream(self, seed: int, index: int, step: Array) -> list[Stream]:
         # 2^16 numbers for each layer outside: none inside has that of another.
         first = (index + 1) << 16
         return [layer.random_stream(seed, first + i, step) for i, layer in enumerate(self.layers)]
 
-    def bind(self, parameters: Any, gradients: Any, state: Any, stream: Any) -> None:
+    def bind(
+        self, parameters: dict[str, Array], gradients: dict[str, Array], state: dict[str, Array], stream: Stream
+    ) -> None:
         super().bind(parameters, gradients, state, stream)
+        assert isinstance(stream, Sequence)
         for i, (layer, own) in enumerate(zip(self.layers, stream, strict=True)):
             inside = [stack.of_layer(arrays, i) for arrays in (parameters, gradients, state)]
             layer.bind(inside[0], inside[1], inside[2], own)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+from gpubackprop.backend.base import Tensors
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
-from gpubackprop.layers.base import Layer, Tensors
+from gpubackprop.layers.base import Layer
 
 T = TypeVar("T")
 

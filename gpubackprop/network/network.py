@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.backend.select import get_backend
-from gpubackprop.checks import check_array, check_weights, check_x, check_y, not_negative, on_device, whole_number
+from gpubackprop.checks import Data, check_array, check_weights, check_x, check_y, not_negative, on_device, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError, MissingExtraError
 from gpubackprop.layers import Dense, Layer, stack
 from gpubackprop.losses import Loss, get_loss
@@ -48,7 +49,7 @@ class Network:
         *,
         loss: str | Loss = "half_squared_error",
         device: str | Backend = "auto",
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         precision: str | None = None,
         seed: int = 0,
         l1: float = 0.0,
@@ -75,22 +76,22 @@ class Network:
 
     # -- the public mathematics -----------------------------------------------------------------------------------
 
-    def forward(self, x: Any, *, training: bool = False) -> Array:
+    def forward(self, x: Data, *, training: bool = False) -> Array:
         """The outputs of the last layer, a new (n, m) array on the device: logits for the two cross-entropies.
 
         x (n, d): a host array, or an array of this network's device. training: with dropout, whose masks are others at each
         call, and batch statistics. Raises ArgumentError, ArgumentTypeError or DeviceError for an x that cannot be used
         (`gpubackprop.checks`).
         """
-        x = check_x(x, self.widths[0], self.dtype, self.backend)
+        rows = check_x(x, self.widths[0], self.dtype, self.backend)
         with self.engine as engine:
-            batch = engine.load(x)
+            batch = engine.load(rows)
             engine.run(batch, "forward", training=training)
             if training:
                 engine.steps.count()
             return batch.outputs.copy()
 
-    def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
+    def predict(self, x: Data, batch_size: int | None = None) -> np.ndarray:
         """What the network says of each row of x, a (n, m) host array.
 
         Class probabilities for cross_entropy, probabilities for binary_cross_entropy, otherwise the outputs. Works
@@ -98,30 +99,42 @@ class Network:
         """
         size = CHUNK if batch_size is None else whole_number("batch_size", batch_size)
         engine = self.engine
-        x = check_x(x, self.widths[0], self.dtype, engine.backend)
-        out = np.empty((len(x), self.widths[-1]), self.dtype)
+        rows = check_x(x, self.widths[0], self.dtype, engine.backend)
+        out = np.empty((len(rows), self.widths[-1]), self.dtype)
         with engine:
-            outputs(engine, x, out, size)
+            outputs(engine, rows, out, size)
             return to_prediction(out, self.loss_function)
 
     @overload
     def loss(
         self,
-        x: Any,
-        y: Any,
+        x: Data,
+        y: Data,
         *,
-        sample_weight: Any = None,
+        sample_weight: ArrayLike | None = None,
         training: bool = False,
         reduction: Literal["mean", "sum"] = "mean",
     ) -> float: ...
 
     @overload
     def loss(
-        self, x: Any, y: Any, *, sample_weight: Any = None, training: bool = False, reduction: Literal["none"]
+        self,
+        x: Data,
+        y: Data,
+        *,
+        sample_weight: ArrayLike | None = None,
+        training: bool = False,
+        reduction: Literal["none"],
     ) -> np.ndarray: ...
 
     def loss(
-        self, x: Any, y: Any, *, sample_weight: Any = None, training: bool = False, reduction: str = "mean"
+        self,
+        x: Data,
+        y: Data,
+        *,
+        sample_weight: ArrayLike | None = None,
+        training: bool = False,
+        reduction: str = "mean",
     ) -> float | np.ndarray:
         """The loss (with penalties) on all rows of x at once, as a float.
 
@@ -143,20 +156,20 @@ class Network:
             return float(engine.backend.to_host(engine.value))
 
     def loss_and_gradients(
-        self, x: Any, y: Any, *, sample_weight: Any = None, training: bool = False
+        self, x: Data, y: Data, *, sample_weight: ArrayLike | None = None, training: bool = False
     ) -> tuple[float, dict[str, np.ndarray]]:
         """The loss and the gradient of every parameter: (float, {"0.weight": host array, ...}); arguments as for `loss`."""
         with self.engine as engine:
             self._run(x, y, "gradients", training, sample_weight)
             return float(engine.backend.to_host(engine.value)), engine.gradients()
 
-    def input_gradient(self, x: Any, y: Any, *, training: bool = False) -> np.ndarray:
+    def input_gradient(self, x: Data, y: Data, *, training: bool = False) -> np.ndarray:
         """dC/dx, a host array of x's shape; arguments as for `loss`."""
         with self.engine as engine:
             batch = self._run(x, y, "input gradient", training)
             return engine.backend.delta_to_host(batch.input_tensors().delta)
 
-    def deltas(self, x: Any, y: Any, *, training: bool = False) -> list[np.ndarray]:
+    def deltas(self, x: Data, y: Data, *, training: bool = False) -> list[np.ndarray]:
         """[delta(1), .., delta(L)]: dC/dz of each `Dense` layer, (n, width) host arrays; arguments as for `loss`."""
         with self.engine as engine:
             batch = self._run(x, y, "gradients", training)
@@ -164,7 +177,13 @@ class Network:
             return [engine.backend.delta_to_host(v.delta) for layer, v in pairs if isinstance(layer, Dense)]
 
     def train_step(
-        self, x: Any, y: Any, optimizer: Optimizer, *, sample_weight: Any = None, micro_batch_size: int | None = None
+        self,
+        x: Data,
+        y: Data,
+        optimizer: Optimizer,
+        *,
+        sample_weight: ArrayLike | None = None,
+        micro_batch_size: int | None = None,
     ) -> Array:
         """One forward pass, one backward pass and one update; returns the loss before it as a 0-d float64 array on the device.
 
@@ -180,14 +199,14 @@ class Network:
             if value is not None:
                 return value
         be = engine.backend
-        x = check_x(x, self.widths[0], self.dtype, be)
-        y = check_y(y, len(x), self.widths[-1], self.dtype, self.loss_function, be, look=False)
+        rows = check_x(x, self.widths[0], self.dtype, be)
+        targets = check_y(y, len(rows), self.widths[-1], self.dtype, self.loss_function, be, look=False)
         if not isinstance(optimizer, Optimizer):
             raise ArgumentTypeError(f"optimizer must be an Optimizer, such as gb.Adam(); got {optimizer!r}")
         if micro_batch_size is not None:
             micro_batch_size = whole_number("micro_batch_size", micro_batch_size)
-        weights = check_weights(sample_weight, len(x), self.dtype, self.loss_function, be)
-        return engine.step_on(x, y, optimizer, weights, micro_batch_size)
+        weights = check_weights(sample_weight, len(rows), self.dtype, self.loss_function, be)
+        return engine.step_on(rows, targets, optimizer, weights, micro_batch_size)
 
     # -- parameters -----------------------------------------------------------------------------------------------
 
@@ -333,10 +352,10 @@ class Network:
         engine.attach()
         self.engine = engine
 
-    def _run(self, x: Any, y: Any, what: str, training: bool, sample_weight: Any = None) -> Batch:
-        x = check_x(x, self.widths[0], self.dtype, self.backend)
-        y = check_y(y, len(x), self.widths[-1], self.dtype, self.loss_function, self.backend)
-        weights = check_weights(sample_weight, len(x), self.dtype, self.loss_function, self.backend)
-        batch = self.engine.load(x, y, weights)
+    def _run(self, x: Data, y: Data, what: str, training: bool, sample_weight: ArrayLike | None = None) -> Batch:
+        rows = check_x(x, self.widths[0], self.dtype, self.backend)
+        targets = check_y(y, len(rows), self.widths[-1], self.dtype, self.loss_function, self.backend)
+        weights = check_weights(sample_weight, len(rows), self.dtype, self.loss_function, self.backend)
+        batch = self.engine.load(rows, targets, weights)
         self.engine.run(batch, what, training=training)
         return batch

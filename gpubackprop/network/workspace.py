@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from gpubackprop.backend.base import Array, Backend
-from gpubackprop.layers.base import Layer, Tensors
+from gpubackprop.backend.base import Array, Backend, Tensors
+from gpubackprop.layers.base import Layer
 from gpubackprop.layers.stack import build
 from gpubackprop.losses import Buffers, Loss
 from gpubackprop.precision import compute_type
@@ -99,7 +100,7 @@ class Workspace:
     """
 
     def __init__(
-        self, be: Backend, layers: Sequence[Layer], widths: Sequence[int], loss: Loss, dtype: Any, training: bool
+        self, be: Backend, layers: Sequence[Layer], widths: Sequence[int], loss: Loss, dtype: DTypeLike, training: bool
     ) -> None:
         self.be = be
         self.layers = layers
@@ -184,11 +185,11 @@ class Workspace:
             x = v.a
         return tensors
 
-    def _add(self, v: Tensors, key: Any, buffers: Buffers, n: int) -> None:
+    def _add(self, v: Tensors, key: Hashable, buffers: Buffers, n: int) -> None:
         for name, (shape, dtype) in buffers.items():
             setattr(v, name, self._view((key, name), shape, dtype, n))
 
-    def _view(self, key: Any, shape: tuple[int | str, ...], dtype: Any, n: int) -> Array:
+    def _view(self, key: Hashable, shape: tuple[int | str, ...], dtype: DTypeLike, n: int) -> Array:
         def sized(rows: int) -> tuple[int, ...]:
             return tuple(rows if k == "n" else int(k) for k in shape)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpubackprop.checks import check_x, check_y
+from gpubackprop.checks import Data, check_x, check_y
 from gpubackprop.errors import ArgumentError, unknown_name
 from gpubackprop.layers import Dense
 from gpubackprop.losses import Loss
@@ -92,7 +92,7 @@ class Explanation:
         return max(q.error for q in self.quantities if q.error is not None)
 
 
-def explain(net: Network, x: Any, y: Any, *, learning_rate: float = 0.5, input_layer: int = 0) -> Explanation:
+def explain(net: Network, x: Data, y: Data, *, learning_rate: float = 0.5, input_layer: int = 0) -> Explanation:
     """Every matrix of the forward, delta-propagation and update steps of `net` on the batch x, y, in float64.
 
     net: `Dense` layers only, at most `MOST_PARAMETERS` parameters; it is not changed. x (n, d) and y (n, m), or (n,)
@@ -107,10 +107,10 @@ def explain(net: Network, x: Any, y: Any, *, learning_rate: float = 0.5, input_l
     if input_layer not in (0, 1):
         raise ArgumentError(f"input_layer must be 0 (x is a(0)) or 1 (x is a(1)); got {input_layer!r}")
     own = _copy(net)
-    x = np.asarray(check_x(x, own.widths[0], own.dtype, own.backend), own.dtype)
-    y = check_y(y, len(x), own.widths[-1], own.dtype, own.loss_function, own.backend)
-    x, y = (own.backend.to_host(v) if own.backend.owns(v) else v for v in (x, y))
-    return Explanation(list(_Explainer(own, x, y, input_layer).quantities(learning_rate)))
+    rows = np.asarray(check_x(x, own.widths[0], own.dtype, own.backend), own.dtype)
+    given = check_y(y, len(rows), own.widths[-1], own.dtype, own.loss_function, own.backend)
+    rows, given = (own.backend.to_host(v) if own.backend.owns(v) else v for v in (rows, given))
+    return Explanation(list(_Explainer(own, rows, given, input_layer).quantities(learning_rate)))
 
 
 def matrix_text(values: Matrix, digits: int = 4) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.activations import ACTIVATIONS
-from gpubackprop.checks import check_x, check_y, not_negative, positive, whole_number
+from gpubackprop.checks import Data, check_x, check_y, not_negative, positive, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.layers import LAYERS, kinks_of
 from gpubackprop.layers.stack import walk, with_tensors
@@ -35,8 +35,8 @@ _ROUNDING = 16 * np.finfo(np.float64).eps
 
 def gradcheck(
     net: Network,
-    x: Any,
-    y: Any,
+    x: Data,
+    y: Data,
     *,
     method: str = "central",
     eps: float | None = None,

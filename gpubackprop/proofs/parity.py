@@ -7,12 +7,12 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from gpubackprop.backend.base import Array, Backend
-from gpubackprop.checks import positive, whole_number
+from gpubackprop.checks import Data, positive, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.layers import Layer, kinks_of
 from gpubackprop.layers.stack import with_tensors
@@ -43,8 +43,8 @@ StepArrays: TypeAlias = dict[Key, np.ndarray]
 
 def check_parity(
     net: Network,
-    x: Any,
-    y: Any,
+    x: Data,
+    y: Data,
     devices: Sequence[Device] = ("cpu", "cuda"),
     steps: int = 10,
     *,

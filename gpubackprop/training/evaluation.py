@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from gpubackprop.checks import check_x, check_y, whole_number
+from gpubackprop.checks import Data, check_x, check_y, whole_number
 from gpubackprop.metrics import scores
 from gpubackprop.network.inference import CHUNK, outputs_and_loss, to_prediction
 from gpubackprop.network.network import Network
 
 
-def evaluate(net: Network, x: Any, y: Any, batch_size: int | None = None) -> dict[str, float]:
+def evaluate(net: Network, x: Data, y: Data, batch_size: int | None = None) -> dict[str, float]:
     """{"loss": ..., "accuracy": ...} for the cross-entropies, else {"loss", "r2", "mean_absolute_error"}.
 
     x (n, d) and y as for `Network.loss`; worked through in chunks of `batch_size` rows (4096 by default). The loss is that
     of all rows together, penalties included. Raises what `Network.loss` raises.
     """
     be = net.backend
-    x = check_x(x, net.widths[0], net.dtype, be)
-    y = check_y(y, len(x), net.widths[-1], net.dtype, net.loss_function, be)
+    rows = check_x(x, net.widths[0], net.dtype, be)
+    given = check_y(y, len(rows), net.widths[-1], net.dtype, net.loss_function, be)
     size = CHUNK if batch_size is None else whole_number("batch_size", batch_size)
-    outputs = np.empty((len(x), net.widths[-1]), net.dtype)
-    loss = outputs_and_loss(net.engine, x, y, outputs, size)
-    targets = y if isinstance(y, np.ndarray) else be.to_host(y)
+    outputs = np.empty((len(rows), net.widths[-1]), net.dtype)
+    loss = outputs_and_loss(net.engine, rows, given, outputs, size)
+    targets = given if isinstance(given, np.ndarray) else be.to_host(given)
     with net.engine:
         return {"loss": loss, **scores(to_prediction(outputs, net.loss_function), targets, net.loss_function)}

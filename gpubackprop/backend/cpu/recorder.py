@@ -28,7 +28,7 @@ def replay(calls: list[Call]) -> Callable[[], None]:
     names: dict[int, str] = {}
     values: dict[str, Any] = {}
 
-    def name(value: Any) -> str:
+    def name(value: object) -> str:
         if id(value) not in names:
             names[id(value)] = f"v{len(names)}"
             values[names[id(value)]] = value

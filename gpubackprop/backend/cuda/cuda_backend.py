@@ -18,6 +18,7 @@ from gpubackprop.backend.base import (
     LossFunction,
     Program,
     RowSource,
+    Tensors,
     UpdateRule,
 )
 from gpubackprop.backend.cuda import kernel_table as table
@@ -131,7 +132,7 @@ class CudaBackend(CupyBackend):
     def record(self, step: Callable[[], None]) -> Program:
         return GraphProgram(self, step) if self.graphs else EagerProgram(self, step)
 
-    def call(self, function: Callable[..., None], *arguments: Any) -> None:
+    def call(self, function: Callable[..., None], *arguments: object) -> None:
         if self.is_recording:
             self.recorder.call(function, *arguments)
         else:
@@ -441,7 +442,7 @@ class CudaBackend(CupyBackend):
         loss: LossFunction,
         a: Array,
         y: Array,
-        v: Any,
+        v: Tensors,
         value: Array,
         delta: Array | None,
         rows: int,

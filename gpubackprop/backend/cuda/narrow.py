@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.activations import Identity
-from gpubackprop.backend.base import Array
+from gpubackprop.backend.base import Array, Tensors
 from gpubackprop.backend.cuda import kernel_table as table
 from gpubackprop.backend.cuda import registry
 from gpubackprop.backend.cuda.kernel_table import C_TYPE
 from gpubackprop.backend.cuda.launcher import Kernels
 from gpubackprop.backend.cuda.masks import Masks
 from gpubackprop.layers import Dense, Layer
-from gpubackprop.layers.base import Tensors
 
 Operand = Callable[[Array], Array]
 

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -212,7 +213,7 @@ class Planner:
     of it uses one workspace.
     """
 
-    def __init__(self, cupy: Any, index: int) -> None:
+    def __init__(self, cupy: ModuleType, index: int) -> None:
         self.cupy = cupy
         self.library = cublaslt.library(cupy.cuda.runtime.runtimeGetVersion() // 1000)
         with cupy.cuda.Device(index):
@@ -351,7 +352,7 @@ _planners: weakref.WeakValueDictionary[tuple[Any, int], Planner] = weakref.WeakV
 _making = threading.Lock()
 
 
-def of_device(cupy: Any, index: int) -> Planner:
+def of_device(cupy: ModuleType, index: int) -> Planner:
     """The planner of GPU number `index`: one for all networks there, destroyed with the last of them."""
     with _making:
         planner = _planners.get((cupy, index))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from statistics import median
+from types import ModuleType
 from typing import Any
 
 log = logging.getLogger("gpubackprop.cuda")
@@ -42,7 +43,7 @@ def device_seconds(backend: Any, run: Callable[[], object], budget: float) -> fl
     return median(taken)
 
 
-def seconds_a_call(cupy: Any, work: Callable[[], object]) -> float:
+def seconds_a_call(cupy: ModuleType, work: Callable[[], object]) -> float:
     """Seconds of the device's time for one of many calls of `work`, which queues something on the current stream that can
     be done again and again: `HOW` says how they are measured. Raises what `work` raises."""
 
@@ -70,7 +71,7 @@ def seconds_a_call(cupy: Any, work: Callable[[], object]) -> float:
     return median(run(what) for _ in range(LEAST)) / CALLS
 
 
-def _graph_of(cupy: Any, work: Callable[[], object]) -> Any:
+def _graph_of(cupy: ModuleType, work: Callable[[], object]) -> Any:
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
         stream.begin_capture()

@@ -3,11 +3,14 @@ Numba is installed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
+import numpy as np
 from llvmlite import ir
 from numba import njit, types, uint64
+from numba.core.base import BaseContext
 from numba.extending import intrinsic
 
 from gpubackprop.backend.cpu.blas import direct_blas
@@ -16,12 +19,14 @@ FASTMATH = {"reassoc", "contract", "nsz"}
 """What LLVM may assume: sums in any order, and multiply-adds. NaN and infinity keep their meaning."""
 
 
-def _pointer_to(element: Any) -> Any:
+def _pointer_to(element: types.Type) -> Any:
     @intrinsic  # type: ignore[untyped-decorator]
-    def pointer(typing_context: Any, address: Any) -> Any:
+    def pointer(typing_context: BaseContext, address: types.Type) -> tuple[types.Type, Callable[..., ir.Value]]:
         signature = types.CPointer(element)(types.int64)
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def generate(
+            context: BaseContext, builder: ir.IRBuilder, signature: types.Type, arguments: list[ir.Value]
+        ) -> ir.Value:
             return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
         return signature, generate
@@ -33,7 +38,7 @@ f4, f8 = _pointer_to(types.float32), _pointer_to(types.float64)
 i8, u8, u1 = _pointer_to(types.int64), _pointer_to(types.uint64), _pointer_to(types.uint8)
 
 
-def _gemm(letter: str, real: Any) -> Any:
+def _gemm(letter: str, real: types.Type) -> Any:
     """cblas_?gemm by a symbol of its own, which code that is loaded from the disk cache finds as well."""
     blas = direct_blas()
     if blas is None:
@@ -50,11 +55,15 @@ sgemm, dgemm = _gemm("s", types.float32), _gemm("d", types.float64)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _high_product(typing_context: Any, a: Any, b: Any) -> Any:
+def _high_product(
+    typing_context: BaseContext, a: types.Type, b: types.Type
+) -> tuple[types.Type, Callable[..., ir.Value]]:
     """The upper 64 of the 128 bits of a b."""
     wide = ir.IntType(128)
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(
+        context: BaseContext, builder: ir.IRBuilder, signature: types.Type, arguments: list[ir.Value]
+    ) -> ir.Value:
         product = builder.mul(*(builder.zext(value, wide) for value in arguments))
         return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
 
@@ -63,7 +72,7 @@ def _high_product(typing_context: Any, a: Any, b: Any) -> Any:
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
 def draw(
-    mask: Any, seed: Any, layer: Any, step: Any, size: Any, first: Any, threshold: Any, scale: Any
+    mask: np.ndarray, seed: int, layer: int, step: int, size: int, first: int, threshold: int, scale: float
 ) -> None:  # pragma: no cover - compiled
     """The mask of `gpubackprop.random.MaskStream`: Philox4x64-10 of (element // 16, step, layer, 0), all of them uint64."""
     end, block = first + size, first >> uint64(4)
