@@ -26,14 +26,14 @@ from gpubackprop.precision import largest_exponent
 class Activation:
     """A function f that is applied to each element, and its derivative.
 
-    A function of one's own: derive from this class, set `name`, define both methods, and hand an instance to a
-    layer as `activation=`; what its constructor takes it keeps under the same names. `gpubackprop.testing.check_layer`
-    tells whether the derivative is right.
+    A user-defined function derives from this class, sets `name` and defines both methods; an instance is handed to a layer as
+    `activation=`. It keeps the arguments of its constructor as attributes of the same names. `gpubackprop.testing.check_layer`
+    checks its derivative.
     """
 
     name: ClassVar[str]
     saves: ClassVar[str] = "a"
-    """What is kept for the backward pass: the output "a", "z", or "slope": f'(z), which `forward` writes over z."""
+    """The array that is kept for the backward pass: the output "a", "z", or "slope": f'(z), which `forward` writes over z."""
     family: ClassVar[str] = "glorot"
     """The initialisation that suits it: "he", "lecun" or "glorot"."""
     smooth: ClassVar[bool] = True
@@ -65,7 +65,7 @@ class Activation:
         return chosen(self)
 
     def described(self) -> str | dict[str, Any]:
-        """What `get_activation` makes it again from: its name, or {"name": ..., its settings}."""
+        """The description from which `get_activation` makes it again: its name, or {"name": ..., its settings}."""
         settings = self.settings()
         return {"name": self.name, **settings} if settings else self.name
 

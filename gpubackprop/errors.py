@@ -1,4 +1,4 @@
-"""What can go wrong, as types. Each message names the argument, what came, what was expected and what to do."""
+"""The types of errors. Each message names the argument, its value, the values that are allowed, and the remedy."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Loss:
 
     name: ClassVar[str]
     output: ClassVar[str] = "identity"
-    """What `predict` applies to the last layer's outputs: "identity", "sigmoid", "softmax" or "exponential"."""
+    """The function that `predict` applies to the last layer's outputs: "identity", "sigmoid", "softmax" or "exponential"."""
     labels: ClassVar[bool] = False
     """Whether integer class labels of shape (n,) are targets too."""
     weighs: ClassVar[bool] = False
@@ -86,7 +86,7 @@ class Loss:
         return chosen(self)
 
     def described(self) -> str | dict[str, Any]:
-        """What `get_loss` makes it again from: its name, or {"name": ..., its settings}."""
+        """The description from which `get_loss` makes it again: its name, or {"name": ..., its settings}."""
         settings = self.settings()
         return {"name": self.name, **settings} if settings else self.name
 
@@ -102,7 +102,7 @@ class Memory:
 
 
 def memory(loss: Loss, be: Backend, n: int, m: int, dtype: DTypeLike) -> Any:
-    """What `value_and_delta` needs as `v`, for n rows of m outputs stored as `dtype`."""
+    """The buffers `v` of `value_and_delta`, for n rows of m outputs stored as `dtype`."""
     v = Memory()
     for name, (shape, kind) in loss.buffers(m, dtype).items():
         setattr(v, name, be.empty(tuple(n if k == "n" else int(k) for k in shape), kind))
@@ -476,7 +476,7 @@ class CrossEntropy(Loss):
         self, be: Backend, a: Array, y: Array, v: Tensors, value: Array, delta: Array | None, rows: int
     ) -> None:
         xp, s, t = be.xp, self._columns(v.s, a), self._columns(v.t, a)
-        # Half of z less half of its maximum is finite for every finite z, so that a target of 0 takes out whatever it is.
+        # Half of z less half of its maximum is finite for every finite z, so that a target of 0 removes the term.
         xp.multiply(a.T, 0.5, out=s, dtype=s.dtype)
         xp.max(s, axis=0, out=v.row, keepdims=True)
         xp.subtract(s, v.row, out=s)

@@ -1,4 +1,4 @@
-"""What goes to a terminal: nothing in a name out of a file commands it."""
+"""Text for a terminal, without control characters: a name from a file must not command the terminal."""
 
 from __future__ import annotations
 

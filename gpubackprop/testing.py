@@ -1,4 +1,4 @@
-"""Does a layer of one's own keep to what every layer promises? The whole contract, on every device that is here.
+"""Does a user-defined layer keep to what every layer promises? The whole contract, on every device that is here.
 
 from gpubackprop.testing import check_layer
 
@@ -40,7 +40,7 @@ class Check:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What `check_layer` looked at; print it for the list."""
+    """The checks of `check_layer` and their results; print it for the list."""
 
     layer: str
     checks: list[Check]

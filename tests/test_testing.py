@@ -13,7 +13,7 @@ from gpubackprop.testing import check_layer
 
 
 class Scale(gb.Layer):
-    """a = s * x with a trained s for each unit: a right layer of one's own."""
+    """a = s * x with a trained s for each unit: a correct user-defined layer."""
 
     recordable = True
 

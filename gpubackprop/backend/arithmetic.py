@@ -26,7 +26,7 @@ Software Developer's Manual, 10.2.3), FZ of FPCR (Arm, Architecture Reference Ma
 
 
 class _Own:
-    """What a thread's blocks have in common: how many it is in, and what was set before the first."""
+    """The state of one thread: how many blocks it is in, and the settings from before the first one."""
 
     __slots__ = ("before", "depth", "errors")
 

@@ -1,4 +1,4 @@
-"""What each operation computes, written in array expressions: the definition that every device is held to."""
+"""Each operation written in array expressions: the definition that every device is held to."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Tensors:
     a: Array
     delta: Array
     saved: Array
-    """What f' is taken from: a, z, or f'(z) itself."""
+    """The array from which f' is computed: a, z, or f'(z) itself."""
     weights: Array
     """For a loss: what each row's is multiplied by, (n, 1), or None."""
     first_row: int
@@ -57,11 +57,11 @@ class RowSource(Protocol):
     n: int
     """Rows of the data set."""
     kind: str
-    """What the targets are: "labels" (n,) or "targets" (n, m)."""
+    """The kind of the targets: "labels" (n,) or "targets" (n, m)."""
     x: Array
     y: Array
     weights: Array | None
-    """What each row's loss is multiplied by, (n, 1), or None."""
+    """Sample weights, (n, 1): factors of the rows' losses; or None."""
 
     @property
     def permutation(self) -> Array:
@@ -129,7 +129,7 @@ class ElementwiseFunction(Protocol):
 
     @property
     def saves(self) -> str:
-        """What is kept for the backward pass: the output "a", "z", or "slope": f'(z), which `forward` writes over z."""
+        """The array that is kept for the backward pass: the output "a", "z", or "slope": f'(z), which `forward` writes over z."""
 
     @property
     def recordable(self) -> bool:
@@ -151,7 +151,7 @@ class LossFunction(Protocol):
 
     @property
     def output(self) -> str:
-        """What `predict` applies to the last layer's outputs: "identity", "sigmoid" or "softmax"."""
+        """The function that `predict` applies to the last layer's outputs: "identity", "sigmoid" or "softmax"."""
 
     @property
     def labels(self) -> bool:
@@ -205,7 +205,7 @@ class Backend(ABC):
     """Whether it is a GPU: work is queued, and the host goes on."""
 
     memory_errors: tuple[type[BaseException], ...] = (MemoryError,)
-    """What the device raises when it has no memory left."""
+    """The exceptions that the device raises when it has no memory left."""
 
     lock: RLock
     """Held by the thread that uses the device's scratch memory and its recording."""
@@ -314,8 +314,8 @@ class Backend(ABC):
         return step
 
     def stream(self, x: np.ndarray, y: np.ndarray, weights: Array | None = None) -> RowSource | None:
-        """What hands out the rows of host arrays batch by batch where the device has no room for all of them; None where it
-        has."""
+        """A source that hands out the rows of host arrays batch by batch where the device has no room for all of
+        them; None where it has."""
         return None
 
     def check_compiler(self) -> None:
@@ -328,7 +328,7 @@ class Backend(ABC):
     def loop(
         self, program: Program, rows: RowSource, batch: BatchBuffers, optimizer: UpdateRule, count: int
     ) -> Loop | None:
-        """What runs `count` training steps over the rows of a source without the host; None where the host has to run each
+        """A loop that runs `count` training steps over the rows of a source without the host; None where the host has to run each
         one."""
         return None
 
@@ -339,7 +339,7 @@ class Backend(ABC):
     # -- layers ---------------------------------------------------------------------------------------------------
 
     def chain(self, layers: Sequence[Any]) -> Chain | None:
-        """What does the passes of all these layers at once; None where this device takes them one by one."""
+        """An object that does the passes of all these layers at once; None where this device takes them one by one."""
         return None
 
     @abstractmethod

@@ -89,7 +89,7 @@ def _usable(device: str) -> bool:
 
 
 def devices() -> list[DeviceInfo]:
-    """What `get_backend` can be asked for on this machine: the CPU, with MKL too, every CUDA GPU, and `strict`.
+    """The devices of this machine that `get_backend` knows: the CPU, the CPU with MKL, every CUDA GPU, and `strict`.
 
     A GPU that does not work is listed with the reason, and so is the absence of any.
     """

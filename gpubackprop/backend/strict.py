@@ -32,7 +32,7 @@ class ImplicitTransferError(DeviceError, TypeError):
 
 @dataclass(frozen=True)
 class Counts:
-    """What was asked of the device: host-to-device transfers, waits for the device, allocations of device memory."""
+    """Counts of what the device did: host-to-device transfers, waits for the device, allocations of device memory."""
 
     transfers: int = 0
     waits: int = 0

@@ -1,4 +1,4 @@
-"""What was measured of one network at one batch size, and from which batch size on which contender is the faster one."""
+"""The measurements of one network at one batch size, and from which batch size on which contender is the faster one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 PHASES = ("forward", "loss", "backward", "update")
 PARTS = ("step", "step_with_transfer", "transfer", "host", "device", *PHASES)
-"""What is timed of a step: see `Measurement.block`."""
+"""The parts of a step that are timed: see `Measurement.block`."""
 
 
 @dataclass

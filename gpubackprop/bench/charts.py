@@ -49,7 +49,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """What is drawn over the batch size; both axes are logarithmic.
+    """A quantity drawn over the batch size; both axes are logarithmic.
 
     y_text: of the labels on the y axis. marks: (batch size, label) of vertical lines.
     """
@@ -246,7 +246,7 @@ def save_plot(result: Result, path: str | os.PathLike[str]) -> None:
 
 
 def figure(result: Result) -> Any:
-    """What `save_plot` saves, as a matplotlib Figure. Raises ArgumentError and MissingExtraError as it does."""
+    """The picture of `save_plot`, as a matplotlib Figure. Raises ArgumentError and MissingExtraError as it does."""
     check_available()
     from matplotlib.figure import Figure
 

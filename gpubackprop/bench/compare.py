@@ -43,7 +43,7 @@ class Change:
 
 
 def differences(a: Result, b: Result, part: str = "step") -> list[Change]:
-    """What both measured, in the order of a. Raises ArgumentError where there is nothing in common."""
+    """The cells that both measured, in the order of a. Raises ArgumentError where there is nothing in common."""
     theirs = {(case.network, case.batch_size): case for case in b.cases}
     found = []
     for case in a.cases:

@@ -1,4 +1,4 @@
-"""What is compared: a device, the type it computes in, and on the CPU the number of threads."""
+"""A contender of a comparison: a device, the type it computes in, and on the CPU the number of threads."""
 
 from __future__ import annotations
 

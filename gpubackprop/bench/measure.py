@@ -41,7 +41,7 @@ class Bench:
         self.measurement: Measurement | None = None
 
     def describe(self) -> dict[str, Any]:
-        """What the contender runs on. Raises DeviceError where its device does not work."""
+        """The device of the contender. Raises DeviceError where its device does not work."""
         backend = self._new_backend()
         threads = None if backend.is_gpu else blas_threads() or self.contender.threads or available_cores()
         return {"device": backend.name, "threads": threads}
@@ -116,8 +116,8 @@ class Measurement:
     # -- what it computes -----------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """What has to be the same everywhere: outputs (of some rows), loss, all gradients, and the losses of the steps of one
-        stretch of training added up, as host arrays."""
+        """The results that must be the same everywhere: outputs (of some rows), loss, all gradients, and the losses of the
+        steps of one stretch of training added up, as host arrays."""
         rows = np.linspace(0, self.n - 1, min(self.n, SAMPLE_ROWS)).astype(int)
         found = {"outputs": self.be.to_host(self.net.forward(self._x))[rows]}
         loss, gradients = self.net.loss_and_gradients(self._x, self._y, training=True)
@@ -127,7 +127,7 @@ class Measurement:
         return found | {"losses of training": np.asarray(self.engine.read()[0])}
 
     def work(self) -> dict[str, int]:
-        """What a step is: "parameters", "flops" of its products, "bytes" moved at least, "transfer_bytes", "memory" at most."""
+        """Sizes of a step: "parameters", "flops" of its products, least "bytes" moved, "transfer_bytes", most "memory"."""
         return {
             "parameters": self.net.parameter_count,
             "flops": flops(self.net, self.n),
@@ -201,7 +201,7 @@ class Measurement:
 
 
 class MemoryGauge:
-    """What is allocated from its making on: NumPy's arrays on the CPU (BLAS keeps its own, uncounted), all on a GPU."""
+    """The memory allocated since this object was made: NumPy's arrays on the CPU (without those of BLAS), all on a GPU."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend

@@ -10,7 +10,7 @@ from gpubackprop.bench.charts import charts, sample, svg
 from gpubackprop.bench.result import NOTES, Result
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-"""What the page may load: nothing but its own style."""
+"""The page's content security policy: it may load nothing but its own style."""
 
 
 def to_html(result: Result) -> str:

@@ -54,7 +54,7 @@ class Worker:
         self._late = ""
 
     def ask(self, name: str, *arguments: object, limit: float | None = None) -> Any:
-        """What the object's method `name` returns. limit: seconds after which the process is ended.
+        """Call the object's method `name` and return its result. limit: seconds after which the process is ended.
 
         Raises DeviceError and ArgumentError where the method does, for all other errors WorkerError.
         """

@@ -33,7 +33,7 @@ NOTES = {
     "FLOP/s, B/s, of best": "the operations of the step's matrix products, and the bytes of its operands, each counted once; "
     "as a share of the fastest product and of the largest copy of this run. Above 100 % it came out of a cache",
 }
-"""What the columns of the tables mean."""
+"""The meaning of the tables' columns."""
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Row:
         return amount / step if amount and step else None
 
     def share(self, what: str) -> float | None:
-        """What is reached of the ceiling for "flops" or "bytes"."""
+        """The share that is reached of the ceiling for "flops" or "bytes"."""
         rate, ceiling = self.rate(what), self.column.ceilings.get(what)
         return rate / ceiling if rate and ceiling else None
 
@@ -138,7 +138,7 @@ class Result:
         return [sentence for network in self.networks if (sentence := self._sentence(network))]
 
     def warnings(self) -> list[str]:
-        """What a reader has to know before trusting the figures."""
+        """Remarks that a reader needs before trusting the figures."""
         found = []
         if self.interrupted:
             measured = "this is what had been measured by then" if self.cases else "nothing had been measured yet"
@@ -217,7 +217,7 @@ class Result:
         return [found for a, b in pairs for found in crossover(self.of(network), a, b, part)]
 
     def ceilings(self) -> text.FigureTable:
-        """What each contender's device can do at best."""
+        """The ceilings of each contender's device."""
         lines = [
             text.Line(
                 [

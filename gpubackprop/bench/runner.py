@@ -35,7 +35,7 @@ _REFERENCE = Contender("cpu", dtype="float64")
 
 @dataclass(frozen=True)
 class Progress:
-    """What is being done now: `done` of `total` turns, and in words."""
+    """The state of the measurement: `done` of `total` turns, and in words."""
 
     done: int
     total: int
@@ -217,7 +217,7 @@ class _Comparison:
         return case
 
     def _reference_tensors(self, ask: tuple[Any, ...]) -> tuple[dict[str, Any], str]:
-        """What the network computes in float64, or why that is not known."""
+        """The network's results in float64, or the reason why they are not known."""
         try:
             expected = self.reference.ask("prepare", *ask, False, True)["tensors"]
             self.reference.ask("release")
@@ -227,7 +227,7 @@ class _Comparison:
 
     @contextmanager
     def _failing(self, label: str, cell: Cell) -> Iterator[None]:
-        """What goes wrong is this cell's result; the contender goes on in a new process, with all its memory free again."""
+        """An error becomes the cell's result; the contender goes on in a new process, with all its memory free again."""
         try:
             yield
         except (WorkerError, DeviceError) as error:

@@ -108,7 +108,7 @@ class FigureTable:
 
 
 def to_text(renderable: RenderableType, width: int = PLAIN_WIDTH) -> str:
-    """What `show` prints, as plain text."""
+    """The output of `show`, as plain text."""
     console = Terminal(file=io.StringIO(), width=width, color_system=None, legacy_windows=False, markup=False)
     console.print(renderable)
     assert isinstance(console.file, io.StringIO)

@@ -1,4 +1,4 @@
-"""What one sees while a network trains: a live bar on a terminal, plain lines elsewhere."""
+"""The display of training: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the cells of a table's column mean: numbers, also as people write them, yes or no, points in time, levels of text."""
+"""The meaning of the cells of a column: numbers, also as people write them, yes or no, points in time, levels of text."""
 
 from __future__ import annotations
 

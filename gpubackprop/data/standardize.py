@@ -97,7 +97,7 @@ class Standardizer:
         return result
 
     def state(self) -> dict[str, NDArray[np.generic]]:
-        """What `from_state` needs: "mean" and "scale", float64 (d,) or (1,), and "width", int64 (1,)."""
+        """The arrays for `from_state`: "mean" and "scale", float64 (d,) or (1,), and "width", int64 (1,)."""
         return {"mean": self.mean.copy(), "scale": self.scale.copy(), "width": np.array([self.width], np.int64)}
 
     @classmethod

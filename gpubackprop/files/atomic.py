@@ -15,10 +15,10 @@ from typing import Any, BinaryIO
 from gpubackprop.errors import DataError, GpuBackpropError
 
 _CANNOT_FLUSH = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-"""What a file system answers that cannot flush: network mounts and some FUSE systems."""
+"""The errors of a file system that cannot flush: network mounts and some FUSE systems."""
 
 _CANNOT_EXCHANGE = _CANNOT_FLUSH
-"""What a file system answers that has no exchange of two names: NFS, and kernels of before 2014."""
+"""The errors of a file system that cannot exchange two names: NFS, and kernels of before 2014."""
 
 
 @contextlib.contextmanager

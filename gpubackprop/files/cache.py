@@ -65,7 +65,7 @@ def digest(*parts: object) -> str:
 
 
 def load(name: str) -> bytes | None:
-    """What `store` wrote under this name; None where there is nothing, or something damaged or written by another user."""
+    """The bytes that `store` wrote under this name; None for nothing, for a damaged file and for one of another user."""
     for folder in _folders():
         try:
             content = _own_bytes(folder / name)

@@ -100,12 +100,12 @@ FORGED = (
     TypeError,
     ValueError,
 )
-"""What it can come to where a description is not what `snapshot` wrote, though its checksum is right."""
+"""The errors that a description raises which `snapshot` did not write, though its checksum is right."""
 
 
 @dataclass
 class Checkpoint:
-    """What `load_checkpoint` gives back.
+    """The contents of a checkpoint, as `load_checkpoint` returns them.
 
     net; optimizer, with its state, ready to go on with `net` (None if none was saved); extra, as it was handed to `save`;
     saved_on: "device", "precision", "blas", "blas_threads", "numpy" and "library" (versions) of the process that saved it.
@@ -148,7 +148,7 @@ def save(
 
 
 def snapshot(net: Network, *, optimizer: Optimizer | None = None, extra: Mapping[str, Any] | None = None) -> Snapshot:
-    """What `save` would write now, in host arrays of its own; arrays in `extra` must not be written into afterwards.
+    """The contents that `save` would write now, as copies on the host; arrays in `extra` must not be written into afterwards.
 
     Arguments and errors are those of `save`.
     """
@@ -308,7 +308,7 @@ def _digest(content: bytes) -> str:
 
 
 def this_process(net: Network) -> dict[str, Any]:
-    """What the last digits of a training step depend on, beside the network."""
+    """The software and settings on which the last digits of a training step depend, beside the network."""
     from gpubackprop import __version__
 
     return {

@@ -29,7 +29,7 @@ def describe_layer(index: int, layer: Layer) -> dict[str, Any]:
     kind, settings = type(layer).__name__, layer.settings()
     name_of(layer.activation, ACTIVATIONS, "activation")
     if LAYERS.get(kind, type(layer)) is not type(layer):
-        raise ArgumentError(f"layers[{index}]: a class of one's own cannot be saved under the library's name {kind!r}")
+        raise ArgumentError(f"layers[{index}]: a user-defined class cannot be saved under the library's name {kind!r}")
     inside = {"layers": [describe_layer(i, inner) for i, inner in enumerate(layer.layers)]} if layer.layers else {}
     try:
         whole = json.loads(json.dumps(settings)) == settings
@@ -71,7 +71,7 @@ def _built(entry: dict[str, Any], custom: Custom) -> Layer:
     try:
         return layer_from(kind, settings)
     except ArgumentError as error:
-        raise CheckpointError(f"{error}. Classes of one's own are handed over as custom={{name: class}}") from None
+        raise CheckpointError(f"{error}. User-defined classes are handed over as custom={{name: class}}") from None
 
 
 def describe_loss(loss: Loss) -> str | dict[str, Any]:
@@ -108,7 +108,7 @@ def name_of(thing: Activation | Loss, table: Mapping[str, type], kind: str) -> s
 
 
 def check_shapes(layers: list[Layer], arrays: Mapping[str, np.ndarray]) -> None:
-    """What the layers declare must be what the file holds, before memory is made for it."""
+    """CheckpointError unless the file holds the arrays that the layers declare. Asked before memory is made for them."""
     width, declared = stack.inputs(layers), {}
     for i, layer in enumerate(layers):
         width = layer.build(width)
@@ -120,7 +120,7 @@ def check_shapes(layers: list[Layer], arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
-    """{"name", "settings"} of an optimizer and its schedule. Raises ArgumentError for classes of one's own."""
+    """{"name", "settings"} of an optimizer and its schedule. Raises ArgumentError for user-defined classes."""
     name, schedule = type(optimizer).__name__.lower(), optimizer.schedule
     for thing, known in ((optimizer, OPTIMIZERS.get(name)), (schedule, SCHEDULES.get(schedule.name))):
         if known is not type(thing):

@@ -189,7 +189,7 @@ def _has_text(x: Any) -> bool:
 
 
 class _OnAnEngine:
-    """What both estimators do by this library.
+    """The part of both estimators that this library does.
 
     Attributes that end in an underscore are scikit-learn's, but for `encoder_`, which turns the columns of a data frame with
     text into inputs, and `other_weights_`, the arrays of normalisation layers by their names in the network.
@@ -348,7 +348,7 @@ class _OnAnEngine:
         return loss, np.hstack([a.ravel() for a in (*W_grads, *b_grads)])
 
     def _constant(self: Any, y: np.ndarray, shares: np.ndarray) -> float:
-        """What scikit-learn's loss has beyond this library's: of Poisson's, the terms in y alone, of rows with these shares."""
+        """The difference between scikit-learn's loss and this library's: for Poisson's, terms in y alone, summed with `shares`."""
         if self.out_activation_ != "exp":
             return 0.0
         return float(shares @ (y * np.log(np.where(y > 0, y, 1.0)) - y).sum(axis=1))

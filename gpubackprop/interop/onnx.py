@@ -32,7 +32,7 @@ def to_onnx(net_or_model: Network | Model, path: str | os.PathLike[str]) -> None
     classes, "label" (n, m) int64 and "probabilities" for several labels a row, "variable" (n, m) for values in their unit: the
     names that scikit-learn's converter gives.
 
-    Raises ArgumentError for what has no operator of ONNX (layers and activations of one's own, columns of dates), and
+    Raises ArgumentError for what has no operator of ONNX (user-defined layers and activations, columns of dates), and
     MissingExtraError without the onnx package.
     """
     try:
@@ -102,7 +102,7 @@ class _Graph:
     # -- the network --------------------------------------------------------------------------------------------------
 
     def network(self, net: Network, x: str) -> str:
-        """What `net.predict` gives for x."""
+        """The nodes of `net.predict(x)`; the name of their result."""
         x = self.chain(net.layers, net.get_weights(), x)
         output = net.loss_function.output
         return {
@@ -113,7 +113,7 @@ class _Graph:
         }[output]()
 
     def chain(self, layers: Sequence[Layer], arrays: dict[str, np.ndarray], x: str) -> str:
-        """What layers in a row make of x."""
+        """The nodes of a chain of layers on x; the name of their result."""
         for i, layer in enumerate(layers):
             own = of_layer(arrays, i)
             if type(layer) is Residual:

@@ -32,7 +32,7 @@ def to_torch_state(net: Network) -> dict[str, np.ndarray]:
 
     A `Dense` layer with an activation counts as two modules there, Linear and the activation, and W is transposed:
     (inputs, outputs) here, (out_features, in_features) there. A `Residual` counts as one module: a Sequential whose forward gives
-    `x + super().forward(x)`. Raises ArgumentError for layers of one's own.
+    `x + super().forward(x)`. Raises ArgumentError for user-defined layers.
     """
     arrays, found = net.get_weights(), {}
     for name, place, layer in _places(net.layers):

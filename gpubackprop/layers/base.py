@@ -1,8 +1,8 @@
-"""What a layer is: a = f(g(x)). It knows g and the derivative of g, and names its f.
+"""The base class of layers: a = f(g(x)). A layer defines g and the derivative of g, and names its f.
 
-For each batch size a layer gets a `Tensors` v with the arrays it works on: v.x, what comes in (n, width in); v.a,
-what goes out (n, width out); v.z, what f is applied to, and then what f' is taken from (see `Activation.saves`; the same
-array as v.a where that is a); v.delta, dC/dz; and what it asks for in `buffers`.
+For each batch size a layer gets a `Tensors` v with its arrays: the input v.x (n, inputs); the output v.a (n, outputs);
+v.z = g(x), to which f is applied and from which f' is computed later (see `Activation.saves`; it is the same array as v.a
+where f' is computed from a); v.delta = dC/dz; and the arrays that the layer asked for in `buffers`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Stream: TypeAlias = "MaskStream | Sequence[Stream] | None"
 
 
 class Layer:
-    """A layer of one's own derives from this class and defines `forward` and `backward`, and, where it has parameters,
-    `parameter_shapes`, `initial` and `gradients`.
+    """The base class of layers. A user-defined layer derives from it and defines `forward` and `backward`, and, where it has
+    parameters, `parameter_shapes`, `initial` and `gradients`.
 
     Written in array functions of `be.xp` with `out=`, it runs on every device and allocates nothing. It may use any
-    array expression; then set `recordable = False` (which is the default for a class of one's own), so that it is run
+    array expression; then set `recordable = False` (the default of a user-defined class), so that it is run
     anew at each step.
     """
 
@@ -38,7 +38,7 @@ class Layer:
     """Whether all work goes through `be` with `out=`, and none depends on a value: such a layer is recorded once."""
 
     activation: Activation = get_activation("identity")
-    """f, whose derivative is applied by whoever propagates delta to this layer."""
+    """f. The layer above multiplies by its derivative when it propagates delta down to this layer."""
 
     kinks: tuple[float, ...] = ()
     """The values of its output at which its own derivative jumps, apart from those of f."""

@@ -72,7 +72,7 @@ def with_tensors(layers: Iterable[Layer], tensors: Iterable[Tensors]) -> Iterato
 
 
 def named(arrays: Iterable[Mapping[str, T]]) -> dict[str, T]:
-    """What each layer calls its own, by full name: [{"weight": W}, {}] -> {"0.weight": W}."""
+    """The arrays (or shapes) of all layers, by full name: [{"weight": W}, {}] -> {"0.weight": W}."""
     return {f"{i}.{name}": array for i, own in enumerate(arrays) for name, array in own.items()}
 
 

@@ -38,11 +38,11 @@ from gpubackprop.random import host_generator
 PROGRAMS = 256
 """Recorded steps that a batch size keeps: more than the parts of one batch, which are recorded one by one under dropout."""
 PROGRAM_BYTES, CALL_BYTES = 32 << 20, 1200
-"""What these may take together, and what a recorded call takes, as measured on programs of dropout networks."""
+"""Bytes that these programs may take together, and bytes of one recorded call, as measured on programs of dropout networks."""
 
 
 class Engine:
-    """What `layers` and `loss` need on one device, with `arrays` (by full name) as parameters and state.
+    """Everything that `layers` and `loss` need on one device, with `arrays` (by full name) as parameters and state.
 
     widths: before, between and behind the layers. seed: of the layers' random numbers. l1, l2: penalties. capture: record
     steps. compiled: let the CPU run them as machine code. step: training steps done. identity: whose parameters these are;
@@ -533,7 +533,7 @@ class Engine:
         it was recorded with, does what the pass does when it is run as it is. ArgumentError where it does not.
 
         An array expression in such a class (`d = a - y`) is done once, at the recording, and its result would be used for ever.
-        Whoever fills a layer's buffers before `run` asks first, since the rows that it is tried with go through all of them.
+        The trial overwrites every buffer: a caller that fills a layer's buffers before `run` must call this first.
         """
         key = ("checked", batch.form, training)
         if not self._to_check or key in batch.programs or self.backend.is_gpu:

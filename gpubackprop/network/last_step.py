@@ -16,8 +16,8 @@ from gpubackprop.optimizers import Optimizer
 
 
 class LastStep:
-    """What a step of `optimizer` on rows x (n, d) and y took: the buffers `batch` and the `program` on them, and all that it
-    depends on. trainable: of each layer."""
+    """A step of `optimizer` on rows x (n, d) and y: its buffers `batch`, its `program`, and everything that the program depends
+    on. trainable: of each layer."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ def _finite(a: np.ndarray) -> bool:
 
 
 def _usable_targets(loss: Loss, y: Array, m: int) -> Callable[[np.ndarray], bool]:
-    """What says of host targets, in the form of y, that they can be used; of those of a rarer kind it always says no."""
+    """A function that tells whether host targets of the form of y can be used. For rarer kinds it always says no."""
     if y.ndim == 1 and y.dtype == np.int64 and getattr(loss, "ignore_index", None) is None:
         # A negative label is a large number without a sign.
         return lambda labels: bool(np.maximum.reduce(labels.view(np.uint64)) < m)

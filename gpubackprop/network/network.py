@@ -92,7 +92,7 @@ class Network:
             return batch.outputs.copy()
 
     def predict(self, x: Data, batch_size: int | None = None) -> np.ndarray:
-        """What the network says of each row of x, a (n, m) host array.
+        """The network's prediction for each row of x, a (n, m) host array.
 
         Class probabilities for cross_entropy, probabilities for binary_cross_entropy, otherwise the outputs. Works
         through x in chunks of `batch_size` rows (4096 by default), so that memory does not grow with n.

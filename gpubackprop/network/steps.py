@@ -81,7 +81,7 @@ class Steps:
         xp.multiply(delta, self.delta_share, out=delta)
 
     def set_share(self, share: float) -> None:
-        """What `weigh` multiplies by from now on, without waiting."""
+        """Set the factor of `weigh`, without waiting."""
         self.be.fill(self.share, share)
         self.be.fill(self.delta_share, share)
 

@@ -15,7 +15,7 @@ from gpubackprop.network.engine import Engine
 
 
 class Described(Protocol):
-    """What a description needs of a network."""
+    """The attributes of a network that its description reads."""
 
     layers: list[Layer]
     widths: list[int]

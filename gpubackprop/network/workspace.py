@@ -42,7 +42,7 @@ class Batch:
         self.kind = ""
         """Which targets it holds: "labels", "targets", or "" for none."""
         self.form = ""
-        """What tells apart the programs of what it holds: the kind, and whether rows are weighted."""
+        """The kind of its targets and whether rows are weighted: programs are kept for each form."""
         self._targets: dict[str, Array] = {}
         self._input: Tensors | None = None
         self.programs: OrderedDict[Any, Any] = OrderedDict()

@@ -1,4 +1,4 @@
-"""What all optimizers share: their settings, their state, weight decay, clipping, and how one step is put together."""
+"""The base class of optimizers: their settings, their state, weight decay, clipping, and how one step is put together."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Optimizer:
 
     One optimizer trains one network. Raises ArgumentError for a setting that is out of range.
 
-    A rule of one's own derives from this class, names its `states`, and defines `scalars` and `rule`.
+    A user-defined rule derives from this class, names its `states`, and defines `scalars` and `rule`.
     """
 
     states: ClassVar[tuple[str, ...]] = ()
@@ -89,11 +89,11 @@ class Optimizer:
         self._span: tuple[int, int] | None = None
         self._spread: tuple[Schedule, Schedule] | None = None
         self._rate = 1.0
-        """What the learning rate is multiplied by, in a member of `groups`."""
+        """The factor of the learning rate, in a member of `groups`."""
         self.members: list[Optimizer] = []
         """This rule with the numbers of each of `groups`."""
         self._spans: tuple[frozenset[str], list[tuple[Optimizer | None, slice, bool]]] | None = None
-        """What `spans` gave for these frozen names, with None for this rule, since nothing may hold itself."""
+        """The last result of `spans` and its frozen names; None stands for this rule itself, to avoid a reference cycle."""
 
     @property
     def learning_rate(self) -> float:
@@ -211,7 +211,7 @@ class Optimizer:
         self._spread = self._settled = None
 
     def factor(self, step: int) -> float:
-        """What the schedule multiplies the learning rate by at a step, counted from 0.
+        """The schedule's factor of the learning rate at a step, counted from 0.
 
         Raises ArgumentError for a schedule that needs the length of a run where there is none, or where it is over.
         """

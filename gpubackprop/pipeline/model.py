@@ -110,7 +110,7 @@ class Model:
         return x if self.inputs is None else self.inputs.transform(x, self.network.dtype)
 
     def remarks(self, x: Array | Table) -> list[str]:
-        """What should be known of raw rows: columns, levels and missing values that training had not, a sentence each."""
+        """Warnings about raw rows: columns, levels and missing values that training had not, a sentence each."""
         if not isinstance(self.inputs, Encoder):
             return []
         table = self._table(x)
@@ -275,7 +275,7 @@ class Model:
     # -- on disk --------------------------------------------------------------------------------------------------------
 
     def extra(self) -> dict[str, Any]:
-        """What a checkpoint needs beside the network: name -> array or plain value."""
+        """The state of the model beside its network, for a checkpoint: name -> array or plain value."""
         found: dict[str, Any] = {"data": self.data}
         for name, scale in (("inputs", self.inputs), ("targets", self.targets)):
             if scale is not None:

@@ -1,4 +1,4 @@
-"""What the proofs are run on: a network and a few rows, from a data set and settings or from a run folder."""
+"""The subject of a proof: a network and a few rows, from a data set and settings or from a run folder."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ def _refuse_complex(net: Network) -> None:
 
 
 def _consistency(check: _Central) -> Iterator[str]:
-    """What must hold without any tolerance: one loss, the same bits twice, inputs left alone."""
+    """Violations of what needs no tolerance: one loss from every method, the same bits twice, inputs left alone."""
     net, point = check.net, check.point
     x, y = point.x.copy(), check.y.copy()
     loss = net.loss(point.x, check.y, training=check.training)

@@ -1,4 +1,4 @@
-"""What a comparison of two devices found, as data and as text."""
+"""The result of a comparison of two devices, as data and as text."""
 
 from __future__ import annotations
 

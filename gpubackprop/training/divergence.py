@@ -66,7 +66,7 @@ class LastGood:
 
 
 def described(net: Network, snapshot: LastGood, rows: int, where: str, loss: float, learning_rate: float) -> str:
-    """What went wrong, in a sentence: the loss, the place, the rate, the layer, and the activations before it.
+    """A sentence about a loss that is not finite: the loss, the place, the rate, the layer, and the activations before it.
 
     The network still has its weights of now; afterwards its state is that of the snapshot. rows: of the last batch.
     """

@@ -1,4 +1,4 @@
-"""What happened in each epoch."""
+"""The record of a fit: one line for each epoch."""
 
 from __future__ import annotations
 

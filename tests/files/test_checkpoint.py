@@ -432,7 +432,7 @@ def test_permissions(saved: Path, tmp_path: Path) -> None:
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o640
 
 
-# -- classes of one's own -----------------------------------------------------------------------------------------
+# -- user-defined classes -----------------------------------------------------------------------------------------
 
 
 class Scale(gb.Layer):

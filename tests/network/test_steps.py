@@ -237,7 +237,7 @@ def test_an_allocation_would_be_seen() -> None:
     assert peak > 640 * 128 * 4
 
 
-# -- layers of one's own -----------------------------------------------------------------------------------------------------
+# -- user-defined layers -----------------------------------------------------------------------------------------------------
 
 
 def test_a_layer_in_plain_expressions_on_every_device(backend: Backend) -> None:

@@ -48,7 +48,7 @@ ZEROS = 8 * 1024
 class NumpyBackend(ArrayBackend):
     """The reference: what it computes is what the vocabulary means, and every other device is held to it.
 
-    direct: take NumPy's BLAS directly for what adds to its output, where it can be had (`backend.blas`).
+    direct: take NumPy's BLAS directly for what adds to its output, where its symbols are found (`backend.cpu.blas`).
     """
 
     name = "cpu"
@@ -171,7 +171,7 @@ class NumpyBackend(ArrayBackend):
         self._run(a.dot, b, out)
 
     def _dot_add(self, a: Array, b: Array, beta: float, out: Array) -> bool:
-        """out = a b + beta out in one call, if that can be had."""
+        """out = a b + beta out in one call of BLAS; False, and nothing done, where BLAS cannot take these arrays."""
         product = (self._blas.gemm if b.ndim == 2 else self._blas.gemv)(a, b, beta, out) if self._blas else None
         if product is not None:
             self._run(product)

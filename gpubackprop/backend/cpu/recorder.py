@@ -13,7 +13,7 @@ from gpubackprop.errors import DeviceError
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 _REDUCTIONS = {"sum": np.add.reduce, "max": np.maximum.reduce, "min": np.minimum.reduce}
-"""What NumPy's functions of these names are Python around."""
+"""NumPy's functions of these names are Python code around these ufunc methods."""
 
 # NumPy deprecates their output as a third positional argument.
 _KEYWORD_OUT = (np.maximum, np.minimum)
@@ -51,7 +51,7 @@ def replay(calls: list[Call]) -> Callable[[], None]:
 
 
 def moved(calls: list[Call], again: list[Call]) -> str | None:
-    """What differs in memory between two recordings of the same step: the name of the first call on an array that lies
+    """The difference in memory between two recordings of the same step: the name of the first call on an array that lies
     somewhere else the second time; None where there is none.
 
     Static memory lies where it lay. An array that was made at the recording (by an array expression, or by a `reshape` that had
@@ -98,8 +98,8 @@ class RecordingNamespace:
 
 
 def prepare(function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Call:
-    """A call with as little work left for each replay as can be: numbers as 0-d arrays, shapes that need no broadcasting
-    where that can be had, no option that says what NumPy would do anyway, `out` by position."""
+    """The call in the form that NumPy replays fastest: numbers become 0-d arrays, arrays of equal size become flat views that
+    need no broadcasting, options that only repeat NumPy's default are dropped, and `out` is passed by position."""
     if isinstance(function, np.ufunc):
         out = options.get("out")
         dtype = next((a.dtype for a in (*arguments, out) if isinstance(a, np.ndarray)), None)

@@ -36,8 +36,8 @@ def source(name: str = "kernels.cu") -> str:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What NVRTC made: the binary for one architecture, the name of each requested kernel in it, and the compiler's log,
-    which holds registers, stack and spills of each kernel."""
+    """The result of a compilation by NVRTC: the binary for one architecture, the name of each requested kernel in it, and
+    the compiler's log, which holds registers, stack and spills of each kernel."""
 
     cubin: bytes
     names: dict[str, str]
@@ -141,7 +141,7 @@ def _lowered(program: ctypes.c_void_p, kernel: str) -> str:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one compiled kernel takes: registers a thread, shared memory in bytes a block, bytes spilled."""
+    """The resources of one compiled kernel: registers a thread, shared memory in bytes a block, bytes spilled."""
 
     registers: int
     shared: int

@@ -91,7 +91,7 @@ class CudaBackend(CupyBackend):
     def __enter__(self) -> Backend:
         super().__enter__()
         if self._depth == 1:
-            # Whoever had the device before may have written to the parameters.
+            # Another user of the device may have written to the parameters in between.
             self.parameters_changed()
         return self
 

@@ -60,7 +60,7 @@ def explain(error: BaseException) -> str:
 
 
 def software() -> list[str]:
-    """What there is of NVIDIA's and CuPy's software, a line each, for a report."""
+    """The installed software of NVIDIA and CuPy, a line each, for a report."""
     driver, wheels = libraries.driver_version(), installed()
     lines = [f"NVIDIA driver: supports CUDA {_written(driver)}" if driver else "NVIDIA driver: none"]
     lines += [f"CuPy: {', '.join(f'{name} {version(name)}' for name in wheels)}"] if wheels else []

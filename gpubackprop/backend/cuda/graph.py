@@ -73,7 +73,7 @@ class Recorder:
 
 
 class Device(Protocol):
-    """What a program asks of its backend."""
+    """The methods of a backend that a program calls."""
 
     recorder: Recorder
 
@@ -139,7 +139,7 @@ class GraphProgram:
         try:
             self._parts, pool = device.recorder.capture(self.step)
             self._kept = (pool, *device.memory_in_use())
-        # Whatever it is, want of memory included, the step ran as it is before: so it goes on, and says why.
+        # The step ran without a graph before. So it goes on without one after any error, out of memory included, and says why.
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             device.recorder.failure = reason

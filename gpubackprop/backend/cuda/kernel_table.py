@@ -1,4 +1,4 @@
-"""What the host needs to know to launch a kernel of kernels.cu: its name expression, the types of its arguments, the
+"""The facts by which the host launches a kernel of kernels.cu: its name expression, the types of its arguments, the
 instantiations that make sense, and the launch geometry.
 
 Kernels, activations, losses and optimizer rules are read from the source itself, so that there is no second list of them.
@@ -327,5 +327,5 @@ def narrow(n: int, c_type: str, multiprocessors: int) -> Launch:
 
 
 def one_block() -> Launch:
-    """What one thread block does: set_scalars, advance, update_loss_scale."""
+    """The kernels of a single thread block: set_scalars, advance, update_loss_scale."""
     return Launch((1, 1, 1), (THREADS, 1, 1))

@@ -57,7 +57,7 @@ class Kernels:
         return self._partial[key][:n]
 
     def memory(self) -> tuple[Array, ...]:
-        """What launches so far wrote to besides their arguments."""
+        """The memory that launches so far wrote to besides their arguments."""
         return (self.counter, *self._partial.values())
 
     def _load(self, name: str, template: tuple[str | int, ...]) -> tuple[Any, tuple[Callable[[Any], Any], ...]]:

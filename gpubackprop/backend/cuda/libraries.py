@@ -16,7 +16,7 @@ MAJORS = (13, 12)
 
 
 def load(name: str, majors: Sequence[int] = MAJORS) -> ctypes.CDLL:
-    """The library `name` ("nvrtc", "cublasLt") of the first of these major versions that can be had.
+    """The library `name` ("nvrtc", "cublasLt") in the first of these major versions that is found.
 
     In this order: what this process has loaded already (then it is CuPy's), what cuda-pathfinder finds where it is installed,
     the wheels nvidia-*, the environment's own lib folder (conda), CUDA_PATH, and what the system's loader finds.

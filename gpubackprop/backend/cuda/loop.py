@@ -28,7 +28,7 @@ SMALL = 2**21
 
 
 class _Body:
-    """What a graph of steps is made of. It holds the rows weakly: a graph is not launched once they are gone."""
+    """The parts of a graph of steps. It holds the rows weakly: a graph is not launched once they are gone."""
 
     def __init__(
         self, backend: Any, rows: RowSource, batch: BatchBuffers, step: Callable[[], None], optimizer: Optimizer

@@ -30,11 +30,11 @@ class Masks:
         return mask
 
     def written(self, out: Array) -> None:
-        """What `out` holds now was written together with its mask."""
+        """Note that the present values of `out` were written together with their mask."""
         self._valid.add(id(out))
 
     def forget(self, out: Array) -> None:
-        """What `out` holds from now on was written without its mask."""
+        """Note that the values of `out` were written anew, without their mask."""
         self._valid.discard(id(out))
 
     def of(self, saved: Array) -> Array | None:

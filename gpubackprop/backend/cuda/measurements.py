@@ -1,4 +1,4 @@
-"""What was found to be the quickest on a kind of device, kept from run to run."""
+"""The quickest algorithms on a kind of device, as they were measured, kept from run to run."""
 
 from __future__ import annotations
 

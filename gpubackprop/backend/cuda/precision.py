@@ -1,4 +1,4 @@
-"""What half precision needs besides its products: its types, the parameters as products take them, and a scale for the loss
+"""The parts of half precision besides its products: its types, the parameters as products take them, and a scale for the loss
 that keeps small deltas alive."""
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ CALLS = 20
 LONG = 2e-4
 """Seconds from which on a single call is timed by itself."""
 HOW = f"median of {LEAST} runs of {CALLS} calls in a CUDA graph, or of one call where it takes more than {LONG:g} s"
-"""What `seconds_a_call` does, for whoever reads a time that was kept."""
+"""How `seconds_a_call` measures, written beside every time that is kept."""
 
 
 def device_seconds(backend: Any, run: Callable[[], object], budget: float) -> float:

@@ -108,7 +108,7 @@ Operation = Elementwise | Product | Reduction | Indexed | Draw
 
 
 def operations(calls: list[Call]) -> list[Operation]:
-    """What these calls compute. Raises UntranslatableError for a call or an array that is not known here."""
+    """The operations that these calls compute. Raises UntranslatableError for a call or an array that is not known here."""
     found = []
     for function, arguments in calls:
         found += _operations(function, arguments)

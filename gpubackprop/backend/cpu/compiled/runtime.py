@@ -1,5 +1,5 @@
-"""What the generated code calls: pointers from addresses, NumPy's own BLAS, and the masks of dropout. Imported only where
-Numba is installed."""
+"""The functions that generated code calls: pointers from addresses, NumPy's own BLAS, and the masks of dropout. Imported
+only where Numba is installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from gpubackprop.backend.cpu.blas import direct_blas
 
 FASTMATH = {"reassoc", "contract", "nsz"}
-"""What LLVM may assume: sums in any order, and multiply-adds. NaN and infinity keep their meaning."""
+"""Liberties that LLVM may take: sums in any order, and multiply-adds. NaN and infinity keep their meaning."""
 
 
 def _pointer_to(element: types.Type) -> Any:
