@@ -348,7 +348,7 @@ class _OnAnEngine:
         return loss, np.hstack([a.ravel() for a in (*W_grads, *b_grads)])
 
     def _constant(self: Any, y: np.ndarray, shares: np.ndarray) -> float:
-        """The difference between scikit-learn's loss and this library's: for Poisson's, terms in y alone, summed with `shares`."""
+        """scikit-learn's loss less this library's: for Poisson's, terms in y alone, summed with `shares`."""
         if self.out_activation_ != "exp":
             return 0.0
         return float(shares @ (y * np.log(np.where(y > 0, y, 1.0)) - y).sum(axis=1))
