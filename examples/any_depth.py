@@ -22,7 +22,7 @@ STRETCH = 6.0
 
 def train(hidden: list[int], x: np.ndarray, y: np.ndarray, given: Any) -> gb.Network:
     net = gb.mlp([2, *hidden, 2], activation="tanh", loss="cross_entropy", device=given.device, seed=given.seed)
-    gb.Trainer(net, gb.Adam(0.01)).fit(x, y, epochs=given.epochs, batch_size=64)
+    gb.Trainer(net, gb.Adam(0.01)).fit(x, y, epochs=given.epochs, batch_size=64, verbose=False)
     return net
 
 

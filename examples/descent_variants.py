@@ -69,7 +69,7 @@ def descend(name: str, x: np.ndarray, y: np.ndarray, given: Any) -> Run:
     net, size = network(given), VARIANTS[name]
     start = net.loss(x, y)
     history = gb.Trainer(net, gb.SGD(given.learning_rate)).fit(
-        x, y, epochs=given.epochs, batch_size=size, validation_data=(x, y)
+        x, y, epochs=given.epochs, batch_size=size, validation_data=(x, y), verbose=False
     )
     losses = np.array([start, *history["val_loss"]])
     seconds = np.concatenate([[0.0], np.cumsum(history["seconds"])])

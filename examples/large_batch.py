@@ -95,7 +95,7 @@ def train(recipe: Recipe, size: int, data: tuple[np.ndarray, ...], given: Any) -
         [x.shape[1], given.hidden, 10], activation="relu", loss="cross_entropy", device=given.device, seed=given.seed
     )
     trainer = gb.Trainer(net, recipe.optimizer(size / BASE, schedule))
-    history = trainer.fit(x, y, epochs=given.epochs, batch_size=size)
+    history = trainer.fit(x, y, epochs=given.epochs, batch_size=size, verbose=False)
     accuracy = gb.evaluate(net, x_test, y_test)["accuracy"]
     return Cell(recipe.name, size, steps, accuracy, len(x) / min(history["seconds"]))
 

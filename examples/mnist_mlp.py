@@ -87,7 +87,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     results = {}
     for name, net, optimizer, y, y_test in settings:
         watch = _AccuracyPerEpoch(data.x_test, data.y_test)
-        history = gb.Trainer(net, optimizer, callbacks=[watch]).fit(data.x, y, epochs=given.epochs, batch_size=100)
+        history = gb.Trainer(net, optimizer, callbacks=[watch]).fit(
+            data.x, y, epochs=given.epochs, batch_size=100, verbose=False
+        )
         results[name] = {
             "net": net,
             "accuracies": watch.accuracies,

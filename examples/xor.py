@@ -150,7 +150,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     classic = network(given, given.seed)
     before = classic.predict(X)
     start = time.perf_counter()
-    gb.Trainer(classic, gb.SGD(0.01)).fit(X, Y, epochs=given.epochs, batch_size=1, shuffle=False)
+    gb.Trainer(classic, gb.SGD(0.01)).fit(X, Y, epochs=given.epochs, batch_size=1, shuffle=False, verbose=False)
     seconds = time.perf_counter() - start
     after = classic.predict(X)
     steps = 4 * given.epochs

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping, Sequence
+
 import numpy as np
 
-from gpubackprop.errors import ArgumentError
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, unknown_name
 from gpubackprop.losses import Loss
 from gpubackprop.precision import is_constant
 
@@ -99,11 +102,154 @@ def roc_auc(outputs: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean(found)) if found else float("nan")
 
 
+def f1(counts: np.ndarray) -> float:
+    """F1 of the second of two classes; of more classes `macro_f1`. counts (m, m): a `confusion_matrix`; 0 where no row has the
+    class and none was taken for it, as in scikit-learn."""
+    if len(counts) > 2:
+        return macro_f1(counts)
+    total = counts[1].sum() + counts[:, 1].sum()
+    return float(2 * counts[1, 1] / total) if total else 0.0
+
+
+def top_k_accuracy(outputs: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """The share of rows whose class is among the k with the largest outputs (n, m); of equal ones, the later are the larger, as
+    in scikit-learn. labels (n,)."""
+    best = np.argsort(outputs, axis=1, kind="stable")[:, ::-1][:, :k]
+    return float((best == labels[:, None]).any(axis=1).mean())
+
+
+Metric = Callable[[np.ndarray, np.ndarray], float]
+"""A function (y, prediction) -> a number, both host arrays: y (n,) labels or (n, m); prediction (n, m), as of `predict`."""
+
+NAMES = (
+    "accuracy",
+    "balanced_accuracy",
+    "f1",
+    "roc_auc",
+    "log_loss",
+    "r2",
+    "mean_absolute_error",
+    "root_mean_squared_error",
+    "mae_per_target",
+)
+"""The metrics known by name; beside them top_2, top_3, ..."""
+
+COLUMNS = ("epoch", "loss", "learning_rate", "seconds", "samples_per_second", "gradient_norm", "skipped")
+"""The columns of a history that are no metrics."""
+
+_LARGER = ("accuracy", "r2", "f1", "auc", "precision", "recall", "top")
+_SMALLER = ("loss", "error", "mae", "mse", "rmse", "norm")
+
+
+def larger_is_better(column: str) -> bool | None:
+    """Whether a large value is good in this column of a history, as its name ends, numbers aside; None if it does not say."""
+    word = re.sub(r"_\d+$", "", column.lower()).rsplit("_", 1)[-1]
+    return True if word in _LARGER else False if word in _SMALLER else None
+
+
+def checked(metrics: Sequence[str | Metric]) -> dict[str, Metric | None]:
+    """The metrics by name, None for those of this file: functions bear their own. Raises ArgumentError for an unknown name or two
+    of one name, ArgumentTypeError for what is neither a name nor a function."""
+    if isinstance(metrics, str) or not isinstance(metrics, Sequence):
+        raise ArgumentTypeError(f"metrics must be a list of names and functions (y, prediction); got {metrics!r}")
+    found: dict[str, Metric | None] = {}
+    for metric in metrics:
+        name = metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
+        if not isinstance(metric, str) and not callable(metric):
+            raise ArgumentTypeError(f"metrics must be names or functions (y, prediction) -> float; got {metric!r}")
+        if isinstance(metric, str) and name not in NAMES and not re.fullmatch(r"top_[1-9]\d*", name):
+            raise unknown_name("metric", name, (*NAMES, "top_3"))
+        if name in (*found, *COLUMNS):
+            raise ArgumentError(f"metrics: {name!r} is the name of another; give the function another __name__")
+        found[name] = None if isinstance(metric, str) else metric
+    return found
+
+
+def measured(
+    metrics: Mapping[str, Metric | None], predictions: np.ndarray, y: np.ndarray, loss: Loss
+) -> dict[str, float]:
+    """The values of `checked` metrics. predictions (n, m): what `Network.predict` returns; y: (n,) labels or (n, m).
+
+    Rows with the label that the loss ignores count in none; NaN where no others are left. mae_per_target gives mae_0, mae_1, ...
+    Raises ArgumentError, naming the metric, where the loss or the targets have no use for it.
+    """
+    predictions, y = _counted(predictions, y, loss)
+    found: dict[str, float] = {}
+    # Predictions of a network that diverged: what comes of them is no number, and says so.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for name, function in metrics.items():
+            if not len(y):
+                found[name] = float("nan")
+            elif function is not None:
+                value = np.asarray(function(y, predictions))
+                if value.ndim or value.dtype.kind not in "fiub":
+                    raise ArgumentTypeError(f"the metric {name!r} must return a number; got {value!r}")
+                found[name] = float(value)
+            elif name == "mae_per_target" or name in _OF_VALUES:
+                if loss.output not in ("identity", "exponential"):
+                    raise ArgumentError(
+                        f"the metric {name!r} is of numbers, and the loss {loss.name} of classes: leave it out"
+                    )
+                if name in _OF_VALUES:
+                    found[name] = _OF_VALUES[name](predictions, y)
+                else:
+                    errors = [mean_absolute_error(predictions[:, i], y[:, i]) for i in range(y.shape[1])]
+                    found |= {f"mae_{i}": error for i, error in enumerate(errors)}
+            else:
+                found[name] = _of_classes(name, predictions, y, loss)
+    return found
+
+
+_OF_VALUES = {
+    "r2": r2,
+    "mean_absolute_error": mean_absolute_error,
+    "root_mean_squared_error": root_mean_squared_error,
+}
+
+
+def _counted(predictions: np.ndarray, y: np.ndarray, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
+    """The rows without those whose label the loss ignores."""
+    ignored = getattr(loss, "ignore_index", None)
+    return (predictions, y) if y.ndim == 2 or ignored is None else (predictions[y != ignored], y[y != ignored])
+
+
+def _of_classes(name: str, p: np.ndarray, y: np.ndarray, loss: Loss) -> float:
+    """A metric of classes, or of several labels a row. p (n, m): probabilities; of one output, that of the second class."""
+    if loss.output not in ("softmax", "sigmoid"):
+        raise ArgumentError(f"the metric {name!r} is of classes, and the loss {loss.name} of numbers: leave it out")
+    if y.ndim == 2 and not np.isin(y, (0, 1)).all():
+        raise ArgumentError(f"the metric {name!r} is of classes, and some targets are between 0 and 1: leave it out")
+    several = loss.output == "sigmoid" and p.shape[1] > 1
+    of_labels = {"accuracy": label_accuracy, "roc_auc": roc_auc, "log_loss": log_loss}
+    if several or (p.shape[1] == 1 and name in of_labels):
+        if name not in of_labels:
+            raise ArgumentError(
+                f"the metric {name!r} is of one class a row, and the targets are several labels: leave it out"
+            )
+        return of_labels[name](p, y)
+    if p.shape[1] == 1:
+        p, y = np.hstack([p < 0.5, p >= 0.5]).astype(p.dtype), y[:, 0].astype(np.int64)
+    labels = y if y.ndim == 1 else y.argmax(axis=1)
+    if name in ("roc_auc", "log_loss"):
+        return of_labels[name](p, labels)
+    if name.startswith("top_"):
+        if (k := int(name[4:])) >= p.shape[1]:
+            raise ArgumentError(f"the metric {name!r} is always 1 with {p.shape[1]} classes: leave it out")
+        return top_k_accuracy(p, labels, k)
+    if name == "accuracy":
+        return accuracy(p, labels)
+    counts = confusion_matrix(p, labels)
+    return balanced_accuracy(counts) if name == "balanced_accuracy" else f1(counts)
+
+
 def scores(predictions: np.ndarray, y: np.ndarray, loss: Loss) -> dict[str, float]:
     """The metrics that suit the loss: {"accuracy": ...} for the cross-entropies, else {"r2", "mean_absolute_error"}.
 
-    predictions (n, m): what `Network.predict` returns.
+    predictions (n, m): what `Network.predict` returns. Rows with the label that the loss ignores do not count.
     """
+    predictions, y = _counted(predictions, y, loss)
+    if not len(y):
+        return {"accuracy": float("nan")}
     if loss.output == "softmax" or (loss.output == "sigmoid" and predictions.shape[1] == 1):
         return {"accuracy": accuracy(predictions, y)}
     if loss.output == "sigmoid":

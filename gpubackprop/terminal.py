@@ -13,6 +13,11 @@ def printable(text: str) -> str:
     return "".join(c if c in "\n\t" or c.isprintable() or c == "\u3000" else ascii(c)[1:-1] for c in text)
 
 
+def say(console: Console, text: str) -> None:
+    """Print text as it is: nothing in it is markup, and no line is broken."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 class Terminal(Console):
     """A console whose own colours and lines are all that commands the terminal: the text that it is given is `printable`."""
 

@@ -4,13 +4,17 @@ import pytest
 import gpubackprop as gb
 from gpubackprop.losses import get_loss
 from gpubackprop.metrics import (
+    NAMES,
     accuracy,
     balanced_accuracy,
+    checked,
     confusion_matrix,
     label_accuracy,
+    larger_is_better,
     log_loss,
     macro_f1,
     mean_absolute_error,
+    measured,
     r2,
     roc_auc,
     root_mean_squared_error,
@@ -158,3 +162,115 @@ def test_roc_auc_of_one_class_is_not_defined():
 
 def test_root_mean_squared_error():
     assert root_mean_squared_error(np.array([[1.0], [2.0]]), np.array([[1.0], [4.0]])) == pytest.approx(2**0.5)
+
+
+def of(name, p, y, loss="cross_entropy"):
+    (value,) = measured(checked([name]), p, y, get_loss(loss)).values()
+    return value
+
+
+@pytest.mark.parametrize("m", [2, 5])
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_metrics_by_name_are_those_of_scikit_learn(m, one_hot):
+    sk = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(4)
+    p, labels = rng.random((150, m)), rng.integers(0, m, 150)
+    p /= p.sum(axis=1, keepdims=True)
+    y, taken = np.eye(m)[labels] if one_hot else labels, p.argmax(1)
+    several = {"average": "macro"} if m > 2 else {}
+    auc = sk.roc_auc_score(labels, p[:, 1]) if m == 2 else sk.roc_auc_score(labels, p, multi_class="ovr")
+    assert of("accuracy", p, y) == pytest.approx(sk.accuracy_score(labels, taken), rel=1e-12)
+    assert of("balanced_accuracy", p, y) == pytest.approx(sk.balanced_accuracy_score(labels, taken), rel=1e-12)
+    assert of("f1", p, y) == pytest.approx(sk.f1_score(labels, taken, **several), rel=1e-12)
+    assert of("roc_auc", p, y) == pytest.approx(auc, rel=1e-12)
+    assert of("log_loss", p, y) == pytest.approx(sk.log_loss(labels, p), rel=1e-12)
+    for k in range(1, m if m > 2 else 1):
+        expected = sk.top_k_accuracy_score(labels, p.round(1), k=k, labels=range(m))
+        assert of(f"top_{k}", p.round(1), y) == pytest.approx(expected, rel=1e-12)
+
+
+def test_metrics_of_one_output_are_those_of_scikit_learn():
+    sk = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(5)
+    p, y = rng.random((150, 1)).astype(np.float32) ** 2, rng.integers(0, 2, (150, 1)).astype(np.float32)
+    taken = p[:, 0] >= 0.5
+    found = measured(checked(NAMES[:5]), p, y, get_loss("binary_cross_entropy"))
+    labels = y[:, 0]
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, taken), rel=1e-12)
+    assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, taken), rel=1e-12)
+    assert found["f1"] == pytest.approx(sk.f1_score(labels, taken), rel=1e-12)
+    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(labels, p[:, 0]), rel=1e-12)
+    # scikit-learn takes 1 - p in the type that it is given.
+    assert found["log_loss"] == pytest.approx(sk.log_loss(labels, p[:, 0].astype(np.float64)), rel=1e-6)
+
+
+def test_metrics_of_numbers_are_those_of_scikit_learn():
+    sk = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(6)
+    a, y = rng.normal(size=(50, 3)), rng.normal(size=(50, 3))
+    found = measured(checked(["mae_per_target", "r2", "root_mean_squared_error"]), a, y, get_loss("huber"))
+    each = sk.mean_absolute_error(y, a, multioutput="raw_values")
+    assert [found[f"mae_{i}"] for i in range(3)] == pytest.approx(list(each), rel=1e-12)
+    assert found["r2"] == pytest.approx(sk.r2_score(y, a), rel=1e-12)
+    assert found["root_mean_squared_error"] == pytest.approx(sk.mean_squared_error(y, a) ** 0.5, rel=1e-12)
+
+
+def test_rows_that_the_loss_ignores_count_in_no_metric():
+    loss = gb.losses.CrossEntropy(ignore_index=-1)
+    p, y = np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, -1, -1])
+    assert scores(p, y, loss) == {"accuracy": 1.0}
+    assert measured(checked(["accuracy", "balanced_accuracy"]), p, y, loss) == {"accuracy": 1, "balanced_accuracy": 1}
+    assert np.isnan(measured(checked(["f1"]), p, np.full(4, -1), loss)["f1"])
+    assert np.isnan(scores(p, np.full(4, -1), loss)["accuracy"])
+
+
+def test_a_function_gets_targets_and_predictions():
+    def share(y, prediction):
+        return np.mean(prediction[:, 1] > y)
+
+    assert measured(checked([share]), np.eye(2), np.array([0, 1]), get_loss("cross_entropy")) == {"share": 0.0}
+    with pytest.raises(TypeError, match="'wrong' must return a number"):
+        measured(checked([wrong]), np.eye(2), np.array([0, 1]), get_loss("cross_entropy"))
+
+
+def wrong(y, prediction):
+    return prediction
+
+
+@pytest.mark.parametrize(
+    ("name", "loss", "y", "match"),
+    [
+        ("r2", "cross_entropy", np.array([0, 1]), "of numbers, and the loss cross_entropy"),
+        ("f1", "mean_squared_error", np.eye(2), "of classes, and the loss mean_squared_error"),
+        ("f1", "binary_cross_entropy", np.eye(2), "several labels"),
+        ("roc_auc", "cross_entropy", np.full((2, 2), 0.5), "between 0 and 1"),
+        ("top_2", "cross_entropy", np.array([0, 1]), "always 1"),
+    ],
+)
+def test_a_metric_that_means_nothing_is_refused(name, loss, y, match):
+    with pytest.raises(gb.GpuBackpropError, match=match):
+        of(name, np.eye(2), y, loss)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "match"),
+    [
+        ("f1", "must be a list"),
+        (["acuracy"], "did you mean 'accuracy'"),
+        (["top_0"], "unknown metric"),
+        (["f1", "f1"], "the name of another"),
+        ([3], "names or functions"),
+    ],
+)
+def test_metrics_that_are_none(metrics, match):
+    with pytest.raises(gb.GpuBackpropError, match=match):
+        checked(metrics)
+
+
+def test_whether_large_is_good():
+    for name in ("val_accuracy", "f1", "val_roc_auc", "top_3", "val_r2", "val_balanced_accuracy"):
+        assert larger_is_better(name), name
+    for name in ("loss", "val_mae_0", "log_loss", "root_mean_squared_error", "gradient_norm"):
+        assert larger_is_better(name) is False, name
+    assert larger_is_better("val_share") is None
+    assert all(larger_is_better(n) is not None for n in NAMES if n != "mae_per_target")

@@ -9,11 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 from typer import Argument, Option
 
-from gpubackprop.cli.display import say
 from gpubackprop.files.plain import as_json as as_json_text
 from gpubackprop.pipeline.model import Array, Model, load_run
 from gpubackprop.pipeline.report import report
-from gpubackprop.terminal import Terminal, printable
+from gpubackprop.terminal import Terminal, printable, say
 
 
 def evaluate(

@@ -7,11 +7,10 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from gpubackprop.cli.display import say
 from gpubackprop.errors import ArgumentError, DataError
 from gpubackprop.interop.onnx import to_onnx
 from gpubackprop.pipeline.model import load_run
-from gpubackprop.terminal import Terminal
+from gpubackprop.terminal import Terminal, say
 
 
 def export(

@@ -10,11 +10,10 @@ from typing import Annotated
 import numpy as np
 from typer import Argument, Option
 
-from gpubackprop.cli.display import say
 from gpubackprop.errors import ArgumentError, DataError
 from gpubackprop.files.atomic import replacing
 from gpubackprop.pipeline.model import Array, Model, load_run
-from gpubackprop.terminal import Terminal, printable
+from gpubackprop.terminal import Terminal, printable, say
 
 
 def predict(

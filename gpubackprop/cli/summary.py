@@ -9,12 +9,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from typer import Argument, Option
 
-from gpubackprop.cli.display import say
 from gpubackprop.errors import DataError
 from gpubackprop.files.checkpoint import FORGED
 from gpubackprop.pipeline.model import Model, load_run
 from gpubackprop.pipeline.run_folder import read_settings
-from gpubackprop.terminal import Terminal
+from gpubackprop.terminal import Terminal, say
 from gpubackprop.training import History
 
 SHOWN = 10

@@ -14,13 +14,13 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer import Argument, Option
 
-from gpubackprop.cli.display import Display, duration, say
 from gpubackprop.data import NAMES, TextFormat
 from gpubackprop.errors import ArgumentError, unknown_name
 from gpubackprop.pipeline.encoder import ColumnChoices
 from gpubackprop.pipeline.runs import RunInterruptedError, resume_run, train_run
 from gpubackprop.pipeline.settings import Settings
-from gpubackprop.terminal import Terminal
+from gpubackprop.terminal import Terminal, say
+from gpubackprop.training.display import Display, duration
 
 
 def _columns(which: str) -> Any:

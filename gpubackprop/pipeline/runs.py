@@ -361,7 +361,7 @@ def fit(
     trainer.callbacks[:] = callbacks if watched else [_TrainingScore(x[:1000], y[:1000]), *callbacks]
     weights = settings.row_weights(parts.train.y, parts.train.weights, model.data["task"])
     if trainer.resumed:
-        return trainer.continue_fit(x, y, watched, sample_weight=weights, more_epochs=more_epochs)
+        return trainer.continue_fit(x, y, watched, sample_weight=weights, more_epochs=more_epochs, verbose=False)
     return trainer.fit(
         x,
         y,
@@ -371,6 +371,7 @@ def fit(
         validation_data=watched,
         patience=settings.patience,
         on_nan=settings.on_nan,
+        verbose=False,
     )
 
 

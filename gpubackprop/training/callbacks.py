@@ -10,6 +10,7 @@ import numpy as np
 
 from gpubackprop.checks import not_negative, positive, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError, unknown_name
+from gpubackprop.metrics import NAMES, larger_is_better
 from gpubackprop.training.history import History
 
 
@@ -64,15 +65,11 @@ class Callback:
         """Go on from what `state` gave; called after `on_fit_start` where a fit goes on from a checkpoint."""
 
 
-_SMALLER = ("loss", "error", "mae", "mse", "rmse", "norm")
-_LARGER = ("accuracy", "r2", "f1", "auc", "precision", "recall")
-
-
 class EarlyStopping(Callback):
     """Stops after `patience` epochs without improvement of `monitor`, and puts the best epoch's weights back.
 
-    monitor: a column of the history. mode: whether "min" or "max" of it is best; "auto" knows that losses, errors and norms
-    are best small, and accuracy, r2, f1, auc, precision and recall large. min_delta: what counts as an improvement.
+    monitor: a column of the history. mode: whether "min" or "max" of it is best; "auto" knows it of every metric that has a name:
+    `metrics.larger_is_better`. min_delta: what counts as an improvement.
 
     Raises ArgumentError for a patience below 1, and for mode="auto" with a column whose name says neither.
     """
@@ -90,15 +87,14 @@ class EarlyStopping(Callback):
         if self._sign is None:
             raise ArgumentError(f'mode must be "min", "max" or "auto"; got {mode!r}')
         if mode == "auto":
-            word = monitor.rsplit("_", 1)[-1].lower()
-            if word not in (*_SMALLER, *_LARGER):
-                near = get_close_matches(word, (*_SMALLER, *_LARGER), n=1)
-                hint = f"; did you mean {monitor[: len(monitor) - len(word)] + near[0]!r}?" if near else ""
+            if (larger := larger_is_better(monitor)) is None:
+                near = get_close_matches(monitor.removeprefix("val_"), ("loss", *NAMES), n=1)
+                hint = f"; did you mean {monitor[: 4 * monitor.startswith('val_')] + near[0]!r}?" if near else ""
                 raise ArgumentError(
-                    f'whether a large or a small {monitor!r} is best cannot be told from its name: say mode="min" or '
-                    f'mode="max"{hint}'
+                    f"whether a large or a small {monitor!r} is best cannot be told from its name: say it with the callback "
+                    f'EarlyStopping({monitor!r}, mode="min") or mode="max"{hint}'
                 )
-            self._sign = -1.0 if word in _LARGER else 1.0
+            self._sign = -1.0 if larger else 1.0
         self.best = np.inf
         self.best_epoch = 0
         self.weights: dict[str, np.ndarray] | None = None

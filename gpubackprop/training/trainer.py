@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from math import isfinite, nan
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from gpubackprop.files.checkpoint import FORGED, Checkpoint, load_checkpoint, this_process
 from gpubackprop.files.manifest import Custom
 from gpubackprop.files.plain import finite
+from gpubackprop.metrics import Metric, checked, measured
 from gpubackprop.network.network import Network
 from gpubackprop.network.rows import Rows
 from gpubackprop.optimizers import Optimizer, get_optimizer
@@ -46,7 +48,8 @@ class _Fit:
 
     n: rows. size: rows a step. first: epochs that were done before it; epochs: when it ends, those included. epoch, step: epochs
     that are done, and steps of the next one. restores: how often an epoch began again. skipped: rows of these steps that were
-    left out. sums: what `Engine.read` gave for these steps; seconds: what they took.
+    left out. sums: what `Engine.read` gave for these steps; seconds: what they took. metrics: their names, None: those that suit
+    the loss.
     """
 
     n: int
@@ -65,6 +68,9 @@ class _Fit:
     skipped: int = 0
     sums: Sequence[float] = (0.0, 0.0)
     seconds: float = 0.0
+    metrics: list[str] | None = None
+    training_metrics: bool = False
+    validation_split: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("n", "size", "first", "epochs", "epoch", "step", "skipped", "restores"):
@@ -75,6 +81,16 @@ class _Fit:
                 whole_number({"part": "micro_batch_size"}.get(name, name), getattr(self, name))
         if self.gradient_tolerance is not None:
             positive("gradient_tolerance", self.gradient_tolerance)
+        _check_split(self.validation_split)
+        names = [] if self.metrics is None else self.metrics
+        if not (
+            isinstance(self.training_metrics, bool)
+            and isinstance(names, list)
+            and all(isinstance(n, str) for n in names)
+        ):
+            raise ArgumentTypeError(
+                f"training_metrics must be True or False, metrics names; got {self.training_metrics!r}, {self.metrics!r}"
+            )
         if not isinstance(self.shuffle, bool) or not isinstance(self.monitor, str):
             raise ArgumentTypeError(
                 f"shuffle must be True or False, monitor a column; got {self.shuffle!r}, {self.monitor!r}"
@@ -95,6 +111,21 @@ class _Fit:
 def remembered(callbacks: Sequence[Callback]) -> list[tuple[Callback, dict[str, Any]]]:
     """The callbacks that have a state, each with it."""
     return [(c, c.state()) for c in callbacks if type(c).state is not Callback.state]
+
+
+def _check_split(value: float | None) -> None:
+    """ArgumentError unless it is a share between 0 and 1, or None."""
+    if value is not None and not positive("validation_split", value) < 1:
+        raise ArgumentError(f"validation_split must be a share between 0 and 1; got {value!r}")
+
+
+def _shows(verbose: bool | Literal["auto"]) -> bool:
+    """Whether a fit shows its progress: in a terminal and in a notebook, or as it is asked."""
+    if verbose == "auto":
+        return "ipykernel" in sys.modules or (sys.stdout is not None and sys.stdout.isatty())
+    if not isinstance(verbose, (bool, np.bool_)):
+        raise ArgumentTypeError(f'verbose must be True, False or "auto"; got {verbose!r}')
+    return bool(verbose)
 
 
 def _checked_order(order: np.ndarray, n: int) -> np.ndarray:
@@ -144,6 +175,7 @@ class Trainer:
         self._digests: dict[str, str | None] | None = None
         self._listening: list[Callback] = []
         self._order: np.ndarray | None = None
+        self._metrics: Sequence[str | Metric] | None = None
         self._pace = 256
         """Steps between two looks at the loss."""
 
@@ -173,6 +205,10 @@ class Trainer:
         micro_batch_size: int | None = None,
         first_epoch: int | None = None,
         on_nan: str = "stop",
+        validation_split: float | None = None,
+        metrics: Sequence[str | Metric] | None = None,
+        training_metrics: bool = False,
+        verbose: bool | Literal["auto"] = "auto",
     ) -> History:
         """Train on x (n, d) and y (n, m), or (n,) integer labels for cross_entropy; returns (and keeps) the `History`.
 
@@ -192,6 +228,13 @@ class Trainer:
         `history.stopped` is "diverged", `history.diagnosis` says where, and the weights are those of the epoch's beginning
         (the best ones, with `patience`). "restore": back to where the epoch began, with half the learning rate, at most
         10 times. "skip": every step is looked at, and those without a finite loss and gradient leave the weights as they are.
+
+        validation_split: instead of validation_data, the share of the rows that is held out for that: drawn from the network's
+        seed, the same on every device, of each class its share. metrics: those to take instead of those that suit the loss, by
+        name (`gb.metrics.NAMES`, "top_3") or functions (y, prediction) -> float; `monitor` can be any of them, such as
+        "val_roc_auc". training_metrics: take them of the training rows too, after each epoch; without validation data that is
+        what `metrics` does. verbose: show the progress: "auto" does it in a terminal and in a notebook, and not in a pipe.
+
         Raises ArgumentError, ArgumentTypeError or DeviceError for data and settings that cannot be used, before the first step.
         """
         if self._checkpoint is not None:
@@ -200,7 +243,10 @@ class Trainer:
             )
         if not isinstance(shuffle, (bool, np.bool_)):
             raise ArgumentTypeError(f"shuffle must be True or False; got {shuffle!r}")
-        x, y, weights, validation = self._checked(x, y, sample_weight, validation_data)
+        functions = None if metrics is None else checked(metrics)
+        _check_split(validation_split)
+        x, y, weights, validation = self._checked(x, y, sample_weight, validation_data, validation_split)
+        self._check_metrics(functions, y)
         first = 0 if first_epoch is None else whole_number("first_epoch", first_epoch, least=0)
         fit = _Fit(
             n=len(x),
@@ -214,12 +260,16 @@ class Trainer:
             part=micro_batch_size,
             epoch=first,
             on_nan=on_nan,
+            metrics=None if functions is None else list(functions),
+            training_metrics=training_metrics or (functions is not None and validation is None),
+            validation_split=validation_split,
         )
+        self._metrics = metrics
         with self.net.engine.fit():
             if first_epoch is not None:
                 self.net.epochs = first
             self._fit, self.history, self._reason = fit, History(), None
-            return self._train(x, y, weights, validation)
+            return self._train(x, y, weights, validation, verbose=verbose)
 
     # -- going on -------------------------------------------------------------------------------------------------
 
@@ -267,20 +317,29 @@ class Trainer:
         *,
         sample_weight: Any = None,
         more_epochs: int = 0,
+        metrics: Sequence[Metric] = (),
+        verbose: bool | Literal["auto"] = "auto",
     ) -> History:
         """Go on with the fit that `resume` read, on the same data, to its last epoch; returns the `History` from its first one.
 
-        more_epochs: on top of those that were asked for. Raises ArgumentError for other data than before, for a trainer that
-        does not come from `resume` and for callbacks that do not fit the checkpoint, CheckpointError for a checkpoint that is not
-        what `Checkpoints` wrote, and what `fit` raises.
+        more_epochs: on top of those that were asked for. metrics: the functions among those of the fit; the names are in the
+        checkpoint, and so is a validation_split. verbose: as for `fit`.
+
+        Raises ArgumentError for other data than before, for a trainer that does not come from `resume`, and for callbacks and
+        metrics that do not fit the checkpoint, CheckpointError for a checkpoint that is not what `Checkpoints` wrote, and what
+        `fit` raises.
         """
         if self._checkpoint is None:
             raise ArgumentError("continue_fit goes on from a checkpoint: make this Trainer with Trainer.resume(path)")
         extra = self._checkpoint.extra
         more_epochs = whole_number("more_epochs", more_epochs, least=0)
-        x, y, weights, validation = self._checked(x, y, sample_weight, validation_data)
         try:
-            fit, history = _Fit(**extra["fit"]), History.restored(extra["history"])
+            fit = _Fit(**extra["fit"])
+        except FORGED as error:
+            raise CheckpointError(f"the checkpoint does not hold the state of a fit: {error!r}") from error
+        x, y, weights, validation = self._checked(x, y, sample_weight, validation_data, fit.validation_split)
+        try:
+            history = History.restored(extra["history"])
             reason, rows_at_once = extra["reason"], extra["rows_at_once"]
             if rows_at_once is not None:
                 whole_number("rows_at_once", rows_at_once)
@@ -296,6 +355,7 @@ class Trainer:
             raise CheckpointError(f"the checkpoint does not hold the state of a fit: {error!r}") from error
         if others:
             raise ArgumentError(f"{' and '.join(others)} must be the data of the fit that goes on; they are others")
+        self._metrics = self._remembered_metrics(fit.metrics, checked([*metrics]))
         fit.epochs += more_epochs
         with self.net.engine.fit():
             self._fit, self.history, self._reason, self._digests = (
@@ -305,7 +365,7 @@ class Trainer:
                 digests,
             )
             self.net.engine.rows_at_once = rows_at_once
-            return self._train(x, y, weights, validation, order)
+            return self._train(x, y, weights, validation, order, verbose)
 
     def state(self) -> dict[str, Any]:
         """The fit that is running, for a checkpoint beside network and optimizer: name -> host array or plain value.
@@ -361,7 +421,13 @@ class Trainer:
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def _train(
-        self, x: Array, y: Array, weights: Array | None, validation: Pair | None, order: np.ndarray | None = None
+        self,
+        x: Array,
+        y: Array,
+        weights: Array | None,
+        validation: Pair | None,
+        order: np.ndarray | None = None,
+        verbose: bool | Literal["auto"] = "auto",
     ) -> History:
         """From where `_fit` is to its last epoch. order: of the rows, in an epoch that was begun."""
         net, optimizer, fit = self.net, self.optimizer, self._running()
@@ -372,6 +438,10 @@ class Trainer:
             callbacks.append(GradientTolerance(fit.gradient_tolerance))
         if fit.patience is not None:
             callbacks.append(EarlyStopping(fit.monitor, fit.patience))
+        if _shows(verbose):
+            from gpubackprop.training.display import Display
+
+            callbacks.append(Display())
         # What saves the state comes after all that belongs to it.
         callbacks.sort(key=lambda c: isinstance(c, Checkpoints))
         optimizer.track_norm = (
@@ -404,7 +474,11 @@ class Trainer:
                     while (record := self._epoch(source, snapshot)) is None:
                         pass
                     if validation is not None:
-                        record.update({f"val_{k}": v for k, v in evaluate(net, *validation).items()})
+                        found = evaluate(net, *validation, metrics=self._metrics)
+                        record.update({f"val_{k}": v for k, v in found.items()})
+                    if fit.training_metrics:
+                        found = evaluate(net, x, y, metrics=self._metrics)
+                        record.update({k: v for k, v in found.items() if k != "loss"})
                     self.history.append(record)
                     for c in callbacks:
                         c.on_epoch_end(self, record)
@@ -517,12 +591,60 @@ class Trainer:
         self.stop("diverged")
         return False
 
-    def _checked(self, x: Any, y: Any, weights: Any, validation: Any) -> tuple[Array, Array, Array | None, Pair | None]:
+    def _checked(
+        self, x: Any, y: Any, weights: Any, validation: Any, held_out: float | None
+    ) -> tuple[Array, Array, Array | None, Pair | None]:
+        """What a fit is given, checked and, with a validation_split, divided."""
         net, be = self.net, self.net.backend
+        if held_out is not None and (validation is not None or isinstance(x, np.memmap)):
+            raise ArgumentError(
+                "validation_split and validation_data are both given; leave one out"
+                if validation is not None
+                else "validation_split would read a memory-mapped x whole: give validation_data, for instance its last rows"
+            )
         x = check_x(x, net.widths[0], net.dtype, be)
         y = check_y(y, len(x), net.widths[-1], net.dtype, net.loss_function, be)
         weights = check_weights(weights, len(x), net.dtype, net.loss_function, be)
-        return x, y, weights, self._checked_validation(validation)
+        if held_out is None:
+            return x, y, weights, self._checked_validation(validation)
+        from gpubackprop.data.splitting import split
+
+        targets = y if isinstance(y, np.ndarray) else be.to_host(y)
+        strata = None
+        if targets.ndim == 1:
+            strata = targets
+        elif net.loss_function.output in ("sigmoid", "softmax") and np.isin(targets, (0, 1)).all():
+            strata = np.unique(targets, axis=0, return_inverse=True)[1].reshape(-1)
+        parts = split(len(x), held_out, seed=net.seed, labels=strata)
+
+        def rows(array: Array, index: np.ndarray) -> Array:
+            return array[index] if isinstance(array, np.ndarray) else be.asarray(be.to_host(array)[index])
+
+        kept, held = parts
+        weights = None if weights is None else weights[kept]
+        return rows(x, kept), rows(y, kept), weights, (rows(x, held), rows(y, held))
+
+    def _check_metrics(self, metrics: dict[str, Metric | None] | None, y: Array) -> None:
+        """Refuse, before the first step, those that the loss has no use for."""
+        named = {name: None for name, function in (metrics or {}).items() if function is None}
+        first = y[:1] if isinstance(y, np.ndarray) else self.net.backend.to_host(y[:1])
+        measured(named, np.full((1, self.net.widths[-1]), 0.5), first, self.net.loss_function)
+
+    @staticmethod
+    def _remembered_metrics(
+        names: Sequence[str] | None, given: dict[str, Metric | None]
+    ) -> Sequence[str | Metric] | None:
+        """The metrics of a fit that goes on: their names, and the functions that are given anew for some."""
+        if others := given.keys() - {*(names or ())}:
+            raise ArgumentError(f"metrics: {', '.join(sorted(others))} were not taken in the fit that goes on")
+        if names is None:
+            return None
+        metrics = [given.get(name) or name for name in names]
+        try:
+            checked(metrics)
+            return metrics
+        except ArgumentError as error:
+            raise ArgumentError(f"{error}; of a function of the fit, give it again: metrics=[...]") from None
 
     def _checked_validation(self, data: tuple[Any, Any] | None) -> Pair | None:
         if data is None:

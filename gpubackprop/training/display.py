@@ -8,7 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from gpubackprop.training import Callback, FitPlan, FitProgress, History, Trainer
+from gpubackprop.metrics import COLUMNS
+from gpubackprop.terminal import Terminal
+from gpubackprop.training.callbacks import Callback, FitPlan, FitProgress
+from gpubackprop.training.history import History
 
 LINES = 20
 """Of a long run about this many epochs get a line."""
@@ -17,19 +20,19 @@ LINES = 20
 class Display(Callback):
     """Prints a line for some epochs and, on a terminal, keeps a bar with the state of the epoch below them."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Terminal()
         self.started = time.perf_counter()
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
-    def on_fit_start(self, trainer: Trainer, plan: FitPlan) -> None:
+    def on_fit_start(self, trainer: Any, plan: FitPlan) -> None:
         self.plan = plan
         self.started = time.perf_counter()
         self._every = max(-(-plan.epochs // LINES), 1)
         self._before = len(trainer.history)
         self._last = ""
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.console.is_jupyter:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(None),
@@ -40,17 +43,17 @@ class Display(Callback):
             self._task = self._bar.add_task(f"epoch 1/{plan.epochs}", total=total, state="")
             self._bar.start()
 
-    def on_progress(self, trainer: Trainer, progress: FitProgress) -> None:
+    def on_progress(self, trainer: Any, progress: FitProgress) -> None:
         if self._bar is not None:
             state = _state({"loss": progress.loss}, self._last, progress.samples_per_second, progress.seconds_left)
             done = (progress.epoch - 1) * self.plan.steps_per_epoch + progress.step
             epoch = f"epoch {progress.epoch}/{self.plan.epochs}"
             self._bar.update(self._task, completed=done, description=epoch, state=state)
 
-    def on_epoch_end(self, trainer: Trainer, record: dict[str, Any]) -> None:
+    def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
         epoch, epochs = record["epoch"], self.plan.epochs
         left = (time.perf_counter() - self.started) / (epoch - self._before) * (epochs - epoch)
-        scores = {k: v for k, v in record.items() if k.endswith(("loss", "accuracy", "r2"))}
+        scores = {k: v for k, v in record.items() if k == "loss" or k not in COLUMNS}
         state = _state(scores, "", record["samples_per_second"], left)
         self._last = " ".join(f" {k} {v:.4f}" for k, v in scores.items() if not k.endswith("loss"))
         if epoch % self._every == 0 or epoch in (1, epochs):
@@ -60,7 +63,7 @@ class Display(Callback):
             short = _state({"loss": record["loss"]}, self._last, record["samples_per_second"], left)
             self._bar.update(self._task, completed=epoch * self.plan.steps_per_epoch, state=short)
 
-    def on_fit_end(self, trainer: Trainer, history: History) -> None:
+    def on_fit_end(self, trainer: Any, history: History) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -69,11 +72,6 @@ class Display(Callback):
 def _state(scores: dict[str, float], more: str, rate: float, seconds_left: float) -> str:
     shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
     return f"{shown} {more} {rate:>11,.0f} samples/s  {duration(seconds_left)} left"
-
-
-def say(console: Console, text: str) -> None:
-    """Print text as it is: nothing in it is markup, and no line is broken."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

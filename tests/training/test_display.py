@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 import gpubackprop as gb
-from gpubackprop.cli.display import Display, duration
+from gpubackprop.training.display import Display, duration
 
 
 def shown(epochs: int, *, terminal: bool) -> str:
