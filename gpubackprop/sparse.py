@@ -29,5 +29,9 @@ class SparseRows:
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(self._csr[rows].toarray(), self.dtype)
 
+    def taken(self, rows: np.ndarray) -> SparseRows:
+        """These rows, sparse."""
+        return SparseRows(self._csr[rows], self.dtype)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)

@@ -39,6 +39,7 @@ FLOORS = [
         "files.lock",
         "files.plain",
         "terminal",
+        "layout",
         "sparse",
     ],
     ["backend.base"],

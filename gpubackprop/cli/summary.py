@@ -16,9 +16,6 @@ from gpubackprop.pipeline.run_folder import read_settings
 from gpubackprop.terminal import Terminal, say
 from gpubackprop.training import History
 
-SHOWN = 10
-"""Epochs in the table of the history."""
-
 _HEADINGS = {"learning_rate": "rate", "samples_per_second": "samples/s", "gradient_norm": "|gradient|"}
 
 
@@ -52,16 +49,8 @@ def _show(console: Terminal, model: Model, about: dict[str, Any], history: Histo
 
 
 def _epochs(history: History) -> Table:
-    columns = [k for k, v in history.records[-1].items() if isinstance(v, (int, float))]
+    columns, *rows = history.rows()
     table = Table(*(_HEADINGS.get(c, c) for c in columns), box=SIMPLE_HEAD)
-    step = max(-(-len(history) // SHOWN), 1)
-    for record in history:
-        if (record["epoch"] - 1) % step == 0 or record is history.records[-1]:
-            table.add_row(*(_number(record.get(c)) for c in columns))
+    for row in rows:
+        table.add_row(*row)
     return table
-
-
-def _number(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
-    return "" if value is None else str(value)

@@ -16,7 +16,7 @@ from gpubackprop.layers import Dense, Layer, stack
 from gpubackprop.losses import Loss, get_loss
 from gpubackprop.network.engine import Engine
 from gpubackprop.network.inference import CHUNK, outputs, to_prediction
-from gpubackprop.network.summary import one_line, summary
+from gpubackprop.network.summary import as_html, one_line, summary
 from gpubackprop.network.workspace import Batch
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.precision import resolve
@@ -289,6 +289,9 @@ class Network:
     def summary(self) -> str:
         """A table of the layers with their shapes and parameter counts, and what it runs on."""
         return summary(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     def __repr__(self) -> str:
         return one_line(self)

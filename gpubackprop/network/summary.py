@@ -10,6 +10,7 @@ import numpy as np
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.layers import Layer
 from gpubackprop.layers.stack import build
+from gpubackprop.layout import aligned, html
 from gpubackprop.losses import Loss
 from gpubackprop.network.engine import Engine
 
@@ -58,23 +59,32 @@ def _in_short(layers: Sequence[Layer], widths: Sequence[int]) -> list[str]:
     return parts
 
 
-def summary(net: Described) -> str:
-    """A plain-text table: a line a layer with its output shape and its number of parameters."""
-    rows, total = [("", "layer", "output", "parameters")], 0
+def table(net: Described) -> tuple[list[tuple[str, ...]], list[str]]:
+    """A row for each layer with its output shape and its number of parameters, below a heading; and what is to be said below."""
+    rows: list[tuple[str, ...]] = [("", "layer", "output", "parameters")]
+    total = 0
     for name, layer, width in _lines(net.layers, net.widths):
         count = sum(a.size for full, a in net.parameters.items() if full.startswith(f"{name}."))
         total += 0 if "." in name else count
         frozen = " not trained" if count and not layer.trainable else ""
         what = type(layer).__name__ if layer.layers else repr(layer)
         rows.append((name, what + frozen, f"(n, {width})", f"{count:,}"))
-    columns = [max(len(r[c]) for r in rows) for c in range(4)]
     lines = [
-        f"{r[0]:<{columns[0]}}  {r[1]:<{columns[1]}}  {r[2]:<{columns[2]}}  {r[3]:>{columns[3]}}".rstrip() for r in rows
-    ]
-    lines.append(
         f"{total:,} parameters, {total * net.dtype.itemsize:,} bytes as {net.dtype.name}; "
         f"loss {net.loss_function.name}; device {net.backend.name}, {net.engine.describe()}"
-    )
+    ]
     if net.backend.chain(net.layers) is not None:
         lines.append("all layers in one kernel: forward, and backward with the gradients")
-    return "\n".join(lines)
+    return rows, lines
+
+
+def summary(net: Described) -> str:
+    """The `table` as plain text."""
+    rows, lines = table(net)
+    return "\n".join([*aligned(rows, "><<>"), *lines])
+
+
+def as_html(net: Described) -> str:
+    """The network for a notebook."""
+    rows, lines = table(net)
+    return html([one_line(net), *lines], rows)

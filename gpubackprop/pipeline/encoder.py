@@ -17,6 +17,7 @@ from gpubackprop.data.standardize import is_constant
 from gpubackprop.data.tables import Table
 from gpubackprop.data.text_tables import listed
 from gpubackprop.errors import ArgumentError, CheckpointError, DataError
+from gpubackprop.layout import aligned
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -208,15 +209,10 @@ class Encoder:
 def described(columns: Sequence[Column], most: int = 60) -> list[str]:
     """A table of columns and what becomes of them, a line each; of very many, the first and all that are left out."""
     shown = [c for i, c in enumerate(columns) if i < most or c.kind == "left out"][: 2 * most]
-    rows = [("column", "kind", "missing", "levels", "becomes")]
+    rows: list[tuple[str, ...]] = [("column", "kind", "missing", "levels", "becomes")]
     rows += [(c.name, c.kind, f"{c.missing:,}", f"{c.levels:,}", c.becomes) for c in shown]
-    widths = [min(30, max(len(row[i]) for row in rows)) for i in range(4)]
-    lines = []
-    for name, kind, missing, levels, becomes in rows:
-        name = name if len(name) <= widths[0] else name[: widths[0] - 1] + "…"
-        lines.append(
-            f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {missing:>{widths[2]}}  {levels:>{widths[3]}}  {becomes}"
-        )
+    rows = [(name if len(name) <= 30 else name[:29] + "…", *rest) for name, *rest in rows]
+    lines = aligned(rows, "<<>><")
     return lines + [f"... {len(columns) - len(shown):,} columns more"] * (len(shown) < len(columns))
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from gpubackprop.errors import MissingExtraError
-from gpubackprop.training import History
+from gpubackprop.training.figures import figure, png
+from gpubackprop.training.history import History, curves
 
 LABELLED = 30
 """Classes up to which a confusion matrix has their names and numbers in it."""
@@ -19,28 +17,8 @@ POINTS = 5000
 
 
 def draw_curves(history: History, title: str) -> bytes:
-    """A PNG with the losses (logarithmic) on the left and accuracy or R^2, where it was measured, on the right.
-
-    Raises MissingExtraError without matplotlib.
-    """
-    columns: list[str] = list(history.records[-1])
-    scores = [c for c in columns if c.endswith(("accuracy", "r2"))]
-    figure = _figure(10 if scores else 5, 4)
-    axes: Any = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
-    epochs = history["epoch"]
-    panels: list[list[str]] = [[c for c in ("loss", "val_loss") if c in columns], scores]
-    for ax, names in zip(axes, panels, strict=False):
-        for name in names:
-            label = name.replace("val_", "validation ")
-            ax.plot(epochs, history[name], label=label, marker="." if len(epochs) == 1 else None)
-        if history.best_epoch:
-            ax.axvline(history.best_epoch, color="grey", linestyle=":", label=f"epoch {history.best_epoch}, kept")
-        ax.set_xlabel("epoch")
-        ax.legend()
-        ax.grid(alpha=0.3)
-    if all(value > 0 for name in ("loss", "val_loss") if name in columns for value in history[name]):
-        axes[0].set_yscale("log")
-    return _png(figure, title)
+    """A PNG of `curves`. Raises MissingExtraError without matplotlib."""
+    return png(curves({"": history}, title))
 
 
 def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> bytes:
@@ -49,11 +27,11 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> by
     Raises MissingExtraError without matplotlib.
     """
     side = min(3 + 0.4 * len(classes), 12)
-    figure = _figure(side + 1, side)
-    ax: Any = figure.subplots()
+    made = figure(side + 1, side, title)
+    ax: Any = made.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=ax, label="share of the rows of a class")
+    made.colorbar(image, ax=ax, label="share of the rows of a class")
     ax.set_xlabel("taken for")
     ax.set_ylabel("class")
     if len(classes) <= LABELLED:
@@ -65,7 +43,7 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> by
                 ax.text(
                     j, i, str(count), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black", size=7
                 )
-    return _png(figure, title)
+    return png(made)
 
 
 def draw_predictions(answers: np.ndarray, y: np.ndarray, targets: Sequence[str], title: str) -> bytes:
@@ -74,9 +52,9 @@ def draw_predictions(answers: np.ndarray, y: np.ndarray, targets: Sequence[str],
     Raises MissingExtraError without matplotlib.
     """
     shown = min(y.shape[1], 4)
-    figure = _figure(4.5 * shown, 4.5)
+    made = figure(4.5 * shown, 4.5, title)
     rows = np.linspace(0, len(y) - 1, min(len(y), POINTS)).astype(int)
-    for k, ax in enumerate(figure.subplots(1, shown, squeeze=False)[0]):
+    for k, ax in enumerate(made.subplots(1, shown, squeeze=False)[0]):
         truth, said = y[rows, k], answers[rows, k]
         ax.plot(truth, said, ".", alpha=0.4, markersize=4)
         ends = [min(truth.min(), said.min()), max(truth.max(), said.max())]
@@ -85,27 +63,4 @@ def draw_predictions(answers: np.ndarray, y: np.ndarray, targets: Sequence[str],
         ax.set_ylabel("predicted")
         ax.set_title(targets[k] if k < len(targets) else "", parse_math=False)
         ax.grid(alpha=0.3)
-    return _png(figure, title)
-
-
-def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("drawing pictures of a run", "plot") from None
-    figure = Figure(figsize=(width, height), layout="constrained")
-    # Whatever MPLBACKEND says: nothing is shown here, it is written.
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Any, title: str) -> bytes:
-    # A dollar sign in a name is no formula.
-    figure.suptitle(title, parse_math=False)
-    png = io.BytesIO()
-    with warnings.catch_warnings():
-        # Of characters that the font does not have.
-        warnings.simplefilter("ignore")
-        figure.savefig(png, format="png", dpi=120)
-    return png.getvalue()
+    return png(made)

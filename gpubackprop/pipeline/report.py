@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gpubackprop.layout import html
 from gpubackprop.metrics import (
     balanced_accuracy,
     confusion_matrix,
@@ -39,6 +40,9 @@ class Report:
         """The metrics as text: those that one looks at first, then the others."""
         shown = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in self.metrics.items()]
         return [", ".join(f"{k} {v:.4f}" for k, v in [*self.metrics.items()][:FIRST]), ", ".join(shown[FIRST:])]
+
+    def _repr_html_(self) -> str:
+        return html([], [("metric", "value"), *((name, f"{value:.6g}") for name, value in self.metrics.items())])
 
     def plain(self, classes: list[str], judged_on: str) -> dict[str, Any]:
         """For metrics.json. judged_on: which rows these were."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from gpubackprop.checks import Data, check_x, check_y
 from gpubackprop.errors import ArgumentError, unknown_name
 from gpubackprop.layers import Dense
+from gpubackprop.layout import html
 from gpubackprop.losses import Loss
 from gpubackprop.network.network import Network
 from gpubackprop.optimizers import SGD
@@ -85,6 +86,24 @@ class Explanation:
 
     def __len__(self) -> int:
         return len(self.quantities)
+
+    def _repr_html_(self) -> str:
+        rows = [("step", "name", "size", "chain rule", "value", "central differences", "off by")]
+        for q in self:
+            numeric, error = ("", "") if q.numeric is None else (matrix_text(q.numeric, 5), f"{q.error:.1e}")
+            rows.append((q.step, q.name, q.dimensions, q.formula, matrix_text(q.value, 5), numeric, error))
+        return html(
+            [f"largest difference between a derivative and its central differences: {self.worst_error:.1e}"], rows
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """The same as plain values, for JSON."""
+        arrays = ("value", "numeric")
+        quantities = [
+            {k: v.tolist() if k in arrays and v is not None else v for k, v in vars(q).items()} | {"error": q.error}
+            for q in self
+        ]
+        return {"worst_error": self.worst_error, "quantities": quantities}
 
     @property
     def worst_error(self) -> float:

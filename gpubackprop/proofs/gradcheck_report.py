@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from typing import Any
+
+from gpubackprop.layout import aligned, html
 
 SHOWN = 8
 
@@ -70,6 +73,24 @@ class GradcheckReport:
         return self.passed
 
     def __str__(self) -> str:
+        return "\n".join([*self._lines(), *_indented((self.failures or self.worst)[:SHOWN])])
+
+    def _repr_html_(self) -> str:
+        return html(self._lines(), _table((self.failures or self.worst)[:SHOWN]))
+
+    def plain(self) -> dict[str, Any]:
+        """The same as plain values, for JSON."""
+        counts = {"compared": len(self.compared), "unchecked": len(self.unchecked), "resampled": self.resampled}
+        failures = [asdict(d) | {"error": d.error} for d in self.failures]
+        return {
+            "passed": self.passed,
+            "max_error": self.max_error,
+            **counts,
+            "failures": failures,
+            "problems": self.problems,
+        }
+
+    def _lines(self) -> list[str]:
         how = "central differences" if self.method == "central" else "complex step"
         kind = "entries" if all(d.index is not None for d in self.compared) else "entries and random directions"
         mode = "training" if self.training else "inference"
@@ -82,20 +103,18 @@ class GradcheckReport:
             lines.append(f"  {self.resampled:,} at a kink: checked at another point close by")
         if self.unchecked:
             lines.append(f"  {len(self.unchecked):,} not checked: at a kink at every point that was tried, first")
-            lines.extend(_table(self.unchecked[:SHOWN]))
-        lines.extend(_table((self.failures or self.worst)[:SHOWN]))
-        return "\n".join(lines)
+            lines.extend(_indented(self.unchecked[:SHOWN]))
+        return lines
 
 
-def _table(entries: list[Derivative]) -> list[str]:
-    rows = [("array", "index", "analytic", "numeric", "error", "allowed")]
+def _indented(entries: list[Derivative]) -> list[str]:
+    return [f"  {line}" for line in aligned(_table(entries), "<<>")]
+
+
+def _table(entries: list[Derivative]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("array", "index", "analytic", "numeric", "error", "allowed")]
     for d in entries:
         place = "direction" if d.index is None else str(list(d.index))
         numbers = (f"{d.analytic:.7e}", f"{d.numeric:.7e}", f"{d.error:.2e}", f"{d.tolerance:.2e}")
         rows.append((d.name, place, *numbers))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  "
-        + "  ".join(f"{cell:{'<' if i < 2 else '>'}{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]
+    return rows

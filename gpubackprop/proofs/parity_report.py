@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from gpubackprop.layout import aligned, html
 
 KINDS = ("forward", "delta", "gradient", "update")
 
@@ -78,6 +80,18 @@ class ParityReport:
         return self.passed
 
     def __str__(self) -> str:
+        return "\n".join([*self._lines(), *(f"  {line}" for line in aligned(self._table(), "<>"))])
+
+    def _repr_html_(self) -> str:
+        return html(self._lines(), self._table())
+
+    def plain(self) -> dict[str, Any]:
+        """The same as plain values, for JSON."""
+        found = {k: getattr(self, k) for k in ("passed", "devices", "tolerance", "steps", "losses", "kinks")}
+        first = self.first and asdict(self.first)
+        return {**found, "first": first, "worst": [asdict(d) for d in self.worst.values()]}
+
+    def _lines(self) -> list[str]:
         one, two = self.devices
         many = "1 step" if self.steps == 1 else f"{self.steps} steps"
         lines = [
@@ -91,8 +105,7 @@ class ParityReport:
                 f"  {self.kinks:,} pre-activations were rounded to different sides of 0; what follows from them is left out"
             )
         lines.append(f"  TF32: {'; '.join(self.tf32)}")
-        lines.extend(self._table())
-        return "\n".join(lines)
+        return lines
 
     def describe(self, d: Difference) -> str:
         """One difference in words."""
@@ -104,7 +117,7 @@ class ParityReport:
             f"most at {place}: {d.values[0]:.9g} and {d.values[1]:.9g}".replace("most at :", "values")
         )
 
-    def _table(self) -> list[str]:
+    def _table(self) -> list[tuple[str, ...]]:
         def cell(layer: int | None, kind: str) -> str:
             d = self.worst.get((layer, kind))
             return "" if d is None else f"{d.relative_error:.1e}{'!' if d.beyond else ' '}"
@@ -112,5 +125,4 @@ class ParityReport:
         rows: list[tuple[str, ...]] = [("worst", *KINDS)]
         rows.extend((f"{i} {name}", *(cell(i, kind) for kind in KINDS)) for i, name in enumerate(self.layers))
         rows.append(("loss", cell(None, "loss"), *("" for _ in KINDS[1:])))
-        width = max(len(row[0]) for row in rows)
-        return [f"  {row[0]:<{width}}" + "".join(f"  {c:>9}" for c in row[1:]) for row in rows]
+        return rows

@@ -30,6 +30,7 @@ from gpubackprop.network.network import Network
 from gpubackprop.network.rows import Rows
 from gpubackprop.optimizers import Optimizer, get_optimizer
 from gpubackprop.random import host_generator
+from gpubackprop.sparse import SparseRows
 from gpubackprop.training.callbacks import Callback, EarlyStopping, FitPlan, FitProgress, GradientTolerance
 from gpubackprop.training.checkpoints import Checkpoints, newest
 from gpubackprop.training.divergence import RESTORES, LastGood, checked_on_nan, described
@@ -618,7 +619,10 @@ class Trainer:
         parts = split(len(x), held_out, seed=net.seed, labels=strata)
 
         def rows(array: Array, index: np.ndarray) -> Array:
-            return array[index] if isinstance(array, np.ndarray) else be.asarray(be.to_host(array)[index])
+            if isinstance(array, SparseRows):
+                return array.taken(index)
+            on_host = isinstance(array, np.ndarray) or not be.owns(array)
+            return array[index] if on_host else be.asarray(be.to_host(array)[index])
 
         kept, held = parts
         weights = None if weights is None else weights[kept]

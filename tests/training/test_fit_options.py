@@ -181,3 +181,9 @@ def test_a_notebook_gets_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "epoch 1/1" in capsys.readouterr().out
     with pytest.raises(TypeError, match="verbose must be"):
         trainer().fit(X, Y, epochs=1, verbose="yes")  # type: ignore[arg-type]
+
+
+def test_a_split_of_sparse_rows() -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    history = [trainer().fit(x, Y, epochs=2, validation_split=0.2)["val_loss"] for x in (X, sparse.csr_array(X))]
+    assert history[0] == pytest.approx(history[1])
