@@ -24,6 +24,8 @@ COMMANDS = {
     "predict": "Write a trained network's predictions to a .csv or .npy file.",
     "export": "Write a trained network as an ONNX file, with what it does to columns, units and labels.",
     "summary": "Show what is in a run folder.",
+    "compare": "Show in which settings runs differ, and what came of it.",
+    "runs": "List the runs in a folder: data, score, date and status.",
     "explain": "Show every matrix of a training step beside its formula and central differences.",
     "gradcheck": "Hold a network's gradients to derivatives measured from its loss.",
     "parity": "Name the first tensor in which two devices or precisions differ.",
@@ -49,9 +51,11 @@ class _Commands(TyperGroup):
             self.add_command(TyperCommand(name, help=text))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
+        if not ctx.resilient_parsing and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise unknown_name("command", args[0], COMMANDS)
         name, _, rest = super().resolve_command(ctx, args)
+        if name is None:
+            return name, None, rest
         self.running = _imported(str(name))
         return name, self.running, rest
 
@@ -101,9 +105,7 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     print(f"warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
-app = typer.Typer(
-    cls=_Commands, name="gpubackprop", invoke_without_command=True, add_completion=False, pretty_exceptions_enable=False
-)
+app = typer.Typer(cls=_Commands, name="gpubackprop", invoke_without_command=True, pretty_exceptions_enable=False)
 
 
 @app.callback()

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer import Argument, Option
 
-from gpubackprop.files.plain import as_json as as_json_text
+from gpubackprop.cli.output import Json, print_json
 from gpubackprop.pipeline.model import Array, Model, load_run
 from gpubackprop.pipeline.report import report
 from gpubackprop.terminal import Terminal, printable, say
@@ -29,14 +29,14 @@ def evaluate(
     folder: Annotated[str | None, Option(help="Where the IDX files of (fashion-)mnist are.")] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     batch_size: Annotated[int | None, Option(help="Rows at a time.", min=1)] = None,
-    as_json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Score a trained network on rows that it was not trained on."""
     model = load_run(run, device)
     rows = model.rows_to_judge(data, target, folder)
     found = report(model, rows.x, rows.y, batch_size)
     if as_json:
-        print(as_json_text({**found.metrics, "rows": len(rows.x)}))
+        print_json({**found.metrics, "rows": len(rows.x)})
         return
     console = Terminal()
     for remark in model.remarks(rows.x):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from rich.console import Console
 from rich.text import Text
-from typer import Option
+from typer import Argument, Option
 
+from gpubackprop.cli.output import Json, print_json
 from gpubackprop.errors import ArgumentError
 from gpubackprop.files.checkpoint import load
 from gpubackprop.losses import get_loss
 from gpubackprop.network.network import Network
 from gpubackprop.network.perceptron import mlp
+from gpubackprop.pipeline.model import load_run
+from gpubackprop.pipeline.settings import Settings
+from gpubackprop.pipeline.subject import subject
 from gpubackprop.proofs.explain import STEPS, Explanation, Quantity, matrix_text
 from gpubackprop.proofs.explain import explain as take_apart
 from gpubackprop.terminal import Terminal
@@ -23,28 +28,43 @@ _WIDTH = 110
 
 
 def explain(
+    run: Annotated[
+        str | None,
+        Argument(
+            metavar="[RUN]", help="A run folder or a saved network (.safetensors), instead of the next four options."
+        ),
+    ] = None,
     layers: Annotated[str, Option(help="Widths, the inputs first: 2,3,2.")] = "2,3,2",
     activation: Annotated[str, Option(help="Of the hidden layers.")] = "sigmoid",
     output_activation: Annotated[
         str | None, Option(help="Of the last layer: by default that of the others, or identity under a cross-entropy.")
     ] = None,
     loss: Annotated[str, Option(help="half_squared_error, cross_entropy, ...")] = "half_squared_error",
-    model: Annotated[str | None, Option(help="A saved network (.safetensors) instead of these four.")] = None,
-    x: Annotated[str | None, Option(help='The sample: "0.05,0.1"; rows with ";" between. By default drawn.')] = None,
+    x: Annotated[
+        str | None,
+        Option(help='The sample: "0.05,0.1"; rows with ";" between. By default drawn, from the data of a run.'),
+    ] = None,
     y: Annotated[str | None, Option(help="Its target, written like x, or class labels. By default drawn.")] = None,
     learning_rate: Annotated[float, Option(help="Of the update.")] = 0.5,
     input_layer: Annotated[int, Option(help="Number of the layer that x is: 0 or, as in many textbooks, 1.")] = 0,
     digits: Annotated[int, Option(help="Digits behind the point.", min=1, max=15)] = 5,
     seed: Annotated[int, Option(help="Of the weights, and of x and y where they are not given.", min=0)] = 0,
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    as_json: Json = False,
 ) -> None:
     """Show every matrix of the forward, delta-propagation and update steps of a small network on a sample.
 
     Each stands with its name, its dimensions and the chain-rule formula that it comes from; each derivative also beside
     central differences, which know nothing of the chain rule.
     """
-    if model is not None:
-        net = load(model, device)
+    rows = targets = None
+    if run is not None and Path(run).is_dir():
+        if x is None and y is None:
+            net, rows, targets = subject(run, Settings(device=device, seed=seed), 1)
+        else:
+            net = load_run(run, device).network
+    elif run is not None:
+        net = load(run, device)
     else:
         if output_activation is None:
             output_activation = activation if get_loss(loss).output == "identity" else "identity"
@@ -58,9 +78,13 @@ def explain(
             seed=seed,
         )
     rng = np.random.default_rng(seed)
-    rows = rng.random((1, net.widths[0])).round(2) if x is None else _matrix("x", x)
-    targets = _drawn_targets(net, len(rows), rng) if y is None else _targets(net, y)
+    if rows is None:
+        rows = rng.random((1, net.widths[0])).round(2) if x is None else _matrix("x", x)
+        targets = _drawn_targets(net, len(rows), rng) if y is None else _targets(net, y)
     found = take_apart(net, rows, targets, learning_rate=learning_rate, input_layer=input_layer)
+    if as_json:
+        print_json({"network": repr(net), **found.plain()})
+        return
     show(found, Terminal(width=None if Terminal().is_terminal else _WIDTH, highlight=False), digits, repr(net))
 
 

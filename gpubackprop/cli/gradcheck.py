@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from gpubackprop.cli.output import Json, print_json
 from gpubackprop.data import NAMES
 from gpubackprop.network.twin import twin
 from gpubackprop.pipeline.settings import Settings
@@ -33,6 +34,7 @@ def gradcheck(
     inference: Annotated[bool, Option("--inference", help="Without dropout, with running statistics.")] = False,
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, strict.")] = "auto",
     seed: Annotated[int, Option(help="Of the weights, the rows and the directions.", min=0)] = 0,
+    as_json: Json = False,
 ) -> None:
     """Hold the gradients of a network, in float64, to derivatives measured from its loss.
 
@@ -43,6 +45,9 @@ def gradcheck(
     )
     net, x, y = subject(data, settings, rows, target, task, folder)
     report = check(twin(net, dtype="float64"), x, y, method=method, eps=eps, training=not inference, seed=seed)
-    print(f"{net!r}\n{report}")
+    if as_json:
+        print_json({"network": repr(net), **report.plain()})
+    else:
+        print(f"{net!r}\n{report}")
     if not report:
         raise typer.Exit(FAILED)

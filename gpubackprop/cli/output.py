@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import io
 import os
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
+
+from typer import Option
+
+from gpubackprop.files.plain import as_json
+
+Json = Annotated[bool, Option("--json", help="Print one JSON object instead of text.")]
+"""The option of every command that prints figures."""
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one line of JSON."""
+    print(as_json(value))
 
 
 class Output:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from gpubackprop.cli.output import Json, print_json
 from gpubackprop.data import NAMES
 from gpubackprop.pipeline.settings import Settings
 from gpubackprop.pipeline.subject import subject
@@ -38,6 +39,7 @@ def parity(
     l2: Annotated[float, Option(help="Penalty l2/2 sum W^2.")] = 0.0,
     rows: Annotated[int, Option(help="Rows of the batch.", min=1)] = 256,
     seed: Annotated[int, Option(help="Of the weights, the rows and dropout.", min=0)] = 0,
+    as_json: Json = False,
 ) -> None:
     """Train the same network side by side on two devices and name the first tensor in which they differ.
 
@@ -62,7 +64,10 @@ def parity(
     net, x, y = subject(data, settings, rows, target, task, folder)
     pair = [_device(part) for part in devices.split(",")]
     report = check_parity(net, x, y, pair, steps, optimizer=settings.make_optimizer(len(x)), tolerance=tolerance)
-    print(f"{net!r}\n{report}")
+    if as_json:
+        print_json({"network": repr(net), **report.plain()})
+    else:
+        print(f"{net!r}\n{report}")
     if not report:
         raise typer.Exit(FAILED)
 

@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from typer import Argument, Option
 
+from gpubackprop.cli.output import Json, print_json
 from gpubackprop.errors import DataError
 from gpubackprop.files.checkpoint import FORGED
 from gpubackprop.pipeline.model import Model, load_run
@@ -22,13 +23,17 @@ _HEADINGS = {"learning_rate": "rate", "samples_per_second": "samples/s", "gradie
 def summary(
     run: Annotated[str, Argument(metavar="RUN", help="A run folder that `train` wrote.")],
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    as_json: Json = False,
 ) -> None:
     """Show what is in a run folder: the network, the settings, the history and the result."""
     folder = Path(run)
     model, about = load_run(folder, device), read_settings(folder)
-    console = Terminal()
+    history = History.load(folder / "history.jsonl")
+    if as_json:
+        print_json({**about, "history": history.records})
+        return
     try:
-        _show(console, model, about, History.load(folder / "history.jsonl"))
+        _show(Terminal(), model, about, history)
     except FORGED as error:
         raise DataError(f"{folder}: holds other settings or another history than `train` wrote: {error!r}") from error
 

@@ -14,8 +14,10 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer import Argument, Option
 
+from gpubackprop.cli.output import Json, print_json
 from gpubackprop.data import NAMES, TextFormat
 from gpubackprop.errors import ArgumentError, unknown_name
+from gpubackprop.pipeline.config import read_config
 from gpubackprop.pipeline.encoder import ColumnChoices
 from gpubackprop.pipeline.runs import RunInterruptedError, resume_run, train_run
 from gpubackprop.pipeline.settings import Settings
@@ -25,6 +27,29 @@ from gpubackprop.training.display import Display, duration
 
 def _columns(which: str) -> Any:
     return Option(metavar="COLUMN", help=f"Columns of a table {which}; with commas between, or repeated.")
+
+
+def _configured(context: typer.Context, path: str | None) -> str | None:
+    """Let the options of a file stand where the command line has none."""
+    names: dict[str, Any] = {}
+    for p in context.command.params:
+        if p.name not in ("config", "resume", "as_json", "help"):
+            names |= {name.lstrip("-").replace("-", "_"): p for name in (p.name or "", *p.opts)}
+    options = {}
+    for key, value in (read_config(path) if path else {}).items():
+        if (option := names.get(key.replace("-", "_"))) is None:
+            raise unknown_name(f"option in {path}", key, {option.name for option in names.values()})
+        values = list(value) if isinstance(value, (list, tuple)) else [value]
+        if not all(isinstance(v, (str, int, float)) for v in values):
+            raise ArgumentError(
+                f"{path}: {key} must be a word, a number, true or false, or a list of them; got {value!r}"
+            )
+        # As they stand on a command line, so that the same is refused: 2.5 epochs are not 2.
+        words = [str(v).lower() if isinstance(v, bool) else str(v) for v in values]
+        several = getattr(option, "multiple", False)
+        options[option.name] = words if several else words[0] if len(words) == 1 else ",".join(map(str, words))
+    context.default_map = options
+    return path
 
 
 def train(
@@ -86,6 +111,19 @@ def train(
         list[str] | None,
         Option(metavar="SIGNAL", help="Save and end on this signal too, such as SIGUSR1 of SLURM; may be repeated."),
     ] = None,
+    config: Annotated[
+        str | None,
+        Option(
+            metavar="FILE",
+            help="Options from a .toml file, a line each, or a run's settings.json, which repeats it; those given here win.",
+            is_eager=True,
+            callback=_configured,
+        ),
+    ] = None,
+    sha256: Annotated[
+        str | None, Option(help="Refuse data that have another fingerprint, that of settings.json.")
+    ] = None,
+    as_json: Json = False,
     **asked: Any,
 ) -> None:
     """Train a network on DATA; leave its weights, settings, history, curves and checkpoints in a run folder.
@@ -93,7 +131,7 @@ def train(
     Rows are held out for `gpubackprop evaluate`: the official test part, or a share of the rows. Ctrl-C, SIGTERM and SIGHUP
     finish the batch and save; --resume goes on from there, or from the newest checkpoint, to the same result.
     """
-    console = Terminal()
+    console = Terminal(stderr=as_json)
     started = time.perf_counter()
     common: dict[str, Any] = {
         "folder": folder,
@@ -103,9 +141,11 @@ def train(
         "say": partial(say, console),
     }
     interrupted: RunInterruptedError | None = None
+    given = {p for p in context.params if getattr(context.get_parameter_source(p), "name", "") == "COMMANDLINE"}
+    if "data" in given and "sha256" not in given:
+        sha256 = None
     try:
         if resume is not None:
-            given = {p for p in context.params if getattr(context.get_parameter_source(p), "name", "") == "COMMANDLINE"}
             if others := sorted(given - _WITH_RESUME):
                 raise ArgumentError(
                     f"a run that goes on keeps its settings: leave out {', '.join(f'{o}=...' for o in others)}"
@@ -137,6 +177,7 @@ def train(
                     log=tuple(log or ()),
                 ),
                 max_bytes=max_bytes,
+                sha256=sha256,
                 out=out,
                 overwrite=overwrite,
                 **common,
@@ -150,6 +191,9 @@ def train(
         say(console, f"test ({run.judged_on}): {first}\n{rest}")
     how = "interrupted" if interrupted else "done"
     say(console, f"{how} after {len(run.history)} epochs, {spent}; run folder: {run.path}")
+    if as_json:
+        ended = {"run": str(run.path), "epochs": len(run.history), "stopped": run.history.stopped}
+        print_json({**ended, "judged_on": run.judged_on, "test": run.scores})
     if interrupted:
         say(console, f"go on with: gpubackprop train --resume {shlex.quote(str(run.path))}")
         raise typer.Exit(128 + interrupted.signal)

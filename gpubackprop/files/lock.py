@@ -72,6 +72,18 @@ class FolderLock:
         self.file.close()
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process is writing into the folder, as far as its lock tells."""
+    try:
+        if (folder / NAME).exists():
+            FolderLock(folder).release()
+    except DataError:
+        return True
+    except OSError:  # not writable for us: nothing is known
+        return False
+    return False
+
+
 try:
     import fcntl
 

@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from gpubackprop import __version__
+from gpubackprop.backend.cpu.blas_info import blas_name, blas_threads
 from gpubackprop.errors import DataError
 from gpubackprop.files import lock
 from gpubackprop.files.atomic import exchange, replacing
@@ -185,6 +189,11 @@ class RunFolder:
                 entry.unlink()
             elif folder != self.path and not os.path.lexists(self.path / name):
                 entry.rename(self.path / name)
+
+
+def versions() -> dict[str, Any]:
+    """What a run's bits depend on beside its settings and the device."""
+    return {"gpubackprop": __version__, "numpy": np.__version__, "blas": blas_name(), "threads": blas_threads()}
 
 
 def read_settings(run: Path) -> dict[str, Any]:

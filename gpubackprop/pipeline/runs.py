@@ -9,13 +9,12 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpubackprop import __version__
-from gpubackprop.backend.cpu.blas_info import blas_name, blas_threads
 from gpubackprop.checks import whole_number
 from gpubackprop.data import NAMES, Dataset, Standardizer, Table, TextFormat, load
 from gpubackprop.errors import (
@@ -34,7 +33,7 @@ from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.pictures import draw_confusion, draw_curves, draw_predictions
 from gpubackprop.pipeline.preparation import Part, Parts, baseline, divide, fingerprint, outputs_for, told
 from gpubackprop.pipeline.report import Report, report
-from gpubackprop.pipeline.run_folder import RunFolder, read_settings
+from gpubackprop.pipeline.run_folder import RunFolder, read_settings, versions
 from gpubackprop.pipeline.settings import Settings, SettingsOptions
 from gpubackprop.training import (
     Callback,
@@ -94,6 +93,7 @@ def train_run(
     format: TextFormat | None = None,
     columns: ColumnChoices | None = None,
     max_bytes: int | None = None,
+    sha256: str | None = None,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     checkpoint_every: str | None = None,
@@ -105,7 +105,8 @@ def train_run(
     """Train a network on the data; leave its weights, settings, history, curves and checkpoints in a run folder.
 
     data: a data set, or its name or file; target, task, folder, weight, group, format and max_bytes: as for `load`. columns:
-    what to do with which columns of a table, where it shall not be what suits them. out: the run folder, by default
+    what to do with which columns of a table, where it shall not be what suits them. sha256: the data must be those with this
+    fingerprint in their settings.json. out: the run folder, by default
     runs/<name>-1, runs/<name>-2, ...; overwrite: replace a run that is there, once this one is whole. checkpoint_every: as
     `every` of `Checkpoints`. stop_on: signals that end the training in order beside SIGINT, SIGTERM and SIGHUP. callbacks
     listen to the training; say is called with each line for people to read. settings: fields of `pipeline.settings.Settings`,
@@ -147,6 +148,10 @@ def train_run(
         "format": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(format or TextFormat()).items()},
     }
     model = prepare(loaded, parts.train, chosen, origin, columns)
+    if sha256 not in (None, model.data["sha256"]):
+        raise DataError(
+            f"{loaded.name}: sha256={sha256} is not that of the data, {model.data['sha256']}: they have changed"
+        )
     trainer = Trainer(model.network, chosen.make_optimizer(len(parts.train.x)))
     encoder, always = model.inputs, baseline(loaded, parts.train)
     table = described(encoder.columns) if isinstance(encoder, Encoder) else []
@@ -165,11 +170,14 @@ def train_run(
             {k: getattr(column, k) for k in ("name", "kind", "missing", "levels", "becomes")}
             for column in (encoder.columns if isinstance(encoder, Encoder) else ())
         ],
-        "versions": {
-            "gpubackprop": __version__,
-            "numpy": np.__version__,
-            "blas": blas_name(),
-            "threads": blas_threads(),
+        "versions": versions(),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "data": {
+            **origin,
+            "task": task,
+            "columns": asdict(columns),
+            "name": loaded.name,
+            "sha256": model.data["sha256"],
         },
     }
     training = _Training(trainer, model, parts, chosen, about, every, stop_on, callbacks, say)
@@ -210,6 +218,8 @@ def resume_run(
             model = Model.built(trainer.net, trainer.extra)
         except FORGED as error:
             raise CheckpointError(f"{opened.checkpoints}: not the checkpoints of a run: {error!r}") from error
+        if more_epochs:
+            about["continued_from"] = settings.epochs
         settings = replace(settings, epochs=(settings.epochs or 0) + more_epochs)
         about["settings"] = asdict(settings)
         loaded = _same_data(model, data, folder)

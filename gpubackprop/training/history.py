@@ -160,7 +160,7 @@ def curves(histories: Mapping[str, History], title: str = "") -> Any:
         for column in columns:
             rows = "validation rows" if column.startswith("val_") else "training rows"
             # Of the steps, while the weights change and dropout leaves units out; all else is taken after the epoch.
-            rows += ", in the steps, with dropout" if column == "loss" else ""
+            rows += ", in the steps, any dropout on" if column == "loss" else ", after the epoch"
             what = f"{column.removeprefix('val_')}: " if len(names) > 1 else ""
             for name, history in drawn.items():
                 if column in history.records[-1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, entry_points, version
@@ -96,3 +97,29 @@ def test_warnings_are_one_line(tmp_path: Path) -> None:
     code = "import warnings; from gpubackprop import cli; cli.app = lambda: warnings.warn('a\\nb'); cli.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "warning: a b\n"
+
+
+def test_every_command_that_prints_figures_has_json() -> None:
+    """The others write a file, or say whether the installation works."""
+    without = {name for name in COMMANDS if not any("--json" in p.opts for p in _imported(name).params)}
+    assert without == {"predict", "export", "doctor"}
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("gpubackprop gradc", "gradcheck"),
+        ("gpubackprop train --learn", "--learning-rate"),
+        ("gpubackprop tian --l", ""),
+    ],
+)
+def test_shells_complete_commands_and_options(words: str, found: str) -> None:
+    environment = {
+        **os.environ,
+        "_GPUBACKPROP_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }
+    code = "from gpubackprop.cli import app; app(prog_name='gpubackprop')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (done.stdout.split(), done.stderr) == ([found] if found else [], "")

@@ -44,7 +44,7 @@ def test_saved_network(tmp_path, capsys):
     path = tmp_path / "net.safetensors"
     net = gb.mlp([3, 2, 1], activation="tanh", loss="mean_absolute_error", seed=5, device="cpu")
     gb.save(path, net)
-    assert run("explain", "--model", str(path), "--x", "1,2,3", "--y", "0", "--digits", "9", "--device", "cpu") == 0
+    assert run("explain", str(path), "--x", "1,2,3", "--y", "0", "--digits", "9", "--device", "cpu") == 0
     shown = capsys.readouterr().out
     assert "sign(a(2) - y)" in shown
     assert f"{net.loss(np.array([[1.0, 2, 3]]), [[0.0]]):.6f}" in shown
@@ -59,7 +59,7 @@ def test_saved_network(tmp_path, capsys):
         (["--x", "1,2,3"], "x must have shape"),
         (["--layers", "400,400"], "at most 1,000 parameters"),
         (["--loss", "cros_entropy"], "did you mean"),
-        (["--model", "nothing.safetensors"], "nothing.safetensors"),
+        (["nothing.safetensors"], "nothing.safetensors"),
     ],
 )
 def test_mistakes_are_one_line(arguments, error, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import gpubackprop as gb
 from gpubackprop.cli import app
+from tests.cli.commands import run as run_command
 
 
 def run(*arguments: str) -> int:
@@ -100,3 +102,19 @@ def test_errors_are_one_line(
     assert told.startswith("error: ")
     assert message in told
     assert told.count("\n") == 1
+
+
+def test_reports_as_json(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    told = run_command("train", "xor", "--epochs", "2", "--layers", "4", "--dropout", "0", "--out", out, "--json")
+    trained = json.loads(told.splitlines()[-1])
+    assert trained["test"]["accuracy"] >= 0
+    assert json.loads(run_command("summary", out, "--json"))["history"][1]["epoch"] == 2
+    assert json.loads(run_command("gradcheck", out, "--device", "cpu", "--json"))["passed"] is True
+    found = json.loads(run_command("parity", out, "--devices", "cpu,strict", "--steps", "2", "--json"))
+    assert found["passed"] is True
+    assert len(found["losses"]) == 2
+    steps = json.loads(run_command("explain", out, "--device", "cpu", "--json"))
+    assert steps["worst_error"] < 1e-6
+    assert steps["quantities"][0]["name"] == "x"
+    assert any(d["name"] == "cpu" and d["working"] for d in json.loads(run_command("devices", "--json"))["devices"])

@@ -73,13 +73,13 @@ def test_a_picture_says_which_rows_each_curve_is_of(tmp_path):
     history.records[1] |= {"accuracy": 0.5, "val_accuracy": 0.4, "val_roc_auc": 0.7, "val_mae_0": 3.0}
     losses, metrics = history.plot(tmp_path / "curves.png").axes
     assert [line.get_label() for line in losses.lines] == [
-        "training rows, in the steps, with dropout",
-        "validation rows",
+        "training rows, in the steps, any dropout on",
+        "validation rows, after the epoch",
     ]
     assert [line.get_label() for line in metrics.lines] == [
-        "accuracy: training rows",
-        "accuracy: validation rows",
-        "roc_auc: validation rows",
+        "accuracy: training rows, after the epoch",
+        "accuracy: validation rows, after the epoch",
+        "roc_auc: validation rows, after the epoch",
     ]
     assert metrics.get_ylabel() == "accuracy and roc_auc"
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -91,7 +91,10 @@ def test_a_picture_says_which_rows_each_curve_is_of(tmp_path):
 def test_several_histories_in_one_picture():
     pytest.importorskip("matplotlib")
     (losses,) = curves({"a": filled(), "$b_": filled()}, "$").axes
-    assert sorted(line.get_label() for line in losses.lines)[-2:] == ["validation rows, \\$b_", "validation rows, a"]
+    assert sorted(line.get_label() for line in losses.lines)[-2:] == [
+        "validation rows, after the epoch, \\$b_",
+        "validation rows, after the epoch, a",
+    ]
     assert losses.get_yscale() == "linear", "a loss is missing"
 
 
