@@ -5,6 +5,11 @@
 Nothing in them asks how many layers there are. The task is two interleaved spirals, which no straight line separates. You will
 see networks of 0, 1, 2, ... hidden layers: that the gradient of each agrees with central differences, and what each makes of
 the spirals. Without a hidden layer it is a coin's toss; with each further layer the boundary can wind more.
+
+A step moves all layers at once, and what one layer's step does to the output is multiplied by all others': deeper networks need
+smaller steps. With 8 hidden layers and the step of the shallow ones, 0.01, two of five seeds never come below a loss of 0.1; with
+0.003 all five do. The gradient does not fade here: at the start that of the first weights is about as long as that
+of the last.
 """
 
 from __future__ import annotations
@@ -20,9 +25,14 @@ from gpubackprop.data import spirals
 STRETCH = 6.0
 
 
+def rate(hidden: list[int]) -> float:
+    """The step size: see above."""
+    return 0.01 if len(hidden) < 5 else 0.003
+
+
 def train(hidden: list[int], x: np.ndarray, y: np.ndarray, given: Any) -> gb.Network:
     net = gb.mlp([2, *hidden, 2], activation="tanh", loss="cross_entropy", device=given.device, seed=given.seed)
-    gb.Trainer(net, gb.Adam(0.01)).fit(x, y, epochs=given.epochs, batch_size=64, verbose=False)
+    gb.Trainer(net, gb.Adam(rate(hidden))).fit(x, y, epochs=given.epochs, batch_size=64, verbose=False)
     return net
 
 
@@ -71,12 +81,13 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         results.append({"hidden": hidden, "net": net, "gradient_error": error, **scores})
     table(
         f"Two spirals, {len(x)} points, tanh layers, Adam, {given.epochs} epochs",
-        ("hidden layers", "widths", "parameters", "loss", "accuracy", "gradient - central differences"),
+        ("hidden layers", "widths", "parameters", "step size", "loss", "accuracy", "gradient - central differences"),
         [
             (
                 len(r["hidden"]),
                 "-".join(map(str, [2, *r["hidden"], 2])),
                 r["net"].parameter_count,
+                f"{rate(r['hidden']):g}",
                 f"{r['loss']:.4f}",
                 f"{r['accuracy']:.3f}",
                 f"{r['gradient_error']:.1e}",

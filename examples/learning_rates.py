@@ -1,4 +1,4 @@
-"""One problem, step sizes from 0.000001 to 1.0: too small, good, overshooting, diverging.
+"""One problem, step sizes from 0.000001 to 1.0: too small, slow, good, overshooting, diverging.
 
 The problem is a plane fitted to 200 points, so that the cost is a bowl whose curvature is known: along the
 steepest direction it is lambda, the largest eigenvalue of X^T X / n. Each step multiplies the error along that direction by
@@ -8,7 +8,9 @@ steepest direction it is lambda, the largest eigenvalue of X^T X / n. Each step 
     1 / lambda < eta < 2 / lambda        it shrinks but changes its sign at each step: overshooting, from wall to wall
     eta > 2 / lambda                     it grows at each step: diverging
 
-The script judges each run by what it did alone, and prints this theory beside it.
+Overshooting is no failure: such a run can end lower than one that walks down, only each further increase of eta makes it worse.
+The script judges each run by what it did alone: how far it came ("good" is within 1% of the way), and how. It prints this theory
+beside it.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ def judge(losses: np.ndarray, turned: float, least: float) -> str:
         return "diverges"
     if losses[-1] - least > 0.5 * (losses[0] - least):
         return "too small"
-    return "overshoots" if turned > 0.1 else "slow" if losses[-1] - least > 0.01 * (losses[0] - least) else "good"
+    came = "slow" if losses[-1] - least > 0.01 * (losses[0] - least) else "good"
+    return f"{came}, overshooting" if turned > 0.1 else came
 
 
 def foretell(rate: float, curvature: float) -> str:
@@ -116,11 +119,18 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 def draw(path: Any, runs: list[Run], x: np.ndarray, y: np.ndarray, least: float) -> None:
     plt = pyplot()
     figure, (axes, bowl) = plt.subplots(1, 2, figsize=(7.2, 3.3), width_ratios=[1.5, 1])
-    colours = {"diverges": RED, "overshoots": ORANGE, "good": GREEN, "slow": BLUE, "too small": GREY}
+    colours = {
+        "diverges": RED,
+        "good, overshooting": ORANGE,
+        "slow, overshooting": ORANGE,
+        "good": GREEN,
+        "slow": BLUE,
+        "too small": GREY,
+    }
     low, high = 1e-7, 1e4
     for r in runs:
         excess = np.maximum(r.losses - least, low / 10)
-        axes.semilogy(excess, "o-" if r.verdict == "overshoots" else "-", color=colours[r.verdict], markersize=3)
+        axes.semilogy(excess, "o-" if "overshooting" in r.verdict else "-", color=colours[r.verdict], markersize=3)
     small = max(r.rate for r in runs if r.verdict == "too small")
     for r in runs:
         if r.verdict == "too small" and r.rate < small:
@@ -149,7 +159,7 @@ def draw(path: Any, runs: list[Run], x: np.ndarray, y: np.ndarray, least: float)
     cost = 0.5 * ((w @ x.T - y[:, 0]) ** 2).mean(axis=-1)
     bowl.contour(w[..., 0], w[..., 1], cost, levels=least + 0.02 * 2.6 ** np.arange(8), colors=GREY, linewidths=0.6)
     for r in runs:
-        if r.verdict in ("good", "overshoots") and r.rate > 0.01:
+        if r.verdict.startswith("good") and r.rate > 0.01:
             bowl.plot(*r.path[:25].T, "o-", color=colours[r.verdict], markersize=3, linewidth=1.2)
     bowl.set(xlabel="w1", ylabel="w2", title="down the bowl")
     save(figure, path)

@@ -78,6 +78,11 @@ def curves(device: str) -> list[Curve]:
     ]
 
 
+def unsigned(value: float) -> float:
+    """The value with six digits behind the point, of which a zero has no sign."""
+    return round(float(value), 6) + 0.0
+
+
 def main(arguments: list[str] | None = None) -> list[Curve]:
     given = options(__doc__).parse_args(arguments)
     found = curves(given.device)
@@ -88,9 +93,9 @@ def main(arguments: list[str] | None = None) -> list[Curve]:
             (
                 c.name if i == shown[0] else "",
                 f"{c.z[i]:+.1f}",
-                f"{c.value[i]:.6f}",
-                f"{c.derivative[i]:+.6f}",
-                f"{c.numeric[i]:+.6f}",
+                f"{unsigned(c.value[i]):.6f}",
+                f"{unsigned(c.derivative[i]):+.6f}",
+                f"{unsigned(c.numeric[i]):+.6f}",
             )
             for i in shown
         ]

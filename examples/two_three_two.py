@@ -114,7 +114,11 @@ def draw(path, library: Explanation) -> None:
                 )
         axes.text(places[layer][0][0], -1.95, ("x", "a(2)", "a(3)")[layer], ha="center", fontsize=11)
     axes.text(4.27, -1.4, "C = {:.4f}".format(library["C"].value.item()), fontsize=11)
-    axes.set(xlim=(-0.4, 5.2), ylim=(-2.1, 1.9), title="activations, deltas, and dC/dW as lines (red: W must shrink)")
+    axes.set(
+        xlim=(-0.4, 5.2),
+        ylim=(-2.1, 1.9),
+        title="activations, deltas, and dC/dW as lines (red: above 0, the step lowers W)",
+    )
     axes.axis("off")
     save(figure, path)
 

@@ -26,6 +26,12 @@ WRONG = (
     "gb.Trainer(net, optimiser='adam')",
     "gb.Trainer(net).fit(x, y, epoch=3)",
     "gb.Trainer(net).fit(x, y, batch_size='all')",
+    "gb.Trainer(net).fit(x, y, metrics='f1_score', verbos=True)",
+    "gb.Trainer(net).fit(x, y, validation_split='some')",
+    "gb.Trainer(net).fit(x, y, verbose='yes')",
+    "gb.Trainer(net).fit(x, y, metrics=[3])",
+    "gb.evaluate(net, x, y, metric=['f1'])",
+    "gb.Trainer(net).fit(x, y).plot(file='x.png')",
     "gb.EarlyStopping(patiance=3)",
     "gb.schedules.Cosine(warm=3)",
     "gb.losses.Huber(width=1)",
@@ -47,6 +53,7 @@ RIGHT = (
     "gb.RMSprop(alpha=0.9, centered=True, clip_value=None)",
     "gb.Trainer(net, gb.Adam(), callbacks=[gb.EarlyStopping(mode='max')]).fit(x, y, epochs=3, sample_weight=x)",
     "gb.train_run('digits', epochs=3, layers=[8], learning_rate=1e-3)",
+    "gb.Trainer(net).fit(x, y, metrics=['f1', lambda y, p: float(p.max())], validation_split=0.2, verbose='auto').plot()",
     "float(net.train_step(x, y, gb.Adam(), micro_batch_size=3))",
 )
 HEAD = "import numpy as np\nimport gpubackprop as gb\nx = y = np.zeros((2, 2))\nnet = gb.mlp([2, 3])\n"

@@ -57,7 +57,8 @@ def explain(
     Each stands with its name, its dimensions and the chain-rule formula that it comes from; each derivative also beside
     central differences, which know nothing of the chain rule.
     """
-    rows = targets = None
+    rows: Any = None
+    targets: Any = None
     if run is not None and Path(run).is_dir():
         if x is None and y is None:
             net, rows, targets = subject(run, Settings(device=device, seed=seed), 1)

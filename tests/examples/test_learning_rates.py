@@ -9,12 +9,16 @@ def test_each_rate_does_what_theory_says(example):
     result = module.main(["--device", "cpu"])
     verdicts = {r.rate: r.verdict for r in result["runs"]}
     assert verdicts[1e-6] == verdicts[1e-5] == verdicts[1e-4] == "too small"
-    assert verdicts[0.1] == "good"
-    assert verdicts[0.5] == "overshoots"
+    assert verdicts[0.01] == verdicts[0.1] == "good"
+    assert verdicts[0.5] == "good, overshooting"
     assert verdicts[1.0] == "diverges"
     for run in result["runs"]:
         assert (run.theory == "diverges") == (run.verdict == "diverges")
-        assert (run.theory == "overshoots") == (run.verdict == "overshoots")
+        assert (run.theory == "overshoots") == ("overshooting" in run.verdict)
+    ends = {
+        word: [r.losses[-1] for r in result["runs"] if r.verdict.startswith(word)] for word in ("good", "slow", "too")
+    }
+    assert max(ends["good"]) < min(ends["slow"]) <= max(ends["slow"]) < min(ends["too"]), "a better word, a lower loss"
 
 
 def test_losses_are_those_of_gradient_descent(example):

@@ -22,3 +22,8 @@ def test_values_and_derivatives_are_the_formulas_and_the_central_differences(exa
     for name, (value, derivative) in expected.items():
         assert curves[name].value == pytest.approx(value, abs=1e-12), name
         assert curves[name].derivative == pytest.approx(derivative, abs=1e-12), name
+
+
+def test_no_zero_has_a_sign(example, capsys):
+    example("loss_functions").main(["--device", "cpu"])
+    assert "-0.000000" not in capsys.readouterr().out
