@@ -14,8 +14,9 @@ def printable(text: str) -> str:
 
 
 def say(console: Console, text: str) -> None:
-    """Print text as it is: nothing in it is markup, and no line is broken."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    """Print text as it is: nothing in it is markup. A terminal, which would break long lines anywhere, gets them broken between
+    words; elsewhere no line is broken."""
+    console.print(text, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 class Terminal(Console):

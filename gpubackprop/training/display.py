@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from gpubackprop.metrics import COLUMNS
-from gpubackprop.terminal import Terminal
+from gpubackprop.terminal import Terminal, say
 from gpubackprop.training.callbacks import Callback, FitPlan, FitProgress
 from gpubackprop.training.history import History
 
@@ -57,7 +57,7 @@ class Display(Callback):
         state = _state(scores, "", record["samples_per_second"], left)
         self._last = " ".join(f" {k} {v:.4f}" for k, v in scores.items() if not k.endswith("loss"))
         if epoch % self._every == 0 or epoch in (1, epochs):
-            self.console.print(f"epoch {epoch:>{len(str(epochs))}}/{epochs}  {state}", highlight=False, soft_wrap=True)
+            say(self.console, f"epoch {epoch:>{len(str(epochs))}}/{epochs}  {state}")
         if self._bar is not None:
             # Fewer words than in the lines: the bar must fit into a terminal of 80 columns.
             short = _state({"loss": record["loss"]}, self._last, record["samples_per_second"], left)

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 import gpubackprop as gb
+from gpubackprop.terminal import say
 from gpubackprop.training.display import Display, duration
 
 
@@ -44,6 +45,16 @@ def test_a_live_bar_on_a_terminal() -> None:
     assert "\x1b[" in text
     assert "epoch 3/3" in text
     assert "━" in text
+
+
+def test_a_terminal_of_80_columns_splits_no_word() -> None:
+    text = "AdamW(0.003, " + "weight_decay=0.3, " * 12
+    for terminal in (True, False):
+        out = io.StringIO()
+        say(Console(file=out, force_terminal=terminal, width=80), text)
+        lines = out.getvalue().splitlines()
+        assert [word for line in lines for word in line.split()] == text.split()
+        assert (max(map(len, lines)) <= 80) is terminal
 
 
 @pytest.mark.parametrize(
