@@ -53,7 +53,7 @@ class Display(Callback):
     def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
         epoch, epochs = record["epoch"], self.plan.epochs
         left = (time.perf_counter() - self.started) / (epoch - self._before) * (epochs - epoch)
-        scores = {k: v for k, v in record.items() if k == "loss" or k not in COLUMNS}
+        scores = {k: v for k, v in record.items() if isinstance(v, (int, float)) and (k == "loss" or k not in COLUMNS)}
         state = _state(scores, "", record["samples_per_second"], left)
         self._last = " ".join(f" {k} {v:.4f}" for k, v in scores.items() if not k.endswith("loss"))
         if epoch % self._every == 0 or epoch in (1, epochs):

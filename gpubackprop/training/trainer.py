@@ -244,6 +244,8 @@ class Trainer:
             )
         if not isinstance(shuffle, (bool, np.bool_)):
             raise ArgumentTypeError(f"shuffle must be True or False; got {shuffle!r}")
+        if monitor is not None and patience is None:
+            raise ArgumentError(f"monitor={monitor!r} is what patience watches: give patience too, or leave both out")
         functions = None if metrics is None else checked(metrics)
         _check_split(validation_split)
         x, y, weights, validation = self._checked(x, y, sample_weight, validation_data, validation_split)

@@ -99,6 +99,11 @@ def test_a_split_in_numbers() -> None:
     assert first["val_loss"] == second["val_loss"]
 
 
+def test_a_column_to_monitor_needs_patience() -> None:
+    with pytest.raises(gb.GpuBackpropError, match="give patience too"):
+        trainer().fit(X, Y, epochs=1, monitor="loss")
+
+
 def test_a_split_that_cannot_be(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     for x, options, match in (
