@@ -26,6 +26,7 @@ from gpubackprop.files.manifest import Custom
 from gpubackprop.files.plain import finite
 from gpubackprop.network.network import Network
 from gpubackprop.network.rows import Rows
+from gpubackprop.network.stream import Stream
 from gpubackprop.optimizers import Optimizer, get_optimizer
 from gpubackprop.random import host_generator
 from gpubackprop.training.callbacks import Callback, EarlyStopping, FitPlan, FitProgress, GradientTolerance
@@ -104,7 +105,9 @@ def _checked_order(order: np.ndarray, n: int) -> np.ndarray:
     return order.astype(np.int64)
 
 
-def _digests(be: Backend, x: Array, y: Array, weights: Array | None, validation: Pair | None) -> dict[str, str | None]:
+def _digests(
+    be: Backend, x: Array | Stream, y: Array, weights: Array | None, validation: Pair | None
+) -> dict[str, str | None]:
     """SHA-256 of the data of a fit: it goes on with the same only."""
 
     def digest(*arrays: Array) -> str:
@@ -115,8 +118,11 @@ def _digests(be: Backend, x: Array, y: Array, weights: Array | None, validation:
             found.update(host.data)
         return found.hexdigest()
 
+    watched = digest(*validation) if validation else None
+    if isinstance(x, Stream):
+        return {"x": x.fingerprint(), "y": None, "validation_data": watched}
     targets = (y,) if weights is None else (y, weights)
-    return {"x": digest(x), "y": digest(*targets), "validation_data": digest(*validation) if validation else None}
+    return {"x": digest(x), "y": digest(*targets), "validation_data": watched}
 
 
 class Trainer:
@@ -160,7 +166,7 @@ class Trainer:
     def fit(
         self,
         x: Any,
-        y: Any,
+        y: Any = None,
         *,
         epochs: int = 10,
         batch_size: int | None = 32,
@@ -176,6 +182,7 @@ class Trainer:
     ) -> History:
         """Train on x (n, d) and y (n, m), or (n,) integer labels for cross_entropy; returns (and keeps) the `History`.
 
+        x may be a `Stream` (see `gb.open_stream`) in the place of both: rows that are read while training goes on.
         batch_size: rows a step; None or more than n: all of them; 1: one sample at a time. The last batch of an epoch
         may be smaller. shuffle: a new order each epoch, drawn on the host from the network's seed and the number of epochs
         that it was trained for (`net.epochs`), the same on every device. sample_weight: (n,), what each row's loss is
@@ -262,7 +269,7 @@ class Trainer:
     def continue_fit(
         self,
         x: Any,
-        y: Any,
+        y: Any = None,
         validation_data: tuple[Any, Any] | None = None,
         *,
         sample_weight: Any = None,
@@ -287,7 +294,8 @@ class Trainer:
             numbers = all(isinstance(v, (int, float)) for r in history for v in (r["loss"], r.get("val_loss", 0.0)))
             if not numbers or [r["epoch"] for r in history] != [*range(fit.first + 1, fit.epoch + 1)]:
                 raise ArgumentError("the history does not have a record for each epoch")
-            order = _checked_order(extra["order"], fit.n) if fit.shuffle and fit.step else None
+            ordered = fit.shuffle and fit.step and not isinstance(x, Stream)
+            order = _checked_order(extra["order"], fit.n) if ordered else None
             digests = _digests(self.net.backend, x, y, weights, validation)
             others = [name for name, digest in digests.items() if extra["digests"][name] != digest]
             if not isinstance(reason, (str, NoneType)) or (fit.n != len(x) and not others):
@@ -381,11 +389,12 @@ class Trainer:
         with net.engine as engine:
             optimizer.bind(engine.parameters)
             optimizer.span(optimizer.t - self.steps_done, fit.epochs * fit.steps)
-            if engine.shares_memory(x) or engine.shares_memory(y):
+            stream = x.rows(net, fit.size, fit.shuffle) if isinstance(x, Stream) else None
+            if stream is None and (engine.shares_memory(x) or engine.shares_memory(y)):
                 # A view of the weights, as data, would change while they are trained.
                 x, y = x.copy(), y.copy()
             self._data = x, y, weights, validation
-            source = be.stream(x, y, weights) or Rows(be, x, y, net.dtype, weights=weights)
+            source = stream or be.stream(x, y, weights) or Rows(be, x, y, net.dtype, weights=weights)
         snapshot = LastGood(net, optimizer if fit.on_nan == "restore" else None)
         with ExitStack() as signals:
             for c in callbacks:
@@ -395,7 +404,9 @@ class Trainer:
             self._restore(callbacks)
             try:
                 while fit.epoch < fit.epochs and not self._reason:
-                    if fit.shuffle:
+                    if stream is not None:
+                        stream.begin(net.epochs)
+                    elif fit.shuffle:
                         if order is None:
                             order = host_generator(net.seed, _ORDER, net.epochs).permutation(fit.n)
                         source.order(order)
@@ -413,6 +424,8 @@ class Trainer:
                 self.history.stopped = "interrupted"
                 raise
             finally:
+                if stream is not None:
+                    stream.close()
                 for c in callbacks:
                     c.on_fit_end(self, self.history)
                 self._fit = self._checkpoint = self._digests = None
@@ -519,6 +532,12 @@ class Trainer:
 
     def _checked(self, x: Any, y: Any, weights: Any, validation: Any) -> tuple[Array, Array, Array | None, Pair | None]:
         net, be = self.net, self.net.backend
+        if isinstance(x, Stream):
+            if y is not None or weights is not None:
+                raise ArgumentError("a Stream has its own targets, and no sample_weight: leave y and sample_weight out")
+            return x, None, None, self._checked_validation(validation)
+        if y is None:
+            raise ArgumentError("y is missing: only a Stream (gb.open_stream) has its own targets")
         x = check_x(x, net.widths[0], net.dtype, be)
         y = check_y(y, len(x), net.widths[-1], net.dtype, net.loss_function, be)
         weights = check_weights(weights, len(x), net.dtype, net.loss_function, be)
