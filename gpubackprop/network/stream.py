@@ -112,6 +112,10 @@ class Stream:
             digest.update(f"{array.dtype.str} {array.shape[1:]} ".encode() + np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
+    def first_checked(self, net: Network) -> Chunk:
+        """The few rows of `first` as the network takes them. Raises what `check_x` and `check_y` raise."""
+        return _Check(net, self.first)(*self.first, "the stream")
+
     def rows(self, net: Network, size: int, shuffle: bool) -> StreamRows:
         """The rows for a fit in batches of `size`. Raises what `check_x` and `check_y` raise of the first few."""
         return StreamRows(self, net, size, shuffle)

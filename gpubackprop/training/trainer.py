@@ -34,6 +34,7 @@ from gpubackprop.training.checkpoints import Checkpoints, newest
 from gpubackprop.training.divergence import RESTORES, LastGood, checked_on_nan, described
 from gpubackprop.training.evaluation import evaluate
 from gpubackprop.training.history import History
+from gpubackprop.training.large_batches import BatchSizes, learning_rate_factor, measure_batch_sizes
 
 REPORTS_PER_SECOND = 4
 _ORDER = 1
@@ -61,6 +62,8 @@ class _Fit:
     part: int | None
     epoch: int
     on_nan: str = "stop"
+    scale: float = 1.0
+    warmup: int = 0
     restores: int = 0
     step: int = 0
     skipped: int = 0
@@ -68,7 +71,8 @@ class _Fit:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("n", "size", "first", "epochs", "epoch", "step", "skipped", "restores"):
+        positive("scale", self.scale)
+        for name in ("n", "size", "first", "epochs", "epoch", "step", "skipped", "restores", "warmup"):
             whole_number(name, getattr(self, name), least=name in ("n", "size"))
         checked_on_nan(self.on_nan)
         for name in ("patience", "part"):
@@ -142,6 +146,8 @@ class Trainer:
         self.optimizer = get_optimizer(optimizer)
         self.callbacks = list(callbacks)
         self.history = History()
+        self.batch_sizes: BatchSizes | None = None
+        """What the last fit with batch_size="auto" found."""
         self._reason: str | None = None
         self._checkpoint: Checkpoint | None = None
         """What `continue_fit` goes on from."""
@@ -169,7 +175,7 @@ class Trainer:
         y: Any = None,
         *,
         epochs: int = 10,
-        batch_size: int | None = 32,
+        batch_size: int | str | None = 32,
         sample_weight: Any = None,
         validation_data: tuple[Any, Any] | None = None,
         shuffle: bool = True,
@@ -179,18 +185,26 @@ class Trainer:
         micro_batch_size: int | None = None,
         first_epoch: int | None = None,
         on_nan: str = "stop",
+        scale_learning_rate: str | None = None,
+        base_batch_size: int = 256,
+        warmup: float = 0.0,
     ) -> History:
         """Train on x (n, d) and y (n, m), or (n,) integer labels for cross_entropy; returns (and keeps) the `History`.
 
         x may be a `Stream` (see `gb.open_stream`) in the place of both: rows that are read while training goes on.
-        batch_size: rows a step; None or more than n: all of them; 1: one sample at a time. The last batch of an epoch
-        may be smaller. shuffle: a new order each epoch, drawn on the host from the network's seed and the number of epochs
-        that it was trained for (`net.epochs`), the same on every device. sample_weight: (n,), what each row's loss is
+        batch_size: rows a step; None or more than n: all of them; 1: one sample at a time; "auto": the fastest that fits, by
+        timed steps of a copy (`batch_sizes` says what was found). The last batch of an epoch may be smaller.
+        shuffle: a new order each epoch, drawn on the host from the network's seed and the number of epochs that it was trained
+        for (`net.epochs`), the same on every device. sample_weight: (n,), what each row's loss is
         multiplied by; the mean over a batch is still one over its rows. validation_data: (x, y) whose loss and metrics are
         taken after each epoch. patience: stop when `monitor` ("val_loss", without validation data "loss") has not improved for
         so many epochs, and put the best weights back. gradient_tolerance: stop when the gradient's norm is at most this.
         micro_batch_size: work through each batch in parts of so many rows, with the same gradient. first_epoch: for a run that
         goes on: the epochs of it that are done. Its orders, its schedule and the epochs of the history go on from there.
+
+        scale_learning_rate: the optimizer's learning rate is for batches of `base_batch_size`; "linear" or "sqrt" make of it what
+        suits this batch size (`learning_rate_factor`). warmup: epochs over which it rises linearly from 0, before which such a
+        rate is too large. Both hold for this fit, whatever the schedule does besides.
 
         A schedule that depends on the length of the run, and does not state it, spreads over this fit (over the whole run, with
         first_epoch); the optimizer's own schedule stays as it is.
@@ -209,9 +223,10 @@ class Trainer:
             raise ArgumentTypeError(f"shuffle must be True or False; got {shuffle!r}")
         x, y, weights, validation = self._checked(x, y, sample_weight, validation_data)
         first = 0 if first_epoch is None else whole_number("first_epoch", first_epoch, least=0)
+        size = self._batch_size(batch_size, x, y)
         fit = _Fit(
             n=len(x),
-            size=len(x) if batch_size is None else min(whole_number("batch_size", batch_size), len(x)),
+            size=size,
             first=first,
             epochs=first + whole_number("epochs", epochs, least=0),
             shuffle=bool(shuffle),
@@ -221,12 +236,23 @@ class Trainer:
             part=micro_batch_size,
             epoch=first,
             on_nan=on_nan,
+            scale=learning_rate_factor(scale_learning_rate, size, base_batch_size),
+            warmup=round(not_negative("warmup", warmup) * -(-len(x) // size)),
         )
         with self.net.engine.fit():
             if first_epoch is not None:
                 self.net.epochs = first
             self._fit, self.history, self._reason = fit, History(), None
             return self._train(x, y, weights, validation)
+
+    def _batch_size(self, asked: int | str | None, x: Array | Stream, y: Array) -> int:
+        if asked is None:
+            return len(x)
+        if asked != "auto":
+            return min(whole_number("batch_size", asked), len(x))
+        few, labels = x.first_checked(self.net) if isinstance(x, Stream) else (x, y)
+        self.batch_sizes = measure_batch_sizes(self.net, self.optimizer, few, labels, len(x))
+        return self.batch_sizes.fastest
 
     # -- going on -------------------------------------------------------------------------------------------------
 
@@ -388,7 +414,7 @@ class Trainer:
         self._listening, self._order = callbacks, None
         with net.engine as engine:
             optimizer.bind(engine.parameters)
-            optimizer.span(optimizer.t - self.steps_done, fit.epochs * fit.steps)
+            optimizer.span(optimizer.t - self.steps_done, fit.epochs * fit.steps, fit.scale, fit.warmup)
             stream = x.rows(net, fit.size, fit.shuffle) if isinstance(x, Stream) else None
             if stream is None and (engine.shares_memory(x) or engine.shares_memory(y)):
                 # A view of the weights, as data, would change while they are trained.
