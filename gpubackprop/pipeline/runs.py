@@ -49,7 +49,7 @@ from gpubackprop.training import (
 )
 from gpubackprop.training.checkpoints import Every, Trouble
 from gpubackprop.training.divergence import checked_on_nan
-from gpubackprop.training.large_batches import gradient_noise_scale, measure_batch_sizes
+from gpubackprop.training.large_batches import gradient_noise_scale, learning_rate_factor, measure_batch_sizes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -172,7 +172,7 @@ def train_run(
             "test": parts.test.what,
         },
         "baseline": always,
-        "batch_sizes": None if sizes is None else asdict(sizes),
+        "batch_sizes": sizes and {**asdict(sizes), "speeds": {str(n): speed for n, speed in sizes.speeds.items()}},
         "notes": list(loaded.notes),
         "columns": [
             {k: getattr(column, k) for k in ("name", "kind", "missing", "levels", "becomes")}
@@ -358,6 +358,7 @@ def prepare(
             f"{data.name}: every row holds {data.classes[part.y[0]]!r}: with one class there is nothing to learn"
         )
     checked_on_nan(settings.on_nan)
+    learning_rate_factor(settings.scale_learning_rate, 1, settings.base_batch_size)
     settings.row_weights(part.y, part.weights, data.task)
     inputs: Encoder | Standardizer | None = None
     width = data.x.shape[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class SettingsOptions(TypedDict, total=False):
     dropout: float | None
     l1: float
     l2: float
-    batch_size: int | str | None
+    batch_size: int | Literal["auto"] | None
     scale_learning_rate: str | None
     base_batch_size: int
     epochs: int | None
@@ -80,7 +80,9 @@ class Settings:
     dropout: float | None = _option(None, "Share of hidden units left out at each step.")
     l1: float = _option(0.0, "Penalty l1 sum|W|.")
     l2: float = _option(0.0, "Penalty l2/2 sum W^2.")
-    batch_size: int | str | None = _option(None, "Rows a step; auto: the fastest that fits, by timed steps.")
+    batch_size: int | Literal["auto"] | None = _option(
+        None, "Rows a step; auto: the fastest that fits, by timed steps."
+    )
     scale_learning_rate: str | None = _option(
         None, "linear or sqrt: make of the learning rate for base batches what suits this batch size."
     )

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from math import isfinite, nan
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -175,7 +175,7 @@ class Trainer:
         y: Any = None,
         *,
         epochs: int = 10,
-        batch_size: int | str | None = 32,
+        batch_size: int | Literal["auto"] | None = 32,
         sample_weight: Any = None,
         validation_data: tuple[Any, Any] | None = None,
         shuffle: bool = True,
@@ -245,7 +245,7 @@ class Trainer:
             self._fit, self.history, self._reason = fit, History(), None
             return self._train(x, y, weights, validation)
 
-    def _batch_size(self, asked: int | str | None, x: Array | Stream, y: Array) -> int:
+    def _batch_size(self, asked: int | Literal["auto"] | None, x: Array | Stream, y: Array) -> int:
         if asked is None:
             return len(x)
         if asked != "auto":

@@ -143,11 +143,11 @@ def test_a_stream_is_measured_by_its_first_rows():
         trainer.fit(X, Y, batch_size="largest")
 
 
-# -- the noise scale ---------------------------------------------------------------------------------------------------------------
+# -- the noise scale ---------------------------------------------------------------------------------------------------------
 
 
 def linear(n, noise=0.5, d=3, seed=0):
-    """y = x w* + noise with x standard normal, at w = 0: of C = (x w - y)^2 / 2 the gradient of a row is -x y, and -y for the bias.
+    """y = x w* + noise with x standard normal, at w = 0: of C = (x w - y)^2 / 2 a row's gradient is -x y, and -y for the bias.
 
     So G = -w* and 0, and by E[|x|^2 (x w*)^2] = (d + 2) |w*|^2 the covariance has the trace (d + 1) |w*|^2 + d noise^2, and
     |w*|^2 + noise^2 for the bias."""
