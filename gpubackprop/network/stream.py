@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -223,7 +224,11 @@ def _windows(
     window: int,
     stopped: threading.Event,
 ) -> Iterator[Chunk]:
-    """The windows of `rows` rows from a place in an epoch on, epoch after epoch, until `stopped`."""
+    """The windows of `rows` rows from a place in an epoch on, epoch after epoch, until `stopped`. Each lies where the one before
+    the last lay: fresh memory for each would take as long as filling it."""
+    room = cycle(
+        [tuple(np.empty((min(rows, len(stream)), *shape), dtype) for shape, dtype in check.shapes) for _ in range(2)]
+    )
     while True:
         order = np.arange(len(stream.pieces))
         if shuffle:
@@ -236,7 +241,7 @@ def _windows(
         rest: Chunk | None = None
         for start in range(window * rows, len(stream), rows):
             n = min(rows, len(stream) - start)
-            x, y = (np.empty((n, *shape), dtype) for shape, dtype in check.shapes)
+            x, y = (array[:n] for array in next(room))
             places = host_generator(seed, _ORDER, epoch, start // rows).permutation(n) if shuffle else None
             done = 0
             while done < n:
@@ -249,7 +254,6 @@ def _windows(
                 rest = (part[0][taken:], part[1][taken:]) if taken < len(part[0]) else None
                 done += taken
             yield x, y
-            del x, y
         epoch, window = epoch + 1, 0
 
 
