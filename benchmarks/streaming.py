@@ -3,9 +3,10 @@
     python benchmarks/streaming.py            about five minutes
 
 Writes rows to .npy, .parquet and .csv files and trains on them by `gb.open_stream`, epochs in memory and from the file in turn;
-the fastest epoch of each counts, since what else a machine does only ever makes them slower. The .npy file lies in the system's cache: what is measured is reading, checking and
-shuffling beside the training, not the disk. The limit is the process's own, by resource.setrlimit, in a child that trains from
-the file; what it takes above its libraries is written down. Writes benchmarks/results/streaming.json.
+the fastest epoch of each counts, since what else a machine does only makes them slower. The .npy file lies in the system's
+cache: what is measured is reading, checking and shuffling beside the training, not the disk. The limit is the process's own, by
+resource.setrlimit, in a child that trains from the file; what it takes above its libraries is written down. Writes
+benchmarks/results/streaming.json.
 """
 
 from __future__ import annotations

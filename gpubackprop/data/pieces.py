@@ -167,9 +167,10 @@ def _chunks_of_table(
     for part in read_table_parts(source, wanted=[*goals, *(columns or ())], format=format, row_groups=row_groups):
         names = [part.find(goal, source) for goal in goals]
         used = [n for n in part.names if n not in names] if columns is None else [part.find(c, source) for c in columns]
-        x = np.empty((len(part), len(used)))
-        for i, name in enumerate(used):
-            x[:, i] = _numbers(part, name, source, done)
+        found = [_numbers(part, name, source, done) for name in used]
+        x = np.empty((len(part), len(used)), np.result_type(np.float32, *(values.dtype for values in found)))
+        for i, values in enumerate(found):
+            x[:, i] = values
         y = np.stack([_numbers(part, name, source, done) for name in names], axis=1)
         is_label = len(names) == 1 and "int" in str(part.column(names[0]).type)
         yield x, y[:, 0].astype(np.int64) if is_label else y
@@ -179,6 +180,14 @@ def _chunks_of_table(
 def _numbers(part: Table, name: str, source: str, done: int) -> Array:
     """The values (n,) of a column, all of them numbers: DataError for text, and for cells without a value."""
     column = part.column(name)
+    if (
+        cells.is_number(column.type)
+        and not column.null_count
+        and str(column.type).startswith(("int", "float", "double"))
+    ):
+        plain: Array = column.to_numpy(zero_copy_only=False)
+        if np.isfinite(plain).all():
+            return plain
     values = cells.numbers(column)
     if np.isnan(values).any():
         row = int(np.argmax(np.isnan(values)))

@@ -47,6 +47,8 @@ from gpubackprop.files.regular import INFLATION_RATIO, memory, regular_file
 SUFFIXES = (".csv", ".tsv", ".tab", ".data", ".txt", ".parquet", ".feather", ".arrow")
 COMPRESSED = ("", ".gz", ".bz2", ".xz", ".zst", ".zip")
 _START = 1 << 20
+_PART = 16 << 20
+"""Bytes of a Parquet file's rows that are read together where it is read in parts."""
 _FLOOR = 128 << 20
 """Bytes that a table may take however small its file is."""
 _COLUMN_BYTES = 4096
@@ -149,7 +151,7 @@ def read_table(
         if size > limit:
             raise DataError(
                 f"{where}: takes more than {limit:,} bytes of memory as a table, and was not read further; "
-                "if it is what you want to read, say max_bytes=NUMBER"
+                "if it is what you want to read, say max_bytes=NUMBER; gb.open_stream trains on a file part by part"
             )
 
     with _readable(where), contextlib.ExitStack() as stack:
@@ -399,7 +401,8 @@ def _arrow_parts(
             content.seek(0)
             reader = stack.enter_context(pa.parquet.ParquetFile(content, read_dictionary=coded))
             yield reader.schema_arrow.empty_table()
-            yield from reader.iter_batches(batch_size=1 << 16, row_groups=row_groups)
+            rows = 1 << 16 if row_groups is None else max(256, _PART // (8 * max(1, len(reader.schema_arrow))))
+            yield from reader.iter_batches(batch_size=rows, row_groups=row_groups)
         else:
             reader = stack.enter_context(pa.ipc.open_file(content))
             yield reader.schema.empty_table()
