@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gpubackprop.backend.select import get_backend as get_backend
     from gpubackprop.bench.runner import benchmark as benchmark
     from gpubackprop.data.dataset import Dataset as Dataset
+    from gpubackprop.data.pieces import open_stream as open_stream
     from gpubackprop.errors import GpuBackpropError as GpuBackpropError
     from gpubackprop.files.checkpoint import Checkpoint as Checkpoint
     from gpubackprop.files.checkpoint import load as load
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from gpubackprop.layers import RMSNorm as RMSNorm
     from gpubackprop.network.network import Network as Network
     from gpubackprop.network.perceptron import mlp as mlp
+    from gpubackprop.network.stream import Stream as Stream
     from gpubackprop.optimizers import LAMB as LAMB
     from gpubackprop.optimizers import LARS as LARS
     from gpubackprop.optimizers import SGD as SGD
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from gpubackprop.training.checkpoints import Checkpoints as Checkpoints
     from gpubackprop.training.evaluation import evaluate as evaluate
     from gpubackprop.training.history import History as History
+    from gpubackprop.training.large_batches import gradient_noise_scale as gradient_noise_scale
     from gpubackprop.training.trainer import Trainer as Trainer
 
 # Where each public name lives; loaded when it is first asked for, so that the bare import stays fast.
@@ -72,6 +75,7 @@ _HOMES = {
     "backend.select": "choose_device devices get_backend",
     "bench.runner": "benchmark",
     "data.dataset": "Dataset",
+    "data.pieces": "open_stream",
     "errors": "GpuBackpropError",
     "files.checkpoint": "Checkpoint load load_checkpoint save",
     "interop.estimators": "MLPClassifier MLPRegressor",
@@ -80,6 +84,7 @@ _HOMES = {
     "layers": "Activation BatchNorm Dense Dropout Layer LayerNorm PReLU RMSNorm Residual",
     "network.network": "Network",
     "network.perceptron": "mlp",
+    "network.stream": "Stream",
     "optimizers": "LAMB LARS SGD Adadelta Adagrad Adam AdamW Adamax NAdam RAdam RMSprop",
     "pipeline.encoder": "ColumnChoices",
     "pipeline.model": "load_run",
@@ -90,6 +95,7 @@ _HOMES = {
     "training.checkpoints": "Checkpoints",
     "training.evaluation": "evaluate",
     "training.history": "History",
+    "training.large_batches": "gradient_noise_scale",
     "training.trainer": "Trainer",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -205,8 +205,8 @@ def _add_settings(command: Callable[..., None]) -> None:
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     added = []
     for field in fields(Settings):
-        # What may be a list in Python is text in the command.
-        kind = str | None if field.name == "layers" else kinds[field.name]
+        # What may be a list, or a number or a word, in Python is text in the command.
+        kind = str | None if field.name in ("layers", "batch_size") else kinds[field.name]
         names = [f"--{field.name.replace('_', '-')}"] if kind is bool and not field.default else []
         option = Option(*names, help=field.metadata["help"], min=field.metadata["least"])
         added.append(

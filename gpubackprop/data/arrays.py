@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,26 @@ def load_npz(path: str | os.PathLike[str], task: str) -> Dataset:
     return assemble(path, dict(zip(("x", "y", "x_test", "y_test"), read, strict=False)), task)
 
 
+def read_npz_pair(path: Path) -> tuple[Array, Array]:
+    """x and y of an .npz archive as they were saved. Raises what `load_npz` raises."""
+    path, size = regular_file(path)
+    with _archive(path) as archive:
+        members = _members(archive, path, size)
+        x, y = (_read_member(archive, members[_member(members, name, path)], path) for name in ("x", "y"))
+        return x, y
+
+
+def rows_of_npz(path: Path) -> int:
+    """The rows of x in an .npz archive, of which the header alone is read. Raises what `load_npz` raises."""
+    path, size = regular_file(path)
+    with _archive(path) as archive:
+        members = _members(archive, path, size)
+        member = members[_member(members, "x", path)]
+        with archive.open(member) as stream:
+            shape, *_ = read_header(cast(BinaryIO, stream), member.file_size, f"{path}: x")
+        return shape[0] if shape else 0
+
+
 @contextlib.contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """An .npz archive; what goes wrong while it is read becomes DataError."""
@@ -110,20 +130,23 @@ def load_npy(source: str, task: str) -> Dataset:
     So `x.npy` goes with `y.npy` and `train_X.npy` with `train_Y.npy` or `train_y.npy`. Raises DataError for a file that
     is missing, damaged or of another kind, and for a name that does not say where y is.
     """
-    if "," in source and not os.path.exists(source):
-        parts = [part.strip() for part in source.split(",")]
-        if len(parts) != 2 or not all(part.lower().endswith(".npy") for part in parts):
-            raise DataError(f"{source}: expected two files, x first: x.npy,y.npy")
-        x_path, y_path = map(Path, parts)
-    else:
-        x_path = Path(source)
-        y_path = _beside(x_path)
+    x_path, y_path = npy_pair(source)
     arrays = {}
     for name, path in (("x", x_path), ("y", y_path)):
         path, size = regular_file(path)
         with path.open("rb") as stream:
             arrays[name] = _read_npy(stream, size, str(path))
     return assemble(x_path, arrays, task)
+
+
+def npy_pair(source: str) -> tuple[Path, Path]:
+    """The two files that `load_npy` reads. Raises DataError for a name that does not say where y is."""
+    if "," in source and not os.path.exists(source):
+        parts = [part.strip() for part in source.split(",")]
+        if len(parts) != 2 or not all(part.lower().endswith(".npy") for part in parts):
+            raise DataError(f"{source}: expected two files, x first: x.npy,y.npy")
+        return Path(parts[0]), Path(parts[1])
+    return Path(source), _beside(Path(source))
 
 
 def load_x(source: str) -> Array:
@@ -166,9 +189,15 @@ def assemble(path: Path, arrays: dict[str, Array], task: str) -> Dataset:
     return Dataset(path.stem, parts["x"], y, targets.task, targets.classes, (), x_test, y_test, names)
 
 
+def named_x(path: Path) -> bool:
+    """Whether the name says that a file holds x: its stem is x or ends in _x, -x or .x."""
+    stem = path.stem
+    return stem[-1:] in ("x", "X") and (len(stem) == 1 or stem[-2] in "_-.")
+
+
 def _beside(x_path: Path) -> Path:
     stem = x_path.stem
-    if stem[-1:] not in ("x", "X") or (len(stem) > 1 and stem[-2] not in "_-."):
+    if not named_x(x_path):
         raise DataError(f"{x_path}: its name does not say where y is; give both files, x first: x.npy,y.npy")
     choices = [
         x_path.with_name(f"{stem[:-1]}{letter}{x_path.suffix}") for letter in ("yY" if stem[-1] == "x" else "Yy")
@@ -200,16 +229,20 @@ def _member(members: dict[str, zipfile.ZipInfo], name: str, path: Path) -> str:
     return found[0]
 
 
-def _read_npy(stream: BinaryIO, size: int, where: str) -> Array:
-    """The array in `stream`, `size` bytes long: the header must account for every byte before one is allocated."""
+def read_header(stream: BinaryIO, size: int, where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], bytes]:
+    """Of the .npy array in `stream`, `size` bytes long: its shape, whether it lies in Fortran's order, its dtype, and the bytes
+    of its values that were read already.
+
+    Raises DataError for what is no .npy array of numbers, or one whose header does not account for every byte.
+    """
     remedy = "write it again with numpy.save"
     head = io.BytesIO(stream.read(min(size, 1 << 16)))
     try:
         version = np.lib.format.read_magic(head)
         if version not in ((1, 0), (2, 0)):
             raise DataError(f"{where}: .npy version {version}, which only structured arrays need; save plain numbers")
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(head)
+        of_version = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = of_version(head)
     except (ValueError, TypeError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError) as error:
         raise DataError(f"{where}: not a .npy array ({str(error).splitlines()[0]}); {remedy}") from error
     if dtype.kind not in "biuf":
@@ -220,15 +253,24 @@ def _read_npy(stream: BinaryIO, size: int, where: str) -> Array:
         raise DataError(
             f"{where}: {what}: {held:,} bytes of values, but its header {shape} {dtype} says {expected:,}; {remedy}"
         )
+    return shape, fortran, dtype, head.read()
+
+
+def _read_npy(stream: BinaryIO, size: int, where: str) -> Array:
+    """The array in `stream`, `size` bytes long: the header must account for every byte before one is allocated."""
+    shape, fortran, dtype, rest = read_header(stream, size, where)
+    expected = math.prod(shape) * dtype.itemsize
     check_memory(where, expected)
     content = bytearray(expected)
     view = memoryview(content)
-    filled = len(rest := head.read())
+    filled = len(rest)
     view[:filled] = rest
     while filled < expected:
         block = stream.read(min(_BLOCK, expected - filled))
         if not block:
-            raise DataError(f"{where}: truncated after {filled:,} of {expected:,} bytes of values; {remedy}")
+            raise DataError(
+                f"{where}: truncated after {filled:,} of {expected:,} bytes of values; write it again with numpy.save"
+            )
         view[filled : filled + len(block)] = block
         filled += len(block)
     array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")

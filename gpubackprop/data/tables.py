@@ -36,6 +36,7 @@ from gpubackprop.data.text_tables import (
     bytes_of,
     find_layout,
     listed,
+    parts_of_rows,
     read_rows,
     unique_names,
     without_missing,
@@ -46,6 +47,8 @@ from gpubackprop.files.regular import INFLATION_RATIO, memory, regular_file
 SUFFIXES = (".csv", ".tsv", ".tab", ".data", ".txt", ".parquet", ".feather", ".arrow")
 COMPRESSED = ("", ".gz", ".bz2", ".xz", ".zst", ".zip")
 _START = 1 << 20
+_PART = 16 << 20
+"""Bytes of a Parquet file's rows that are read together where it is read in parts."""
 _FLOOR = 128 << 20
 """Bytes that a table may take however small its file is."""
 _COLUMN_BYTES = 4096
@@ -140,7 +143,7 @@ def read_table(
 
     Raises DataError for a file that is missing, damaged, larger than that, or no table, MissingExtraError without pyarrow.
     """
-    pa = _pyarrow()
+    _pyarrow()
     format, where = format or TextFormat(), "standard input" if os.fspath(source) == "-" else os.fspath(source)
     limit = max_bytes or memory()
 
@@ -148,19 +151,76 @@ def read_table(
         if size > limit:
             raise DataError(
                 f"{where}: takes more than {limit:,} bytes of memory as a table, and was not read further; "
-                "if it is what you want to read, say max_bytes=NUMBER"
+                "if it is what you want to read, say max_bytes=NUMBER; gb.open_stream trains on a file part by part"
             )
 
+    with _readable(where), contextlib.ExitStack() as stack:
+        open_file, stored = _opener(source, stack, check)
+        if not max_bytes:
+            limit = min(limit, max(_FLOOR, INFLATION_RATIO * stored))
+        with open_file() as file:
+            start, whole = _first_bytes(file)
+        if start.startswith((b"PAR1", b"ARROW1")):
+            return _from_arrow(where, _arrow_parts(open_file, start, check), format, check)
+        return _from_text(where, start, whole, open_file, text, format, check)
+
+
+def read_table_parts(
+    path: str | os.PathLike[str],
+    *,
+    wanted: Sequence[str] = (),
+    format: TextFormat | None = None,
+    row_groups: Sequence[int] | None = None,
+) -> Iterator[Table]:
+    """The table in a file part by part, in the memory of a part each. wanted: names that say which row is a header.
+    row_groups: of a Parquet file, which to read; None: all.
+
+    What a column of text holds is looked at part by part, so that its type may differ between them. Raises what `read_table`
+    raises.
+    """
+    _pyarrow()
+    where, format = os.fspath(path), format or TextFormat()
+
+    def nothing(size: int) -> None:
+        return
+
+    with _readable(where), contextlib.ExitStack() as stack:
+        open_file, _ = _opener(path, stack, nothing)
+        with open_file() as file:
+            start, whole = _first_bytes(file)
+        if start.startswith((b"PAR1", b"ARROW1")):
+            parts = _arrow_parts(open_file, start, nothing, row_groups)
+            head = next(parts)
+            for batch in parts:
+                if batch.num_rows:
+                    yield _from_arrow(where, iter([head, batch]), format, nothing)
+            return
+        _check_is_text(where, start)
+        layout = find_layout(where, start, whole, wanted, format)
+        try:
+            for part in parts_of_rows(Source(where, open_file, layout, format.missing, nothing)):
+                yield Table(part, None, layout.notes, format)
+        except NotUtf8Error:
+            raise DataError(f"{where}: is not UTF-8 throughout; say encoding=NAME, such as latin-1") from None
+
+
+def rows_of_groups(path: str | os.PathLike[str]) -> list[int]:
+    """The rows of each row group of a Parquet file, from its metadata. Raises what `read_table` raises."""
+    _pyarrow()
+    import pyarrow.parquet as parquet
+
+    where = os.fspath(path)
+    with _readable(where):
+        found = parquet.read_metadata(regular_file(path)[0])
+        return [found.row_group(i).num_rows for i in range(found.num_row_groups)]
+
+
+@contextlib.contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """What goes wrong while a table is read becomes DataError."""
+    pa = _pyarrow()
     try:
-        with contextlib.ExitStack() as stack:
-            open_file, stored = _opener(source, stack, check)
-            if not max_bytes:
-                limit = min(limit, max(_FLOOR, INFLATION_RATIO * stored))
-            with open_file() as file:
-                start, whole = _first_bytes(file)
-            if start.startswith((b"PAR1", b"ARROW1")):
-                return _from_arrow(where, _arrow_parts(open_file, start, check), format, check)
-            return _from_text(where, start, whole, open_file, text, format, check)
+        yield
     except DataError:
         raise
     except (
@@ -298,10 +358,7 @@ def _first_bytes(file: Any) -> tuple[bytes, bool]:
 def _from_text(
     where: str, start: bytes, whole: bool, open_file: Opener, text: Sequence[str], format: TextFormat, check: Check
 ) -> Table:
-    if not start.strip():
-        raise DataError(f"{where}: holds only blanks")
-    if start[:4] in (b"\xd0\xcf\x11\xe0", b"\x89HDF", b"FEA1", b"SQLi"):
-        raise DataError(f"{where}: is a file of another kind; save the table as CSV or Parquet")
+    _check_is_text(where, start)
     while True:
         layout = find_layout(where, start, whole, text, format)
         check(_COLUMN_BYTES * len(layout.names))
@@ -317,8 +374,17 @@ def _from_text(
         return Table(columns, None, [*layout.notes, *_told(words)], format)
 
 
-def _arrow_parts(open_file: Opener, start: bytes, check: Check) -> Iterator[Any]:
-    """The schema of a Parquet or Feather file as a table without rows, and then its record batches."""
+def _check_is_text(where: str, start: bytes) -> None:
+    if not start.strip():
+        raise DataError(f"{where}: holds only blanks")
+    if start[:4] in (b"\xd0\xcf\x11\xe0", b"\x89HDF", b"FEA1", b"SQLi"):
+        raise DataError(f"{where}: is a file of another kind; save the table as CSV or Parquet")
+
+
+def _arrow_parts(
+    open_file: Opener, start: bytes, check: Check, row_groups: Sequence[int] | None = None
+) -> Iterator[Any]:
+    """The schema of a Parquet or Feather file as a table without rows, and then its record batches, or those of some groups."""
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -335,7 +401,8 @@ def _arrow_parts(open_file: Opener, start: bytes, check: Check) -> Iterator[Any]
             content.seek(0)
             reader = stack.enter_context(pa.parquet.ParquetFile(content, read_dictionary=coded))
             yield reader.schema_arrow.empty_table()
-            yield from reader.iter_batches(batch_size=1 << 16)
+            rows = 1 << 16 if row_groups is None else max(256, _PART // (8 * max(1, len(reader.schema_arrow))))
+            yield from reader.iter_batches(batch_size=rows, row_groups=row_groups)
         else:
             reader = stack.enter_context(pa.ipc.open_file(content))
             yield reader.schema.empty_table()

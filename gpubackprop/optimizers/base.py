@@ -87,6 +87,8 @@ class Optimizer:
         self._saved: dict[str, np.ndarray] | None = None
         """State of a copy that trains nothing yet."""
         self._span: tuple[int, int] | None = None
+        self._scaling = 1.0, 0
+        """What the steps of `_span` multiply the learning rate by, and over how many it rises to that."""
         self._spread: tuple[Schedule, Schedule] | None = None
         self._rate = 1.0
         """The factor of the learning rate, in a member of `groups`."""
@@ -204,10 +206,11 @@ class Optimizer:
         assert self._spans is not None
         return [(member or self, span, decays) for member, span, decays in self._spans[1]]
 
-    def span(self, start: int, total: int) -> None:
+    def span(self, start: int, total: int, scale: float = 1.0, warmup: int = 0) -> None:
         """Say that steps `start` to `start + total` are one run: what a schedule that needs the length of the run, and does not
-        state it, spreads over. The schedule itself stays as it was set."""
-        self._span = start, total
+        state it, spreads over. The schedule itself stays as it was set. scale: what the learning rate of these steps is
+        multiplied by; warmup: the first of them, over which it rises linearly from 0."""
+        self._span, self._scaling = (start, total), (scale, warmup)
         self._spread = self._settled = None
 
     def factor(self, step: int) -> float:
@@ -215,6 +218,15 @@ class Optimizer:
 
         Raises ArgumentError for a schedule that needs the length of a run where there is none, or where it is over.
         """
+        return self._scale(step) * self._scheduled(step)
+
+    def _scale(self, step: int) -> float:
+        (scale, warmup), (start, total) = self._scaling, self._span or (0, 0)
+        if not start <= step < start + total:
+            return 1.0
+        return scale * min(1.0, (step - start + 1) / (warmup + 1))
+
+    def _scheduled(self, step: int) -> float:
         schedule = self.schedule
         if schedule.total is not None or not schedule.needs_total or self._span is None:
             return schedule(step)
@@ -282,7 +294,7 @@ class Optimizer:
 
     def _settle(self, values: tuple[float, ...]) -> None:
         # Where eta is the only number and no schedule changes it, it is written once.
-        constant = type(self.schedule) is Constant and not self.schedule.warmup
+        constant = type(self.schedule) is Constant and not self.schedule.warmup and self._scaling == (1.0, 0)
         if constant and values == (self.learning_rate,) and type(self).scalars is Optimizer.scalars:
             self._settled = self.schedule, self.learning_rate
 

@@ -9,9 +9,10 @@ from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 from gpubackprop.backend.base import Array, Backend
-from gpubackprop.checks import positive, share
+from gpubackprop.checks import positive, share, whole_number
 from gpubackprop.optimizers.base import Common, Optimizer
 from gpubackprop.optimizers.moments import BetaOptions, _Moments
+from gpubackprop.optimizers.schedules import Polynomial
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -67,6 +68,14 @@ class LARS(_Layerwise):
         self.momentum = share("momentum", momentum)
         self.trust = positive("trust", trust)
 
+    @classmethod
+    def paper(cls, learning_rate: float, steps: int, warmup: int) -> LARS:
+        """As You, Gitman and Ginsburg, "Large batch training of convolutional networks" (2017), trained: momentum 0.9, trust
+        0.001, weight decay 0.0005, and after a linear warm-up the learning rate falls as (1 - p)^2 over the run. The rate itself
+        they sought for each network and batch size. steps: of the whole run, of which `warmup` come first."""
+        falling = Polynomial(power=2.0, warmup=warmup, total=steps)
+        return cls(learning_rate, momentum=0.9, trust=1e-3, weight_decay=5e-4, schedule=falling)
+
     def segment_rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], is_weight: bool) -> None:
         xp, w, u, (v,) = be.xp, self._w, self._u, state
         if is_weight:
@@ -91,6 +100,16 @@ class LAMB(_Layerwise, _Moments):
 
     def __init__(self, learning_rate: float = 1e-3, eps: float = 1e-6, **options: Unpack[BetaOptions]) -> None:
         _Moments.__init__(self, learning_rate, eps=eps, **options)
+
+    @classmethod
+    def paper(cls, batch_size: int, steps: int) -> LAMB:
+        """As You et al., "Large batch optimization for deep learning: training BERT in 76 minutes" (2020), did without tuning:
+        learning rate 0.005 sqrt(batch_size / 32768), a linear warm-up over the share batch_size / 163840 of the run (1/5 at
+        32768), then a linear fall to 0; weight decay 0.01, of weights alone. steps: of the whole run."""
+        k = whole_number("batch_size", batch_size) / 32768
+        warmup = min(round(whole_number("steps", steps, least=2) * k / 5), steps - 1)
+        falling = Polynomial(warmup=warmup, total=steps)
+        return cls(5e-3 * sqrt(k), weight_decay=0.01, decay="weights", schedule=falling)
 
     def scalars(self, lr: float, t: int) -> tuple[float, ...]:
         c1, c2 = self._corrections(t)

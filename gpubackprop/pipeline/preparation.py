@@ -14,6 +14,7 @@ from gpubackprop.data.targets import Task
 from gpubackprop.data.text_tables import listed
 from gpubackprop.errors import ArgumentError
 from gpubackprop.losses import Loss
+from gpubackprop.random import host_generator
 
 Array = np.ndarray
 FEWEST = 20
@@ -30,6 +31,11 @@ class Part:
     y: Array
     what: str
     weights: Array | None = None
+
+    def some(self, rows: int, seed: int) -> Part:
+        """So many of its rows, drawn at random, or all."""
+        chosen = np.sort(host_generator(seed, 14).permutation(len(self.x))[:rows])
+        return Part(self.x[chosen], self.y[chosen], f"{len(chosen):,} rows of {self.what}")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from gpubackprop.losses import get_loss
 from gpubackprop.pipeline.encoder import ColumnChoices, Encoder, described
 from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.pictures import draw_confusion, draw_curves, draw_predictions
-from gpubackprop.pipeline.preparation import Part, Parts, baseline, divide, fingerprint, outputs_for, told
+from gpubackprop.pipeline.preparation import FEWEST, Part, Parts, baseline, divide, fingerprint, outputs_for, told
 from gpubackprop.pipeline.report import Report, report
 from gpubackprop.pipeline.run_folder import RunFolder, read_settings, versions
 from gpubackprop.pipeline.settings import Settings, SettingsOptions
@@ -47,9 +48,13 @@ from gpubackprop.training import (
 )
 from gpubackprop.training.checkpoints import Every, Trouble
 from gpubackprop.training.divergence import checked_on_nan
+from gpubackprop.training.large_batches import gradient_noise_scale, learning_rate_factor, measure_batch_sizes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+MEASURED_ROWS = 4096
+"""Rows that batch sizes and the gradient's noise are measured on."""
 
 Say = Callable[[str], None]
 
@@ -152,6 +157,13 @@ def train_run(
         raise DataError(
             f"{loaded.name}: sha256={sha256} is not that of the data, {model.data['sha256']}: they have changed"
         )
+    sizes = None
+    if chosen.batch_size == "auto":
+        few, optimizer = parts.train.some(MEASURED_ROWS, chosen.seed), chosen.make_optimizer(len(parts.train.x))
+        measured = model.prepare(few.x), model.prepare_targets(few.y)
+        sizes = measure_batch_sizes(model.network, optimizer, *measured, len(parts.train.x))
+        chosen = replace(chosen, batch_size=sizes.fastest)
+    chosen = replace(chosen, batch_size=chosen.rows_a_step(len(parts.train.x)))
     trainer = Trainer(model.network, chosen.make_optimizer(len(parts.train.x)))
     encoder, always = model.inputs, baseline(loaded, parts.train)
     table = described(encoder.columns) if isinstance(encoder, Encoder) else []
@@ -165,6 +177,7 @@ def train_run(
             "test": parts.test.what,
         },
         "baseline": always,
+        "batch_sizes": sizes and {**asdict(sizes), "speeds": {str(n): speed for n, speed in sizes.speeds.items()}},
         "notes": list(loaded.notes),
         "columns": [
             {k: getattr(column, k) for k in ("name", "kind", "missing", "levels", "becomes")}
@@ -184,6 +197,8 @@ def train_run(
     with RunFolder.create(out, loaded.name, overwrite) as run:
         for line in (*loaded.notes, *table, *told(always), repr(loaded), repr(model.network), repr(trainer.optimizer)):
             training.say(line)
+        if sizes is not None:
+            training.say(str(sizes))
         training.say(f"training on {parts.train.what}, batches of {chosen.batch_size}; test: {parts.test.what}")
         return training.carry_out(run)
 
@@ -291,16 +306,34 @@ class _Training:
         model.save(run.work / "model.safetensors", trainer.optimizer)
         run.write_history(history)
         found = report(model, test.x, test.y)
+        noise = self._noise()
         self.about["result"] = {
             "stopped": history.stopped,
             "epochs": len(history),
             "best_epoch": history.best_epoch,
             "test": found.metrics,
+            "gradient_noise_scale": noise,
         }
         run.write_json("metrics.json", found.plain(model.classes, test.what))
         run.write_json("settings.json", self.about)
         run.finish()
         return Run(run.path, model, history, found, test.what)
+
+    def _noise(self) -> float | None:
+        """The gradient noise scale of the trained network, in rows; None where there are too few rows to tell."""
+        model, rows = self.model, len(self.parts.train.x)
+        if rows < FEWEST:
+            return None
+        few = self.parts.train.some(MEASURED_ROWS, self.settings.seed)
+        found = gradient_noise_scale(
+            model.network,
+            model.prepare(few.x),
+            model.prepare_targets(few.y),
+            batch_size=max(1, min(32, len(few.x) // 8)),
+        ).scale
+        scale = f"{found:,.0f} rows" if isfinite(found) else "more than can be told: its gradient is lost in its noise"
+        self.say(f"gradient noise scale at the end: {scale}; larger batches than that save few steps")
+        return found if isfinite(found) else None
 
     def _draw(self, run: RunFolder, done: Run) -> None:
         """The pictures, last of all: whatever is wrong with one, the run is whole."""
@@ -335,6 +368,7 @@ def prepare(
             f"{data.name}: every row holds {data.classes[part.y[0]]!r}: with one class there is nothing to learn"
         )
     checked_on_nan(settings.on_nan)
+    learning_rate_factor(settings.scale_learning_rate, 1, settings.base_batch_size)
     settings.row_weights(part.y, part.weights, data.task)
     inputs: Encoder | Standardizer | None = None
     width = data.x.shape[1]
@@ -377,6 +411,8 @@ def fit(
         y,
         epochs=settings.epochs or 1,
         batch_size=settings.batch_size,
+        scale_learning_rate=settings.scale_learning_rate,
+        base_batch_size=settings.base_batch_size,
         sample_weight=weights,
         validation_data=watched,
         patience=settings.patience,

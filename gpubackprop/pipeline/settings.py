@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
+from gpubackprop.checks import whole_number
 from gpubackprop.data import Dataset
 from gpubackprop.errors import ArgumentError, unknown_name
 from gpubackprop.losses import Loss
@@ -43,7 +44,9 @@ class SettingsOptions(TypedDict, total=False):
     dropout: float | None
     l1: float
     l2: float
-    batch_size: int | None
+    batch_size: int | Literal["auto"] | None
+    scale_learning_rate: str | None
+    base_batch_size: int
     epochs: int | None
     patience: int | None
     on_nan: str
@@ -77,7 +80,13 @@ class Settings:
     dropout: float | None = _option(None, "Share of hidden units left out at each step.")
     l1: float = _option(0.0, "Penalty l1 sum|W|.")
     l2: float = _option(0.0, "Penalty l2/2 sum W^2.")
-    batch_size: int | None = _option(None, "Rows a step.", least=1)
+    batch_size: int | Literal["auto"] | None = _option(
+        None, "Rows a step; auto: the fastest that fits, by timed steps."
+    )
+    scale_learning_rate: str | None = _option(
+        None, "linear or sqrt: make of the learning rate for base batches what suits this batch size."
+    )
+    base_batch_size: int = _option(256, "Rows a step that the learning rate is for, with scale_learning_rate.", least=1)
     epochs: int | None = _option(None, "Passes over the training rows.", least=1)
     patience: int | None = _option(None, "Stop after so many epochs without improvement; keep the best.", least=1)
     on_nan: str = _option(
@@ -107,6 +116,15 @@ class Settings:
             "validation": 0.0 if few else 0.1,
         }
         return replace(self, **{k: v for k, v in chosen.items() if getattr(self, k) is None})
+
+    def rows_a_step(self, rows: int) -> int:
+        """The batch size for so many training rows. Raises ArgumentError where it is not a number, as long as it is "auto"."""
+        if self.batch_size is None:
+            return rows
+        try:
+            return min(whole_number("batch_size", int(self.batch_size)), rows)
+        except ValueError:
+            raise ArgumentError(f'batch_size must be a number of rows, or "auto"; got {self.batch_size!r}') from None
 
     def hidden(self) -> list[int]:
         """The widths of the hidden layers: (512, 256), or in text "512,256", "none" for no hidden layer.
@@ -165,7 +183,7 @@ class Settings:
             raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
         if not 0 <= self.warmup < float("inf"):
             raise ArgumentError(f"warmup must be a number of epochs, 0 or more; got {self.warmup}")
-        steps = -(-rows // min(self.batch_size or rows, rows))
+        steps = -(-rows // (1 if self.batch_size == "auto" else self.rows_a_step(rows)))
         options: dict[str, Any] = {
             "learning_rate": self.learning_rate,
             "momentum": self.momentum,

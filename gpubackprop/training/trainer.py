@@ -28,6 +28,7 @@ from gpubackprop.files.plain import finite
 from gpubackprop.metrics import Metric, checked, measured
 from gpubackprop.network.network import Network
 from gpubackprop.network.rows import Rows
+from gpubackprop.network.stream import Stream
 from gpubackprop.optimizers import Optimizer, get_optimizer
 from gpubackprop.random import host_generator
 from gpubackprop.sparse import SparseRows
@@ -36,6 +37,7 @@ from gpubackprop.training.checkpoints import Checkpoints, newest
 from gpubackprop.training.divergence import RESTORES, LastGood, checked_on_nan, described
 from gpubackprop.training.evaluation import evaluate
 from gpubackprop.training.history import History
+from gpubackprop.training.large_batches import BatchSizes, learning_rate_factor, measure_batch_sizes
 
 REPORTS_PER_SECOND = 4
 _ORDER = 1
@@ -64,6 +66,8 @@ class _Fit:
     part: int | None
     epoch: int
     on_nan: str = "stop"
+    scale: float = 1.0
+    warmup: int = 0
     restores: int = 0
     step: int = 0
     skipped: int = 0
@@ -74,7 +78,8 @@ class _Fit:
     validation_split: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("n", "size", "first", "epochs", "epoch", "step", "skipped", "restores"):
+        positive("scale", self.scale)
+        for name in ("n", "size", "first", "epochs", "epoch", "step", "skipped", "restores", "warmup"):
             whole_number(name, getattr(self, name), least=name in ("n", "size"))
         checked_on_nan(self.on_nan)
         for name in ("patience", "part"):
@@ -136,7 +141,9 @@ def _checked_order(order: np.ndarray, n: int) -> np.ndarray:
     return order.astype(np.int64)
 
 
-def _digests(be: Backend, x: Array, y: Array, weights: Array | None, validation: Pair | None) -> dict[str, str | None]:
+def _digests(
+    be: Backend, x: Array | Stream, y: Array, weights: Array | None, validation: Pair | None
+) -> dict[str, str | None]:
     """SHA-256 of the data of a fit: it goes on with the same only."""
 
     def digest(*arrays: Array) -> str:
@@ -147,8 +154,11 @@ def _digests(be: Backend, x: Array, y: Array, weights: Array | None, validation:
             found.update(host.data)
         return found.hexdigest()
 
+    watched = digest(*validation) if validation else None
+    if isinstance(x, Stream):
+        return {"x": x.fingerprint(), "y": None, "validation_data": watched}
     targets = (y,) if weights is None else (y, weights)
-    return {"x": digest(x), "y": digest(*targets), "validation_data": digest(*validation) if validation else None}
+    return {"x": digest(x), "y": digest(*targets), "validation_data": watched}
 
 
 class Trainer:
@@ -168,6 +178,8 @@ class Trainer:
         self.optimizer = get_optimizer(optimizer)
         self.callbacks = list(callbacks)
         self.history = History()
+        self.batch_sizes: BatchSizes | None = None
+        """What the last fit with batch_size="auto" found."""
         self._reason: str | None = None
         self._checkpoint: Checkpoint | None = None
         """What `continue_fit` goes on from."""
@@ -193,10 +205,10 @@ class Trainer:
     def fit(
         self,
         x: Any,
-        y: Any,
+        y: Any = None,
         *,
         epochs: int = 10,
-        batch_size: int | None = 32,
+        batch_size: int | Literal["auto"] | None = 32,
         sample_weight: Any = None,
         validation_data: tuple[Any, Any] | None = None,
         shuffle: bool = True,
@@ -210,17 +222,26 @@ class Trainer:
         metrics: Sequence[str | Metric] | None = None,
         training_metrics: bool = False,
         verbose: bool | Literal["auto"] = "auto",
+        scale_learning_rate: str | None = None,
+        base_batch_size: int = 256,
+        warmup: float = 0.0,
     ) -> History:
         """Train on x (n, d) and y (n, m), or (n,) integer labels for cross_entropy; returns (and keeps) the `History`.
 
-        batch_size: rows a step; None or more than n: all of them; 1: one sample at a time. The last batch of an epoch
-        may be smaller. shuffle: a new order each epoch, drawn on the host from the network's seed and the number of epochs
-        that it was trained for (`net.epochs`), the same on every device. sample_weight: (n,), what each row's loss is
+        x may be a `Stream` (see `gb.open_stream`) in the place of both: rows that are read while training goes on.
+        batch_size: rows a step; None or more than n: all of them; 1: one sample at a time; "auto": the fastest that fits, by
+        timed steps of a copy (`batch_sizes` says what was found). The last batch of an epoch may be smaller.
+        shuffle: a new order each epoch, drawn on the host from the network's seed and the number of epochs that it was trained
+        for (`net.epochs`), the same on every device. sample_weight: (n,), what each row's loss is
         multiplied by; the mean over a batch is still one over its rows. validation_data: (x, y) whose loss and metrics are
         taken after each epoch. patience: stop when `monitor` ("val_loss", without validation data "loss") has not improved for
         so many epochs, and put the best weights back. gradient_tolerance: stop when the gradient's norm is at most this.
         micro_batch_size: work through each batch in parts of so many rows, with the same gradient. first_epoch: for a run that
         goes on: the epochs of it that are done. Its orders, its schedule and the epochs of the history go on from there.
+
+        scale_learning_rate: the optimizer's learning rate is for batches of `base_batch_size`; "linear" or "sqrt" make of it what
+        suits this batch size (`learning_rate_factor`). warmup: epochs over which it rises linearly from 0, before which such a
+        rate is too large. Both hold for this fit, whatever the schedule does besides.
 
         A schedule that depends on the length of the run, and does not state it, spreads over this fit (over the whole run, with
         first_epoch); the optimizer's own schedule stays as it is.
@@ -249,11 +270,17 @@ class Trainer:
         functions = None if metrics is None else checked(metrics)
         _check_split(validation_split)
         x, y, weights, validation = self._checked(x, y, sample_weight, validation_data, validation_split)
-        self._check_metrics(functions, y)
+        self._check_metrics(functions, x.first_checked(self.net)[1] if isinstance(x, Stream) else y)
+        if isinstance(x, Stream) and (training_metrics or (functions is not None and validation is None)):
+            raise ArgumentError(
+                "metrics of the training rows need all of them in memory, which a Stream has not: give validation_data, and leave "
+                "training_metrics out"
+            )
         first = 0 if first_epoch is None else whole_number("first_epoch", first_epoch, least=0)
+        size = self._batch_size(batch_size, x, y)
         fit = _Fit(
             n=len(x),
-            size=len(x) if batch_size is None else min(whole_number("batch_size", batch_size), len(x)),
+            size=size,
             first=first,
             epochs=first + whole_number("epochs", epochs, least=0),
             shuffle=bool(shuffle),
@@ -266,6 +293,8 @@ class Trainer:
             metrics=None if functions is None else list(functions),
             training_metrics=training_metrics or (functions is not None and validation is None),
             validation_split=validation_split,
+            scale=learning_rate_factor(scale_learning_rate, size, base_batch_size),
+            warmup=round(not_negative("warmup", warmup) * -(-len(x) // size)),
         )
         self._metrics = metrics
         with self.net.engine.fit():
@@ -273,6 +302,15 @@ class Trainer:
                 self.net.epochs = first
             self._fit, self.history, self._reason = fit, History(), None
             return self._train(x, y, weights, validation, verbose=verbose)
+
+    def _batch_size(self, asked: int | Literal["auto"] | None, x: Array | Stream, y: Array) -> int:
+        if asked is None:
+            return len(x)
+        if asked != "auto":
+            return min(whole_number("batch_size", asked), len(x))
+        few, labels = x.first_checked(self.net) if isinstance(x, Stream) else (x, y)
+        self.batch_sizes = measure_batch_sizes(self.net, self.optimizer, few, labels, len(x))
+        return self.batch_sizes.fastest
 
     # -- going on -------------------------------------------------------------------------------------------------
 
@@ -315,7 +353,7 @@ class Trainer:
     def continue_fit(
         self,
         x: Any,
-        y: Any,
+        y: Any = None,
         validation_data: tuple[Any, Any] | None = None,
         *,
         sample_weight: Any = None,
@@ -349,7 +387,8 @@ class Trainer:
             numbers = all(isinstance(v, (int, float)) for r in history for v in (r["loss"], r.get("val_loss", 0.0)))
             if not numbers or [r["epoch"] for r in history] != [*range(fit.first + 1, fit.epoch + 1)]:
                 raise ArgumentError("the history does not have a record for each epoch")
-            order = _checked_order(extra["order"], fit.n) if fit.shuffle and fit.step else None
+            ordered = fit.shuffle and fit.step and not isinstance(x, Stream)
+            order = _checked_order(extra["order"], fit.n) if ordered else None
             digests = _digests(self.net.backend, x, y, weights, validation)
             others = [name for name, digest in digests.items() if extra["digests"][name] != digest]
             if not isinstance(reason, (str, NoneType)) or (fit.n != len(x) and not others):
@@ -453,12 +492,13 @@ class Trainer:
         self._listening, self._order = callbacks, None
         with net.engine as engine:
             optimizer.bind(engine.parameters)
-            optimizer.span(optimizer.t - self.steps_done, fit.epochs * fit.steps)
-            if engine.shares_memory(x) or engine.shares_memory(y):
+            optimizer.span(optimizer.t - self.steps_done, fit.epochs * fit.steps, fit.scale, fit.warmup)
+            stream = x.rows(net, fit.size, fit.shuffle) if isinstance(x, Stream) else None
+            if stream is None and (engine.shares_memory(x) or engine.shares_memory(y)):
                 # A view of the weights, as data, would change while they are trained.
                 x, y = x.copy(), y.copy()
             self._data = x, y, weights, validation
-            source = be.stream(x, y, weights) or Rows(be, x, y, net.dtype, weights=weights)
+            source = stream or be.stream(x, y, weights) or Rows(be, x, y, net.dtype, weights=weights)
         snapshot = LastGood(net, optimizer if fit.on_nan == "restore" else None)
         with ExitStack() as signals:
             for c in callbacks:
@@ -468,7 +508,9 @@ class Trainer:
             self._restore(callbacks)
             try:
                 while fit.epoch < fit.epochs and not self._reason:
-                    if fit.shuffle:
+                    if stream is not None:
+                        stream.begin(net.epochs)
+                    elif fit.shuffle:
                         if order is None:
                             order = host_generator(net.seed, _ORDER, net.epochs).permutation(fit.n)
                         source.order(order)
@@ -490,6 +532,8 @@ class Trainer:
                 self.history.stopped = "interrupted"
                 raise
             finally:
+                if stream is not None:
+                    stream.close()
                 for c in callbacks:
                     c.on_fit_end(self, self.history)
                 self._fit = self._checkpoint = self._digests = None
@@ -599,6 +643,14 @@ class Trainer:
     ) -> tuple[Array, Array, Array | None, Pair | None]:
         """What a fit is given, checked and, with a validation_split, divided."""
         net, be = self.net, self.net.backend
+        if isinstance(x, Stream):
+            if held_out is not None:
+                raise ArgumentError("validation_split needs rows in memory: give validation_data beside a Stream")
+            if y is not None or weights is not None:
+                raise ArgumentError("a Stream has its own targets, and no sample_weight: leave y and sample_weight out")
+            return x, None, None, self._checked_validation(validation)
+        if y is None:
+            raise ArgumentError("y is missing: only a Stream (gb.open_stream) has its own targets")
         if held_out is not None and (validation is not None or isinstance(x, np.memmap)):
             raise ArgumentError(
                 "validation_split and validation_data are both given; leave one out"

@@ -109,6 +109,28 @@ def test_the_run_folder() -> None:
     assert Path("runs/wine-2").is_dir()
 
 
+def test_a_batch_size_that_is_measured_is_recorded_and_the_run_is_that_of_the_number() -> None:
+    text = run("train", "wine", *QUICK, "--batch-size", "auto", "--out", "auto")
+    about = json.loads(Path("auto/settings.json").read_text())
+    size, found = about["settings"]["batch_size"], about["batch_sizes"]
+    assert size == found["fastest"]
+    assert str(size) in found["speeds"]
+    assert f"batch size {size}, the fastest (rows a second by batch size: 16: " in text
+    run("train", "wine", *QUICK, "--batch-size", str(size), "--out", "number")
+    gave = [gb.load(f"{name}/model.safetensors", "cpu").get_weights() for name in ("auto", "number")]
+    for name, w in gave[0].items():
+        np.testing.assert_array_equal(w, gave[1][name])
+
+
+def test_a_learning_rate_for_base_batches() -> None:
+    scaled = ("--batch-size", "128", "--scale-learning-rate", "linear", "--base-batch-size", "32", "--warmup", "1")
+    run("train", "wine", *QUICK, *scaled, "--learning-rate", "1e-3", "--schedule", "constant", "--out", "scaled")
+    rates = [json.loads(line)["learning_rate"] for line in Path("scaled/history.jsonl").read_text().splitlines()]
+    assert rates[-1] == pytest.approx(4e-3)
+    noise = json.loads(Path("scaled/settings.json").read_text())["result"]["gradient_noise_scale"]
+    assert noise is None or noise > 0
+
+
 def test_the_same_seed_gives_the_same_bytes() -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         run("train", "iris", *QUICK, "--seed", seed, "--out", name)
@@ -263,6 +285,9 @@ def test_ctrl_c_before_training_writes_nothing(monkeypatch: pytest.MonkeyPatch) 
         (("digits", "--l2", "-1"), "l2"),
         (("digits", "--warmup", "-1"), "--warmup"),
         (("digits", "--batch-size", "0"), "--batch-size"),
+        (("digits", "--batch-size", "largest"), '--batch-size must be a number of rows, or "auto"'),
+        (("digits", "--scale-learning-rate", "liner"), "did you mean 'linear'"),
+        (("digits", "--base-batch-size", "0"), "--base-batch-size"),
         (("digits", "--epochs", "0"), "--epochs"),
         (("digits", "--patience", "0"), "--patience"),
         (("digits", "--seed", "-1"), "--seed"),

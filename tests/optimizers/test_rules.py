@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gpubackprop as gb
 from gpubackprop.backend.base import Backend
 from gpubackprop.network.parameters import Parameters
 from gpubackprop.optimizers import OPTIMIZERS as RULES
@@ -201,3 +202,16 @@ def test_weights_of_zero_can_leave_it(backend: Backend, key: str) -> None:
     optimizer.prepare()
     optimizer.apply(backend)
     assert all((p < 0).all() for p in parameters.to_host(parameters.P).values())
+
+
+def test_lars_and_lamb_as_in_their_papers() -> None:
+    """LAMB's table of untuned rates: 5 / (2^3 1000) at 512 rows, warm-up 1/320, to 5 / 1000 at 32K, warm-up 1/5."""
+    for i, size in enumerate((512, 1024, 2048, 4096, 8192, 16384, 32768)):
+        lamb = gb.LAMB.paper(size, steps=32_000)
+        assert lamb.learning_rate == pytest.approx(5e-3 / 2 ** (3 - i / 2), rel=1e-12)
+        assert lamb.schedule.warmup == 32_000 * 2**i // 320
+        assert (lamb.weight_decay, lamb.decay, lamb.schedule(31_999)) == (0.01, "weights", pytest.approx(0, abs=1e-4))
+    lars = gb.LARS.paper(2.0, steps=1000, warmup=100)
+    assert (lars.momentum, lars.trust, lars.weight_decay) == (0.9, 1e-3, 5e-4)
+    assert lars.schedule(99 + 451) == pytest.approx(0.25, rel=1e-2)
+    assert gb.LAMB.paper(1 << 20, steps=10).schedule.warmup == 9

@@ -46,7 +46,8 @@ def test_from_arrays() -> None:
     done = gb.train_run(data, say=lines.append, **QUICK)
     assert done.path == Path("runs/mine-1")
     assert done.judged_on == "12 of 60 rows, held out at random"
-    assert "training on 48 rows" in lines[-1]
+    assert "training on 48 rows" in lines[-2]
+    assert "gradient noise scale at the end: " in lines[-1]
     assert gb.load_run(done.path, "cpu").predict(x[:2]).dtype.kind == "U"
 
 

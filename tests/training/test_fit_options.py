@@ -192,3 +192,21 @@ def test_a_split_of_sparse_rows() -> None:
     sparse = pytest.importorskip("scipy.sparse")
     history = [trainer().fit(x, Y, epochs=2, validation_split=0.2)["val_loss"] for x in (X, sparse.csr_array(X))]
     assert history[0] == pytest.approx(history[1])
+
+
+def test_beside_a_stream() -> None:
+    """Validation data is in memory; what would need all rows of a stream there is refused."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 4)), rng.integers(0, 3, 60)
+
+    def stream() -> gb.Stream:
+        return gb.open_stream(lambda: [(x[:40], y[:40]), (x[40:], y[40:])], rows=60)
+
+    def trainer() -> gb.Trainer:
+        return gb.Trainer(gb.mlp([4, 5, 3], loss="cross_entropy", device="cpu"), "adam")
+
+    history = trainer().fit(stream(), epochs=2, validation_data=(x, y), metrics=["f1"], monitor="val_f1", patience=3)
+    assert "val_f1" in history.records[-1]
+    for options in ({"validation_split": 0.2}, {"training_metrics": True}, {"metrics": ["accuracy"]}):
+        with pytest.raises(ArgumentError, match="in memory"):
+            trainer().fit(stream(), epochs=1, **options)

@@ -1,0 +1,198 @@
+"""Data that are larger than the memory as a stream: files, shards and iterables as pieces that can be read one by one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubackprop.checks import whole_number
+from gpubackprop.data import cells
+from gpubackprop.data.arrays import named_x, npy_pair, read_header, read_npz_pair, rows_of_npz
+from gpubackprop.data.tables import COMPRESSED, SUFFIXES, Table, read_table_parts, rows_of_groups
+from gpubackprop.data.text_tables import TextFormat
+from gpubackprop.errors import ArgumentTypeError, DataError
+from gpubackprop.files.regular import regular_file
+from gpubackprop.network.stream import WINDOW, Chunk, Piece, Stream
+
+Array = NDArray[Any]
+BLOCK = 1 << 20
+"""Bytes of x that are read from an .npy file at once, so that its rows can be shuffled in blocks of them."""
+_SUFFIXES = (".npz", *(table + packed for table in SUFFIXES for packed in COMPRESSED))
+
+
+def open_stream(
+    source: Any,
+    target: str | Sequence[str] | None = None,
+    *,
+    rows: int | None = None,
+    columns: Sequence[str] | None = None,
+    window: int = WINDOW,
+    format: TextFormat | None = None,
+) -> Stream:
+    """Data to train on that need not fit into memory: `Trainer.fit(gb.open_stream(path), epochs=...)`.
+
+    source: an .npy file of x (n, d) with y beside it, or "x.npy,y.npy" (as for `gb.data.load`), which are read in blocks of a
+    megabyte; an .npz file; a table (text or Parquet, in parts; Parquet's row groups are its pieces); a folder of such files, its
+    shards; or a function that returns an iterable of chunks (x, y), called anew for each epoch. target, columns: of tables, the
+    column to predict (several: a list) and those to predict from (None: all others); all of them numbers. rows: of what a
+    function returns; None: it is called once to count them. window: rows that are shuffled together. format: of text tables.
+
+    Text is read from its beginning to its end, and so is what a function returns: their rows are shuffled within the window
+    alone, and rows that lie sorted should be mixed first. Text is counted once here. y is taken as it is: labels 0..k-1, or
+    values, of which (n,) stands for (n, 1).
+
+    Raises DataError for files that cannot be used, ArgumentTypeError for another kind of source.
+    """
+    if callable(source):
+        name = getattr(source, "__name__", type(source).__name__)
+        if rows is None:
+            rows = sum(len(x) for x, _ in Piece(name, 0, lambda: iter(source())).chunks())
+        return Stream([Piece(name, whole_number("rows", rows), lambda: iter(source()))], window)
+    if not isinstance(source, (str, os.PathLike)):
+        raise ArgumentTypeError(
+            "source must be a path, or a function that returns an iterable of chunks (x, y): an iterator can be gone through "
+            f"once, and each epoch needs it anew; got {type(source).__name__}"
+        )
+    if rows is not None:
+        raise ArgumentTypeError("rows is for a function that returns chunks; files say themselves how many they have")
+    pieces, files = _pieces_of(source, target, columns, format)
+    return Stream(pieces, window, files)
+
+
+def _pieces_of(
+    path: str | os.PathLike[str],
+    target: str | Sequence[str] | None,
+    columns: Sequence[str] | None,
+    format: TextFormat | None,
+) -> tuple[list[Piece], list[Path]]:
+    """The pieces of a file or of all files in a folder, in the order of their names, and these files.
+
+    Raises DataError for files that are missing or of another kind, and for a table without `target`.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        pieces, files = _of_file(str(path), target, columns, format)
+        return pieces, files
+    inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.is_file())
+    shards = [f for f in inside if named_x(f) if f.suffix.lower() == ".npy"]
+    shards += [f for f in inside if f.name.lower().endswith(_SUFFIXES)]
+    if not shards:
+        raise DataError(
+            f"{path}: holds no shards: no .npz, no table, and no .npy whose name ends in x, such as 01_x.npy"
+        )
+    found = [_of_file(str(shard), target, columns, format) for shard in sorted(shards)]
+    return [piece for pieces, _ in found for piece in pieces], [file for _, files in found for file in files]
+
+
+def _of_file(
+    source: str, target: str | Sequence[str] | None, columns: Sequence[str] | None, format: TextFormat | None
+) -> tuple[list[Piece], list[Path]]:
+    name = source.lower()
+    if name.endswith(".npy"):
+        pair = npy_pair(source)
+        return _of_npy(*pair), [*pair]
+    path, _ = regular_file(source)
+    if name.endswith(".npz"):
+        return [Piece(source, rows_of_npz(path), lambda: iter([read_npz_pair(path)]))], [path]
+    goals = [target] if isinstance(target, str) else list(target or ())
+    if not goals:
+        raise DataError(f"{source}: say which column to predict, target=NAME")
+    read = partial(_chunks_of_table, source, goals, columns, format)
+    with path.open("rb") as file:
+        is_parquet = file.read(4) == b"PAR1"
+    if is_parquet:
+        groups = enumerate(rows_of_groups(path))
+        return [Piece(f"{source}: row group {i}", rows, partial(read, [i])) for i, rows in groups if rows], [path]
+    wanted = [*goals, *(columns or ())]
+    rows = sum(len(part) for part in read_table_parts(source, wanted=wanted, format=format))
+    return [Piece(source, rows, read)], [path]
+
+
+# -- .npy --------------------------------------------------------------------------------------------------------------------
+
+
+def _of_npy(x_path: Path, y_path: Path) -> list[Piece]:
+    """Blocks of rows of two files, which are read, not mapped: a file that shrinks meanwhile gives an error, no signal."""
+    found = []
+    for path in (x_path, y_path):
+        path, size = regular_file(path)
+        with path.open("rb") as file:
+            shape, fortran, dtype, rest = read_header(file, size, str(path))
+            start = file.tell() - len(rest)
+        if fortran and len(shape) > 1:
+            raise DataError(
+                f"{path}: lies column by column; write it again with numpy.save(path, numpy.ascontiguousarray(a))"
+            )
+        found.append((path, start, shape, dtype))
+    (_, _, shape, dtype), (_, _, y_shape, _) = found
+    if len(shape) < 2 or len(y_shape) not in (1, 2) or shape[:1] != y_shape[:1] or not shape[0]:
+        raise DataError(
+            f"{x_path}: x has shape {shape} and {y_path.name} {y_shape}; expected (n, d) and (n,) or (n, m)"
+        )
+    rows, at_once = shape[0], max(1, BLOCK // max(1, dtype.itemsize * int(np.prod(shape[1:]))))
+    return [
+        Piece(f"{x_path}: from row {start}", min(at_once, rows - start), partial(_block_of_npy, found, start, at_once))
+        for start in range(0, rows, at_once)
+    ]
+
+
+def _block_of_npy(found: Sequence[tuple[Path, int, tuple[int, ...], Any]], start: int, at_once: int) -> Iterator[Chunk]:
+    parts = []
+    for path, begin, shape, dtype in found:
+        width, rows = int(np.prod(shape[1:])), min(at_once, shape[0] - start)
+        part: Array = np.fromfile(path, dtype, rows * width, offset=begin + start * width * dtype.itemsize)
+        if part.size != rows * width:
+            raise DataError(f"{path}: became shorter while it was read")
+        parts.append(part.astype(dtype.newbyteorder("="), copy=False).reshape(rows, *shape[1:]))
+    yield parts[0].reshape(len(parts[0]), -1), parts[1]
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------------
+
+
+def _chunks_of_table(
+    source: str,
+    goals: Sequence[str],
+    columns: Sequence[str] | None,
+    format: TextFormat | None,
+    row_groups: Sequence[int] | None = None,
+) -> Iterator[Chunk]:
+    done = 0
+    for part in read_table_parts(source, wanted=[*goals, *(columns or ())], format=format, row_groups=row_groups):
+        names = [part.find(goal, source) for goal in goals]
+        used = [n for n in part.names if n not in names] if columns is None else [part.find(c, source) for c in columns]
+        found = [_numbers(part, name, source, done) for name in used]
+        x = np.empty((len(part), len(used)), np.result_type(np.float32, *(values.dtype for values in found)))
+        for i, values in enumerate(found):
+            x[:, i] = values
+        y = np.stack([_numbers(part, name, source, done) for name in names], axis=1)
+        is_label = len(names) == 1 and "int" in str(part.column(names[0]).type)
+        yield x, y[:, 0].astype(np.int64) if is_label else y
+        done += len(part)
+
+
+def _numbers(part: Table, name: str, source: str, done: int) -> Array:
+    """The values (n,) of a column, all of them numbers: DataError for text, and for cells without a value."""
+    column = part.column(name)
+    if (
+        cells.is_number(column.type)
+        and not column.null_count
+        and str(column.type).startswith(("int", "float", "double"))
+    ):
+        plain: Array = column.to_numpy(zero_copy_only=False)
+        if np.isfinite(plain).all():
+            return plain
+    values = cells.numbers(column)
+    if np.isnan(values).any():
+        row = int(np.argmax(np.isnan(values)))
+        raise DataError(
+            f"{source}: row {done + row + 1}, column {name} holds {column[row].as_py()!r}, and a stream of a table takes "
+            "finite numbers alone: leave the column out by columns=[...], or make numbers of it first"
+        )
+    return values
