@@ -273,8 +273,8 @@ class Trainer:
         self._check_metrics(functions, x.first_checked(self.net)[1] if isinstance(x, Stream) else y)
         if isinstance(x, Stream) and (training_metrics or (functions is not None and validation is None)):
             raise ArgumentError(
-                "metrics of the training rows need all of them in memory, which a Stream has not: give validation_data, and leave "
-                "training_metrics out"
+                "metrics of the training rows need all of them in memory, which those of a Stream are not: give validation_data, "
+                "and leave training_metrics out"
             )
         first = 0 if first_epoch is None else whole_number("first_epoch", first_epoch, least=0)
         size = self._batch_size(batch_size, x, y)

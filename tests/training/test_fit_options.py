@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import gpubackprop as gb
+from gpubackprop.errors import ArgumentError
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(200, 4)).astype(np.float32)
