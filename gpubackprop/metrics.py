@@ -147,6 +147,11 @@ def larger_is_better(column: str) -> bool | None:
     return True if word in _LARGER else False if word in _SMALLER else None
 
 
+def is_known(name: str) -> bool:
+    """Whether a metric of this file has the name."""
+    return name in NAMES or re.fullmatch(r"top_[1-9]\d*", name) is not None
+
+
 def checked(metrics: Sequence[str | Metric]) -> dict[str, Metric | None]:
     """The metrics by name, None for those of this file: functions bear their own. Raises ArgumentError for an unknown name or two
     of one name, ArgumentTypeError for what is neither a name nor a function."""
@@ -157,9 +162,9 @@ def checked(metrics: Sequence[str | Metric]) -> dict[str, Metric | None]:
         name = metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
         if not isinstance(metric, str) and not callable(metric):
             raise ArgumentTypeError(f"metrics must be names or functions (y, prediction) -> float; got {metric!r}")
-        if isinstance(metric, str) and name not in NAMES and not re.fullmatch(r"top_[1-9]\d*", name):
+        if isinstance(metric, str) and not is_known(name):
             raise unknown_name("metric", name, (*NAMES, "top_3"))
-        if name in (*found, *COLUMNS):
+        if name in (*found, *COLUMNS) or (is_known(name) and not isinstance(metric, str)):
             raise ArgumentError(f"metrics: {name!r} is the name of another; give the function another __name__")
         found[name] = None if isinstance(metric, str) else metric
     return found
