@@ -147,6 +147,11 @@ def larger_is_better(column: str) -> bool | None:
     return True if word in _LARGER else False if word in _SMALLER else None
 
 
+def is_known(name: str) -> bool:
+    """Whether a metric of this file has the name."""
+    return name in NAMES or re.fullmatch(r"top_[1-9]\d*", name) is not None
+
+
 def checked(metrics: Sequence[str | Metric]) -> dict[str, Metric | None]:
     """The metrics by name, None for those of this file: functions bear their own. Raises ArgumentError for an unknown name or two
     of one name, ArgumentTypeError for what is neither a name nor a function."""
@@ -157,9 +162,9 @@ def checked(metrics: Sequence[str | Metric]) -> dict[str, Metric | None]:
         name = metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
         if not isinstance(metric, str) and not callable(metric):
             raise ArgumentTypeError(f"metrics must be names or functions (y, prediction) -> float; got {metric!r}")
-        if isinstance(metric, str) and name not in NAMES and not re.fullmatch(r"top_[1-9]\d*", name):
+        if isinstance(metric, str) and not is_known(name):
             raise unknown_name("metric", name, (*NAMES, "top_3"))
-        if name in (*found, *COLUMNS):
+        if name in (*found, *COLUMNS) or (is_known(name) and not isinstance(metric, str)):
             raise ArgumentError(f"metrics: {name!r} is the name of another; give the function another __name__")
         found[name] = None if isinstance(metric, str) else metric
     return found
@@ -173,7 +178,9 @@ def measured(
     Rows with the label that the loss ignores count in none; NaN where no others are left. mae_per_target gives mae_0, mae_1, ...
     Raises ArgumentError, naming the metric, where the loss or the targets have no use for it.
     """
-    predictions, y = _counted(predictions, y, loss)
+    ignored = getattr(loss, "ignore_index", None)
+    if y.ndim == 1 and ignored is not None:
+        predictions, y = predictions[y != ignored], y[y != ignored]
     found: dict[str, float] = {}
     # Predictions of a network that diverged: what comes of them is no number, and says so.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -207,27 +214,20 @@ _OF_VALUES = {
 }
 
 
-def _counted(predictions: np.ndarray, y: np.ndarray, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
-    """The rows without those whose label the loss ignores."""
-    ignored = getattr(loss, "ignore_index", None)
-    return (predictions, y) if y.ndim == 2 or ignored is None else (predictions[y != ignored], y[y != ignored])
-
-
 def _of_classes(name: str, p: np.ndarray, y: np.ndarray, loss: Loss) -> float:
     """A metric of classes, or of several labels a row. p (n, m): probabilities; of one output, that of the second class."""
     if loss.output not in ("softmax", "sigmoid"):
         raise ArgumentError(f"the metric {name!r} is of classes, and the loss {loss.name} of numbers: leave it out")
-    if y.ndim == 2 and not np.isin(y, (0, 1)).all():
+    if name != "accuracy" and y.ndim == 2 and not np.isin(y, (0, 1)).all():
         raise ArgumentError(f"the metric {name!r} is of classes, and some targets are between 0 and 1: leave it out")
-    several = loss.output == "sigmoid" and p.shape[1] > 1
     of_labels = {"accuracy": label_accuracy, "roc_auc": roc_auc, "log_loss": log_loss}
-    if several or (p.shape[1] == 1 and name in of_labels):
+    if loss.output == "sigmoid" and (p.shape[1] > 1 or name in of_labels):
         if name not in of_labels:
             raise ArgumentError(
                 f"the metric {name!r} is of one class a row, and the targets are several labels: leave it out"
             )
         return of_labels[name](p, y)
-    if p.shape[1] == 1:
+    if loss.output == "sigmoid":
         p, y = np.hstack([p < 0.5, p >= 0.5]).astype(p.dtype), y[:, 0].astype(np.int64)
     labels = y if y.ndim == 1 else y.argmax(axis=1)
     if name in ("roc_auc", "log_loss"):
@@ -247,16 +247,8 @@ def scores(predictions: np.ndarray, y: np.ndarray, loss: Loss) -> dict[str, floa
 
     predictions (n, m): what `Network.predict` returns. Rows with the label that the loss ignores do not count.
     """
-    predictions, y = _counted(predictions, y, loss)
-    if not len(y):
-        return {"accuracy": float("nan")}
-    if loss.output == "softmax" or (loss.output == "sigmoid" and predictions.shape[1] == 1):
-        return {"accuracy": accuracy(predictions, y)}
-    if loss.output == "sigmoid":
-        return {"accuracy": label_accuracy(predictions, y)}
-    # Predictions of a network that diverged: what comes of them is no number, and says so.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return {"r2": r2(predictions, y), "mean_absolute_error": mean_absolute_error(predictions, y)}
+    names = ["accuracy"] if loss.output in ("softmax", "sigmoid") else ["r2", "mean_absolute_error"]
+    return measured(checked(names), predictions, y, loss)
 
 
 def confusion_matrix(predictions: np.ndarray, y: np.ndarray) -> np.ndarray:

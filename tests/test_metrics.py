@@ -260,6 +260,7 @@ def test_a_metric_that_means_nothing_is_refused(name, loss, y, match):
         (["top_0"], "unknown metric"),
         (["f1", "f1"], "the name of another"),
         ([3], "names or functions"),
+        ([accuracy], "the name of another"),
     ],
 )
 def test_metrics_that_are_none(metrics, match):

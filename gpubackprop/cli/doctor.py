@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from gpubackprop.cli.devices import devices
 from gpubackprop.files import cache
 from gpubackprop.optimizers import SGD
 from gpubackprop.terminal import Terminal
+from gpubackprop.terminal import say as tell
 
 _EXTRAS = {
     "numba": "numba",
@@ -45,9 +47,7 @@ def doctor(
     if remeasure:
         console.print(f"forgot {cache.forget(f'{FILES}*')} files of measurements", highlight=False)
 
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
+    say = partial(tell, console)
     say(f"gpubackprop {__version__}, Python {platform.python_version()}, NumPy {np.__version__}, {platform.platform()}")
     say(f"BLAS: {blas_name()}, {blas_threads() or 'an unknown number of'} threads")
     devices()

@@ -16,9 +16,6 @@ from gpubackprop.files.checkpoint import load
 from gpubackprop.losses import get_loss
 from gpubackprop.network.network import Network
 from gpubackprop.network.perceptron import mlp
-from gpubackprop.pipeline.model import load_run
-from gpubackprop.pipeline.settings import Settings
-from gpubackprop.pipeline.subject import subject
 from gpubackprop.proofs.explain import STEPS, Explanation, Quantity, matrix_text
 from gpubackprop.proofs.explain import explain as take_apart
 from gpubackprop.terminal import Terminal
@@ -42,7 +39,7 @@ def explain(
     loss: Annotated[str, Option(help="half_squared_error, cross_entropy, ...")] = "half_squared_error",
     x: Annotated[
         str | None,
-        Option(help='The sample: "0.05,0.1"; rows with ";" between. By default drawn, from the data of a run.'),
+        Option(help='The sample: "0.05,0.1"; rows with ";" between. By default drawn.'),
     ] = None,
     y: Annotated[str | None, Option(help="Its target, written like x, or class labels. By default drawn.")] = None,
     learning_rate: Annotated[float, Option(help="Of the update.")] = 0.5,
@@ -57,15 +54,8 @@ def explain(
     Each stands with its name, its dimensions and the chain-rule formula that it comes from; each derivative also beside
     central differences, which know nothing of the chain rule.
     """
-    rows: Any = None
-    targets: Any = None
-    if run is not None and Path(run).is_dir():
-        if x is None and y is None:
-            net, rows, targets = subject(run, Settings(device=device, seed=seed), 1)
-        else:
-            net = load_run(run, device).network
-    elif run is not None:
-        net = load(run, device)
+    if run is not None:
+        net = load(Path(run, "model.safetensors") if Path(run).is_dir() else run, device)
     else:
         if output_activation is None:
             output_activation = activation if get_loss(loss).output == "identity" else "identity"
@@ -79,9 +69,8 @@ def explain(
             seed=seed,
         )
     rng = np.random.default_rng(seed)
-    if rows is None:
-        rows = rng.random((1, net.widths[0])).round(2) if x is None else _matrix("x", x)
-        targets = _drawn_targets(net, len(rows), rng) if y is None else _targets(net, y)
+    rows = rng.random((1, net.widths[0])).round(2) if x is None else _matrix("x", x)
+    targets = _drawn_targets(net, len(rows), rng) if y is None else _targets(net, y)
     found = take_apart(net, rows, targets, learning_rate=learning_rate, input_layer=input_layer)
     if as_json:
         print_json({"network": repr(net), **found.plain()})

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
 from typer import Argument, Option
 
-from gpubackprop.cli.output import Json, print_json
+from gpubackprop.cli.output import Json, show_report
 from gpubackprop.data import NAMES
 from gpubackprop.network.twin import twin
 from gpubackprop.pipeline.settings import Settings
 from gpubackprop.pipeline.subject import subject
 from gpubackprop.proofs.gradcheck import gradcheck as check
-
-FAILED = 1
 
 
 def gradcheck(
@@ -45,9 +42,4 @@ def gradcheck(
     )
     net, x, y = subject(data, settings, rows, target, task, folder)
     report = check(twin(net, dtype="float64"), x, y, method=method, eps=eps, training=not inference, seed=seed)
-    if as_json:
-        print_json({"network": repr(net), **report.plain()})
-    else:
-        print(f"{net!r}\n{report}")
-    if not report:
-        raise typer.Exit(FAILED)
+    show_report(net, report, as_json)

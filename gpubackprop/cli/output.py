@@ -6,12 +6,24 @@ import io
 import os
 from typing import Annotated, Any, TextIO
 
-from typer import Option
+from typer import Exit, Option
 
 from gpubackprop.files.plain import as_json
 
+FAILED = 1
+
 Json = Annotated[bool, Option("--json", help="Print one JSON object instead of text.")]
 """The option of every command that prints figures."""
+
+
+def show_report(net: object, report: Any, as_json: bool) -> None:
+    """Print a report of the proofs, and end with status 1 where it did not pass."""
+    if as_json:
+        print_json({"network": repr(net), **report.plain()})
+    else:
+        print(f"{net!r}\n{report}")
+    if not report:
+        raise Exit(FAILED)
 
 
 def print_json(value: dict[str, Any]) -> None:

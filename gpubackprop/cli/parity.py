@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
 from typer import Argument, Option
 
-from gpubackprop.cli.output import Json, print_json
+from gpubackprop.cli.output import Json, show_report
 from gpubackprop.data import NAMES
 from gpubackprop.pipeline.settings import Settings
 from gpubackprop.pipeline.subject import subject
 from gpubackprop.proofs.parity import Device, check_parity
-
-FAILED = 1
 
 
 def parity(
@@ -64,12 +61,7 @@ def parity(
     net, x, y = subject(data, settings, rows, target, task, folder)
     pair = [_device(part) for part in devices.split(",")]
     report = check_parity(net, x, y, pair, steps, optimizer=settings.make_optimizer(len(x)), tolerance=tolerance)
-    if as_json:
-        print_json({"network": repr(net), **report.plain()})
-    else:
-        print(f"{net!r}\n{report}")
-    if not report:
-        raise typer.Exit(FAILED)
+    show_report(net, report, as_json)
 
 
 def _device(text: str) -> Device:

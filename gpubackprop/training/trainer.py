@@ -25,7 +25,7 @@ from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from gpubackprop.files.checkpoint import FORGED, Checkpoint, load_checkpoint, this_process
 from gpubackprop.files.manifest import Custom
 from gpubackprop.files.plain import finite
-from gpubackprop.metrics import Metric, checked, measured
+from gpubackprop.metrics import Metric, checked, is_known, measured
 from gpubackprop.network.network import Network
 from gpubackprop.network.rows import Rows
 from gpubackprop.network.stream import Stream
@@ -88,15 +88,11 @@ class _Fit:
         if self.gradient_tolerance is not None:
             positive("gradient_tolerance", self.gradient_tolerance)
         _check_split(self.validation_split)
-        names = [] if self.metrics is None else self.metrics
-        if not (
-            isinstance(self.training_metrics, bool)
-            and isinstance(names, list)
-            and all(isinstance(n, str) for n in names)
-        ):
-            raise ArgumentTypeError(
-                f"training_metrics must be True or False, metrics names; got {self.training_metrics!r}, {self.metrics!r}"
-            )
+        names = self.metrics or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ArgumentTypeError(f"metrics must be a list of names; got {self.metrics!r}")
+        if not isinstance(self.training_metrics, bool):
+            raise ArgumentTypeError(f"training_metrics must be True or False; got {self.training_metrics!r}")
         if not isinstance(self.shuffle, bool) or not isinstance(self.monitor, str):
             raise ArgumentTypeError(
                 f"shuffle must be True or False, monitor a column; got {self.shuffle!r}, {self.monitor!r}"
@@ -397,7 +393,11 @@ class Trainer:
             raise CheckpointError(f"the checkpoint does not hold the state of a fit: {error!r}") from error
         if others:
             raise ArgumentError(f"{' and '.join(others)} must be the data of the fit that goes on; they are others")
-        self._metrics = self._remembered_metrics(fit.metrics, checked([*metrics]))
+        functions = checked([*metrics])
+        wanted = [name for name in fit.metrics or () if not is_known(name)]
+        if sorted(functions) != sorted(wanted):
+            raise ArgumentError(f"metrics must be the functions among those of the fit, {wanted}; got {[*functions]}")
+        self._metrics = None if fit.metrics is None else [functions.get(name) or name for name in fit.metrics]
         fit.epochs += more_epochs
         with self.net.engine.fit():
             self._fit, self.history, self._reason, self._digests = (
@@ -651,11 +651,11 @@ class Trainer:
             return x, None, None, self._checked_validation(validation)
         if y is None:
             raise ArgumentError("y is missing: only a Stream (gb.open_stream) has its own targets")
-        if held_out is not None and (validation is not None or isinstance(x, np.memmap)):
+        if held_out is not None and validation is not None:
+            raise ArgumentError("validation_split and validation_data are both given; leave one out")
+        if held_out is not None and isinstance(x, np.memmap):
             raise ArgumentError(
-                "validation_split and validation_data are both given; leave one out"
-                if validation is not None
-                else "validation_split would read a memory-mapped x whole: give validation_data, for instance its last rows"
+                "validation_split would read a memory-mapped x whole: give its last rows as validation_data"
             )
         x = check_x(x, net.widths[0], net.dtype, be)
         y = check_y(y, len(x), net.widths[-1], net.dtype, net.loss_function, be)
@@ -665,12 +665,10 @@ class Trainer:
         from gpubackprop.data.splitting import split
 
         targets = y if isinstance(y, np.ndarray) else be.to_host(y)
-        strata = None
-        if targets.ndim == 1:
-            strata = targets
-        elif net.loss_function.output in ("sigmoid", "softmax") and np.isin(targets, (0, 1)).all():
+        strata = targets if targets.ndim == 1 else None
+        if strata is None and net.loss_function.output in ("sigmoid", "softmax") and np.isin(targets, (0, 1)).all():
             strata = np.unique(targets, axis=0, return_inverse=True)[1].reshape(-1)
-        parts = split(len(x), held_out, seed=net.seed, labels=strata)
+        kept, held = split(len(x), held_out, seed=net.seed, labels=strata)
 
         def rows(array: Array, index: np.ndarray) -> Array:
             if isinstance(array, SparseRows):
@@ -678,7 +676,6 @@ class Trainer:
             on_host = isinstance(array, np.ndarray) or not be.owns(array)
             return array[index] if on_host else be.asarray(be.to_host(array)[index])
 
-        kept, held = parts
         weights = None if weights is None else weights[kept]
         return rows(x, kept), rows(y, kept), weights, (rows(x, held), rows(y, held))
 
@@ -687,22 +684,6 @@ class Trainer:
         named = {name: None for name, function in (metrics or {}).items() if function is None}
         first = y[:1] if isinstance(y, np.ndarray) else self.net.backend.to_host(y[:1])
         measured(named, np.full((1, self.net.widths[-1]), 0.5), first, self.net.loss_function)
-
-    @staticmethod
-    def _remembered_metrics(
-        names: Sequence[str] | None, given: dict[str, Metric | None]
-    ) -> Sequence[str | Metric] | None:
-        """The metrics of a fit that goes on: their names, and the functions that are given anew for some."""
-        if others := given.keys() - {*(names or ())}:
-            raise ArgumentError(f"metrics: {', '.join(sorted(others))} were not taken in the fit that goes on")
-        if names is None:
-            return None
-        metrics = [given.get(name) or name for name in names]
-        try:
-            checked(metrics)
-            return metrics
-        except ArgumentError as error:
-            raise ArgumentError(f"{error}; of a function of the fit, give it again: metrics=[...]") from None
 
     def _checked_validation(self, data: tuple[Any, Any] | None) -> Pair | None:
         if data is None:
