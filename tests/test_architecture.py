@@ -46,6 +46,7 @@ FLOORS = [
     ["activations", "losses", "initializers", "metrics"],
     ["layers", "optimizers"],
     ["backend"],
+    ["distributed"],
     ["network"],
     ["files", "data"],
     ["training"],

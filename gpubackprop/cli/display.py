@@ -17,6 +17,8 @@ LINES = 20
 class Display(Callback):
     """Prints a line for some epochs and, on a terminal, keeps a bar with the state of the epoch below them."""
 
+    writes = True
+
     def __init__(self, console: Console) -> None:
         self.console = console
         self.started = time.perf_counter()
