@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.backend.base import Array, Backend
+from gpubackprop.backend.cpu.threads import share_cores
 from gpubackprop.distributed.communicator import Communicator
 from gpubackprop.distributed.gpus import AllReduce, all_reduce
 from gpubackprop.errors import MissingExtraError
@@ -40,6 +41,7 @@ class MpiCommunicator(Communicator):
         self._ending = MPI.COMM_WORLD.Dup()
         machine = self._world.Split_type(MPI.COMM_TYPE_SHARED)
         super().__init__(self._world.rank, self._world.size, machine.rank)
+        share_cores(machine.size)
         machine.Free()
         self._gpus: AllReduce | None = None
         if self.size > 1:
