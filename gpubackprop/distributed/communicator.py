@@ -66,7 +66,7 @@ class Communicator(ABC):
 
     def copy_from_first(self, be: Backend, array: Array) -> None:
         """Write rank 0's device array into those of the others."""
-        host = np.ascontiguousarray(be.to_host(array))
+        host = np.ascontiguousarray(be.to_host(array)).reshape(array.shape)
         self.share(host)
         if not self.leads:
             be.copy_in(host, array)

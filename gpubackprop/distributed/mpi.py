@@ -67,7 +67,7 @@ class MpiCommunicator(Communicator):
         elif isinstance(array, np.ndarray):
             self._world.Allreduce(self._mpi.IN_PLACE, array)
         else:
-            host = np.ascontiguousarray(be.to_host(array))
+            host = np.ascontiguousarray(be.to_host(array)).reshape(array.shape)
             self._world.Allreduce(self._mpi.IN_PLACE, host)
             be.copy_in(host, array)
 

@@ -10,16 +10,19 @@ _TYPES = {"float16": "NCCL_FLOAT16", "float32": "NCCL_FLOAT32", "float64": "NCCL
 
 
 def nccl_problem(be: Any) -> str | None:
-    """Why the GPUs of a CuPy backend cannot be reached through NCCL, or None."""
-    nccl = getattr(be.cupy.cuda, "nccl", None)
-    if nccl is None or not getattr(nccl, "available", False):
-        return "CuPy finds no NCCL here (pip install nvidia-nccl-cu12, or -cu13)"
+    """Why the GPU of a CuPy backend cannot be reached through NCCL, or None."""
+    try:
+        be.cupy.cuda.nccl.get_version()
+    except Exception as error:  # no binding, no library, or none that fits: each is a reason, none is hidden
+        return f"no NCCL for CuPy here (pip install nvidia-nccl-cu12, or -cu13): {error}"
     return None
 
 
-def new_unique_id(be: Any) -> list[int]:
-    """What the processes of one communicator find each other by: made by one, handed to all."""
-    return [int(byte) for byte in be.cupy.cuda.nccl.get_unique_id()]
+def new_unique_id(be: Any) -> dict[str, Any]:
+    """What the processes of one communicator find each other by, as plain values: made by one, handed to all."""
+    made = be.cupy.cuda.nccl.get_unique_id()
+    # CuPy's older versions hand out numbers in a tuple, the newer ones bytes, and take what they hand out.
+    return {"bytes": isinstance(made, bytes), "numbers": list(made)}
 
 
 class NcclAllReduce:
@@ -29,10 +32,12 @@ class NcclAllReduce:
     what was queued before and what comes after; the host does not wait. It is to be used inside `with be:`.
     """
 
-    def __init__(self, be: Any, size: int, unique_id: list[int], rank: int) -> None:
+    def __init__(self, be: Any, size: int, unique_id: dict[str, Any], rank: int) -> None:
         self._cupy, self._nccl = be.cupy, be.cupy.cuda.nccl
+        numbers = unique_id["numbers"]
         with be:
-            self._communicator = self._nccl.NcclCommunicator(size, tuple(unique_id), rank)
+            key = bytes(numbers) if unique_id["bytes"] else tuple(numbers)
+            self._communicator = self._nccl.NcclCommunicator(size, key, rank)
 
     def sum(self, array: Array) -> None:
         """array <- the sum of the arrays of all processes."""
