@@ -25,7 +25,9 @@ def network(
 ) -> gb.Network:
     """A small network for `data`."""
     layers = hidden or [gb.Dense(4, 8, activation="tanh")]
-    return gb.Network([*layers, gb.Dense(8, outputs)], loss=loss, dtype="float64", device="cpu", seed=5, **options)
+    return gb.Network(
+        [*layers, gb.Dense(8, outputs)], loss=loss, **{"dtype": "float64", "device": "cpu", "seed": 5} | options
+    )
 
 
 def _case(net: gb.Network, optimizer: Any, **options: Any) -> Case:
@@ -40,6 +42,11 @@ def _frozen() -> gb.Network:
     net = network()
     net.layers[0].trainable = False
     return net
+
+
+def batch_normalized() -> gb.Network:
+    """Whose first layer normalises the rows themselves."""
+    return network([gb.BatchNorm(4), gb.Dense(4, 8, activation="tanh")])
 
 
 def _weighted_classes() -> gb.Network:
@@ -65,6 +72,8 @@ CASES: dict[str, Callable[[], Case]] = {
         network(), gb.SGD(0.1, schedule=gb.schedules.Cosine(warmup=3)), gradient_tolerance=1e-9
     ),
     "frozen layer": lambda: _case(_frozen(), gb.SGD(0.1)),
+    # The sums go through the host.
+    "strict": lambda: _case(network(device="strict"), gb.AdamW(1e-2, clip_norm=0.5)),
     "several targets": lambda: _case(network(loss="mean_squared_error", outputs=2), gb.SGD(0.1), batch_size=7),
 }
 
