@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gpubackprop import activations as activations
     from gpubackprop import data as data
+    from gpubackprop import distributed as distributed
     from gpubackprop import initializers as initializers
     from gpubackprop import losses as losses
     from gpubackprop import metrics as metrics
@@ -103,6 +104,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 _MODULES = {
     "activations": "activations",
     "data": "data",
+    "distributed": "distributed",
     "initializers": "initializers",
     "losses": "losses",
     "metrics": "metrics",

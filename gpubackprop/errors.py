@@ -18,6 +18,10 @@ class ArgumentTypeError(GpuBackpropError, TypeError):
     """A value of a kind that cannot be used here: object or complex arrays, text for a number."""
 
 
+class DisagreementError(ArgumentError):
+    """Processes that were to train together are not about to do the same; it is raised in all of them."""
+
+
 class DeviceError(GpuBackpropError, RuntimeError):
     """A device that is not there, does not work, or was handed an array of another device."""
 

@@ -432,8 +432,8 @@ class CrossEntropy(Loss):
         """The mean over the weights of the rows in the place of the mean over the rows."""
         xp, count = be.xp, v.rows_that_count
         be.total(v.counts, 1.0, count)
-        # Where nothing counts, value and delta are 0 already.
-        xp.maximum(count, float(np.finfo(v.counts.dtype).tiny), out=count)
+        # Where nothing counts, value and delta are 0 already, and the factor must be finite.
+        xp.maximum(count, rows * float(np.finfo(v.counts.dtype).tiny), out=count)
         xp.divide(float(rows), count, out=v.factor)
         xp.multiply(value, v.factor, out=value)
         if delta is not None:

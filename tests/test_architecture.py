@@ -47,6 +47,7 @@ FLOORS = [
     ["activations", "losses", "initializers", "metrics"],
     ["layers", "optimizers"],
     ["backend"],
+    ["distributed"],
     ["network"],
     ["files", "data"],
     ["training"],

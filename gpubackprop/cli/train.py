@@ -6,7 +6,9 @@ import inspect
 import shlex
 import signal
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields
 from functools import partial
 from typing import Annotated, Any, get_type_hints
@@ -16,7 +18,8 @@ from typer import Argument, Option
 
 from gpubackprop.cli.output import Json, print_json
 from gpubackprop.data import NAMES, TextFormat
-from gpubackprop.errors import ArgumentError, unknown_name
+from gpubackprop.distributed import join
+from gpubackprop.errors import ArgumentError, DisagreementError, unknown_name
 from gpubackprop.pipeline.config import read_config
 from gpubackprop.pipeline.encoder import ColumnChoices
 from gpubackprop.pipeline.runs import RunInterruptedError, resume_run, train_run
@@ -133,65 +136,77 @@ def train(
     """
     console = Terminal(stderr=as_json)
     started = time.perf_counter()
+    ranks = join()
+    leads = ranks is None or ranks.leads
+    if not leads:
+        # What the data are warned about rank 0 says for all.
+        console.quiet = True
+        warnings.simplefilter("ignore")
     common: dict[str, Any] = {
         "folder": folder,
         "checkpoint_every": checkpoint_every,
         "stop_on": [_signal(name) for name in stop_on or ()],
         "callbacks": [Display(console)],
         "say": partial(say, console),
+        "distributed": ranks,
     }
     interrupted: RunInterruptedError | None = None
     given = {p for p in context.params if getattr(context.get_parameter_source(p), "name", "") == "COMMANDLINE"}
     if "data" in given and "sha256" not in given:
         sha256 = None
-    try:
-        if resume is not None:
-            if others := sorted(given - _WITH_RESUME):
-                raise ArgumentError(
-                    f"a run that goes on keeps its settings: leave out {', '.join(f'{o}=...' for o in others)}"
+    with ranks or nullcontext():
+        try:
+            if resume is not None:
+                if others := sorted(given - _WITH_RESUME):
+                    raise ArgumentError(
+                        f"a run that goes on keeps its settings: leave out {', '.join(f'{o}=...' for o in others)}"
+                    )
+                run = resume_run(
+                    resume,
+                    more_epochs=asked["epochs"] or 0,
+                    data=data,
+                    device=asked["device"] if "device" in given else None,
+                    **common,
                 )
-            run = resume_run(
-                resume,
-                more_epochs=asked["epochs"] or 0,
-                data=data,
-                device=asked["device"] if "device" in given else None,
-                **common,
-            )
-        elif data is None:
-            raise ArgumentError("Missing argument DATA: what to train on (or --resume RUN)")
-        else:
-            words = {} if missing is None else {"missing": ("", *(word.strip() for word in missing.split(",")))}
-            run = train_run(
-                data,
-                target=target,
-                task=task,
-                weight=weight,
-                group=group,
-                format=TextFormat(separator, encoding, header, comment, decimal=decimal, **words),
-                columns=ColumnChoices(
-                    drop=tuple(drop or ()),
-                    only=None if only is None else tuple(only),
-                    keep=tuple(keep or ()),
-                    categorical=tuple(categorical or ()),
-                    numeric=tuple(numeric or ()),
-                    log=tuple(log or ()),
-                ),
-                max_bytes=max_bytes,
-                sha256=sha256,
-                out=out,
-                overwrite=overwrite,
-                **common,
-                **asked,
-            )
-    except RunInterruptedError as error:
-        interrupted, run = error, error.run
+            elif data is None:
+                raise ArgumentError("Missing argument DATA: what to train on (or --resume RUN)")
+            else:
+                words = {} if missing is None else {"missing": ("", *(word.strip() for word in missing.split(",")))}
+                run = train_run(
+                    data,
+                    target=target,
+                    task=task,
+                    weight=weight,
+                    group=group,
+                    format=TextFormat(separator, encoding, header, comment, decimal=decimal, **words),
+                    columns=ColumnChoices(
+                        drop=tuple(drop or ()),
+                        only=None if only is None else tuple(only),
+                        keep=tuple(keep or ()),
+                        categorical=tuple(categorical or ()),
+                        numeric=tuple(numeric or ()),
+                        log=tuple(log or ()),
+                    ),
+                    max_bytes=max_bytes,
+                    sha256=sha256,
+                    out=out,
+                    overwrite=overwrite,
+                    **common,
+                    **asked,
+                )
+        except RunInterruptedError as error:
+            interrupted, run = error, error.run
+        except DisagreementError:
+            if leads:
+                raise
+            raise typer.Exit(2) from None
     spent = duration(time.perf_counter() - started)
     if run.report is not None:
         first, rest = run.report.lines()
         say(console, f"test ({run.judged_on}): {first}\n{rest}")
     how = "interrupted" if interrupted else "done"
     say(console, f"{how} after {len(run.history)} epochs, {spent}; run folder: {run.path}")
-    if as_json:
+    if as_json and leads:
         ended = {"run": str(run.path), "epochs": len(run.history), "stopped": run.history.stopped}
         print_json({**ended, "judged_on": run.judged_on, "test": run.scores})
     if interrupted:

@@ -23,6 +23,7 @@ import numpy as np
 
 from gpubackprop.activations import ACTIVATIONS, Activation
 from gpubackprop.backend.base import Array, Backend, Program, RowSource
+from gpubackprop.distributed.communicator import Communicator
 from gpubackprop.errors import ArgumentError, DeviceError
 from gpubackprop.layers import LAYERS, Layer
 from gpubackprop.layers.stack import named, of_layer, walk
@@ -84,11 +85,14 @@ class Engine:
             """Training steps done, on the device: what dropout's random numbers are counted by."""
             be.fill(self.step, step)
             self.steps = Steps(be, layers, loss, self.parameters, self.step, l1, l2)
-            self._total = be.zeros((), self.value.dtype)
+            self._total_and_mass = be.zeros((2,), self.value.dtype)
+            self._total, self._mass = (self._total_and_mass[i : i + 1].reshape(()) for i in range(2))
             self._losses = Losses(be, self.value)
             self.training = Workspace(be, layers, widths, loss, dtype, training=True)
             self.inference = Workspace(be, layers, widths, loss, dtype, training=False)
             self.write(arrays)
+        self.ranks: Communicator | None = None
+        """While a fit runs in several processes: the others. Each trains its own part of every batch."""
         self.rows_at_once: int | None = None
         """Rows for which the device had memory, once it did not have it for more."""
         self._every = list(walk(layers))
@@ -314,10 +318,11 @@ class Engine:
             step, turns = start, 1 if self.loops else stop
             while step < stop:
                 n = min(size, source.n - step * size)
-                rows = min(part or n, self.rows_at_once or n)
+                own = n if self.ranks is None else len(self.ranks.rows(n))
+                rows = min(part or own, self.rows_at_once or own)
                 if self.mixes_rows is not None:
-                    self.check_rows(n if rows >= n else 1 if n % rows == 1 else rows)
-                if rows < n or skip:
+                    self.check_rows(own if rows >= own else 1 if own % rows == 1 else rows)
+                if rows < n or skip or self.ranks is not None:
                     done, reason = self._in_parts(source, step * size, n, optimizer, rows, accumulate, skip)
                     step += done
                 else:
@@ -326,7 +331,7 @@ class Engine:
                     turns *= 2
                 if reason:
                     # Out here the failed attempt's frames, and the arrays that they hold, are gone.
-                    self._make_room(min(rows, n), reason)
+                    self._make_room(min(rows, own), reason)
             return self._skipped
 
     def step_on(
@@ -432,34 +437,46 @@ class Engine:
     def _in_parts(
         self, source: RowSource, first: int, n: int, optimizer: Optimizer, rows: int, accumulate: bool, skip: bool
     ) -> tuple[int, str]:
-        """One training step on the n rows from `first` on, in parts of `rows`: (1, ""), or (0, what there was no memory for)."""
-        steps, xp, done = self.steps, self.backend.xp, optimizer.t
+        """One training step on the n rows from `first` on, in parts of `rows`: (1, ""), or (0, what there was no memory for).
+
+        Of several processes each goes through its own rows; their losses and gradients are added up before the update.
+        """
+        steps, xp, done, ranks = self.steps, self.backend.xp, optimizer.t, self.ranks
         kept = [(array, array.copy()) for array in self.state.values()] if skip else []
+        own = range(n) if ranks is None else ranks.rows(n)
+        summed = False
         try:
             optimizer.prepare()
-            loss, starts = steps.loss_function, range(0, n, rows)
-            masses = [float(min(rows, n - start)) for start in starts]
+            loss, starts = steps.loss_function, own[::rows] if own else own
+            masses = [float(min(rows, own.stop - start)) for start in starts]
             if not loss.counts_rows:
                 masses = [
-                    loss.mass(self.backend.to_host(self._part(source, first + start, min(rows, n - start)).targets))
+                    loss.mass(
+                        self.backend.to_host(self._part(source, first + start, min(rows, own.stop - start)).targets)
+                    )
                     for start in starts
                 ]
-            whole = sum(masses) or 1.0
+            # The rows that count for other processes are not known yet: `_sum_over` divides by their number.
+            whole = (sum(masses) or 1.0) if ranks is None else float(n)
             for start, mass in zip(starts, masses, strict=True):
-                batch = self._part(source, first + start, min(rows, n - start))
+                batch = self._part(source, first + start, min(rows, own.stop - start))
                 # Layers that are recorded look at it once, the others at each run.
                 batch.begins_at(start)
-                if not start:
+                add = start > own.start
+                if not add:
                     self.check_recording(batch, training=True)
                 steps.set_share(mass / whole)
-                key = ("part", batch.form, start > 0, start if steps.random else 0, self.parameters.frozen)
-                program = batch.programs.get(key) or self._program(batch, key, _Part(steps, batch, start > 0))
+                key = ("part", batch.form, add, start if steps.random else 0, self.parameters.frozen)
+                program = batch.programs.get(key) or self._program(batch, key, _Part(steps, batch, add))
                 program()
                 batch.begins_at(0)
-                if start:
+                if add:
                     xp.add(self._total, self.value, out=self._total)
                 else:
                     xp.copyto(self._total, self.value)
+            if ranks is not None:
+                summed = True
+                self._sum_over(ranks, len(own) / n, sum(masses) / n)
             xp.copyto(self.value, self._total)
             steps.penalty(with_delta=False)
             if skip and not self._is_finite():
@@ -473,9 +490,34 @@ class Engine:
             if accumulate:
                 steps.accumulate(n, optimizer)
         except self.backend.memory_errors as error:
+            if summed:
+                raise DeviceError(
+                    f"{self.backend.name} had no memory for the update of a step that the other processes have done: {error}"
+                ) from error
             optimizer.go_back_to(done)
             return 0, str(error) or type(error).__name__
         return 1, ""
+
+    def _sum_over(self, ranks: Communicator, rows: float, mass: float) -> None:
+        """Make gradients and loss of this process's rows those of the whole batch; the layers' state becomes the mean.
+
+        rows, mass: the share of the batch's rows, and of what the loss counts in units of its rows, that are here.
+        """
+        be, xp, G = self.backend, self.backend.xp, self.parameters.G
+        if not rows:
+            for array in (G, self._total):
+                be.fill(array, 0.0)
+        be.fill(self._mass, mass)
+        ranks.sum(be, G)
+        ranks.sum(be, self._total_and_mass)
+        if not self.steps.loss_function.counts_rows:
+            # A batch in which no row counts has gradients 0.
+            xp.maximum(self._mass, 1e-300, out=self._mass)
+            for array in (G, self._total):
+                xp.divide(array, self._mass, out=array)
+        for array in self.state.values():
+            xp.multiply(array, rows, out=array)
+            ranks.sum(be, array)
 
     def _is_finite(self) -> bool:
         """Whether the loss and its gradients are finite; of scaled gradients the device sees to that itself."""

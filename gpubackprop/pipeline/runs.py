@@ -8,6 +8,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from math import isfinite
@@ -18,6 +19,7 @@ import numpy as np
 
 from gpubackprop.checks import whole_number
 from gpubackprop.data import NAMES, Dataset, Standardizer, Table, TextFormat, load
+from gpubackprop.distributed import Communicator, join, local_device
 from gpubackprop.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -34,7 +36,7 @@ from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.pictures import draw_confusion, draw_curves, draw_predictions
 from gpubackprop.pipeline.preparation import FEWEST, Part, Parts, baseline, divide, fingerprint, outputs_for, told
 from gpubackprop.pipeline.report import Report, report
-from gpubackprop.pipeline.run_folder import RunFolder, read_settings, versions
+from gpubackprop.pipeline.run_folder import CHECKPOINTS, RunFolder, read_settings, versions
 from gpubackprop.pipeline.settings import Settings, SettingsOptions
 from gpubackprop.training import (
     Callback,
@@ -105,6 +107,7 @@ def train_run(
     stop_on: Sequence[int] = (),
     callbacks: Sequence[Callback] = (),
     say: Say | None = None,
+    distributed: str | Communicator | None = None,
     **settings: Unpack[SettingsOptions],
 ) -> Run:
     """Train a network on the data; leave its weights, settings, history, curves and checkpoints in a run folder.
@@ -114,8 +117,10 @@ def train_run(
     fingerprint in their settings.json. out: the run folder, by default
     runs/<name>-1, runs/<name>-2, ...; overwrite: replace a run that is there, once this one is whole. checkpoint_every: as
     `every` of `Checkpoints`. stop_on: signals that end the training in order beside SIGINT, SIGTERM and SIGHUP. callbacks
-    listen to the training; say is called with each line for people to read. settings: fields of `pipeline.settings.Settings`,
-    such as epochs=20, layers=[512, 256], learning_rate=1e-3, device="cpu"; the others become what suits the data.
+    listen to the training; say is called with each line for people to read. distributed: as for `Trainer`; rank 0 alone writes
+    the folder, says something and reports, and each process has a GPU of its own, where there are some. settings: fields of
+    `pipeline.settings.Settings`, such as epochs=20, layers=[512, 256], learning_rate=1e-3, device="cpu"; the others become what
+    suits the data.
 
     Raises RunInterruptedError, a KeyboardInterrupt, after a signal, once what was reached is saved; ArgumentError, DataError,
     DeviceError or CheckpointError for arguments that cannot be used, for training that diverges, and for a folder that
@@ -152,19 +157,23 @@ def train_run(
         "max_bytes": max_bytes,
         "format": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(format or TextFormat()).items()},
     }
-    model = prepare(loaded, parts.train, chosen, origin, columns)
+    ranks = join(distributed)
+    here = replace(chosen, device=local_device(chosen.device, ranks))
+    model = prepare(loaded, parts.train, here, origin, columns)
     if sha256 not in (None, model.data["sha256"]):
         raise DataError(
             f"{loaded.name}: sha256={sha256} is not that of the data, {model.data['sha256']}: they have changed"
         )
     sizes = None
     if chosen.batch_size == "auto":
-        few, optimizer = parts.train.some(MEASURED_ROWS, chosen.seed), chosen.make_optimizer(len(parts.train.x))
-        measured = model.prepare(few.x), model.prepare_targets(few.y)
-        sizes = measure_batch_sizes(model.network, optimizer, *measured, len(parts.train.x))
-        chosen = replace(chosen, batch_size=sizes.fastest)
+        if ranks is None or ranks.leads:
+            few, optimizer = parts.train.some(MEASURED_ROWS, chosen.seed), chosen.make_optimizer(len(parts.train.x))
+            measured = model.prepare(few.x), model.prepare_targets(few.y)
+            sizes = measure_batch_sizes(model.network, optimizer, *measured, len(parts.train.x))
+        fastest = None if sizes is None else sizes.fastest
+        chosen = replace(chosen, batch_size=fastest if ranks is None else ranks.broadcast(fastest))
     chosen = replace(chosen, batch_size=chosen.rows_a_step(len(parts.train.x)))
-    trainer = Trainer(model.network, chosen.make_optimizer(len(parts.train.x)))
+    trainer = Trainer(model.network, chosen.make_optimizer(len(parts.train.x)), distributed=ranks)
     encoder, always = model.inputs, baseline(loaded, parts.train)
     table = described(encoder.columns) if isinstance(encoder, Encoder) else []
     about = {
@@ -194,7 +203,7 @@ def train_run(
         },
     }
     training = _Training(trainer, model, parts, chosen, about, every, stop_on, callbacks, say)
-    with RunFolder.create(out, loaded.name, overwrite) as run:
+    with RunFolder.create(out, loaded.name, overwrite) if trainer.leads else nullcontext() as run:
         for line in (*loaded.notes, *table, *told(always), repr(loaded), repr(model.network), repr(trainer.optimizer)):
             training.say(line)
         if sizes is not None:
@@ -214,25 +223,30 @@ def resume_run(
     stop_on: Sequence[int] = (),
     callbacks: Sequence[Callback] = (),
     say: Say | None = None,
+    distributed: str | Communicator | None = None,
 ) -> Run:
     """Go on with a run that was interrupted, from its newest checkpoint, as if it never had been; or train a whole one further.
 
     run: its folder. more_epochs: on top of those that it was to have. data: the training data, where they are not where they
-    were, or were no file; folder: as for `load`. device: None for that of the run. The other arguments: as for `train_run`.
+    were, or were no file; folder: as for `load`. device: None for that of the run. The other arguments: as for `train_run`;
+    the processes may be more or fewer than before, and must all see the folder.
 
     Raises CheckpointError where the folder holds no checkpoint that is whole, DataError where the data are others, and what
     `train_run` raises.
     """
     every = None if checkpoint_every is None else Every.parse(checkpoint_every)
     more_epochs = whole_number("more_epochs", more_epochs, least=0)
-    with RunFolder.reopen(run) as opened:
-        trainer = Trainer.resume(opened.checkpoints, device=device or _device_of(opened.work))
+    ranks = join(distributed)
+    with RunFolder.reopen(run) if ranks is None or ranks.leads else nullcontext() as opened:
+        work = _broadcast(ranks, opened.work if opened else None)
+        device = local_device(device or _device_of(work), ranks)
+        trainer = Trainer.resume(work / CHECKPOINTS, device=device, distributed=ranks)
         try:
             about = dict(trainer.extra["run"])
             settings = Settings(**about["settings"])
             model = Model.built(trainer.net, trainer.extra)
         except FORGED as error:
-            raise CheckpointError(f"{opened.checkpoints}: not the checkpoints of a run: {error!r}") from error
+            raise CheckpointError(f"{work / CHECKPOINTS}: not the checkpoints of a run: {error!r}") from error
         if more_epochs:
             about["continued_from"] = settings.epochs
         settings = replace(settings, epochs=(settings.epochs or 0) + more_epochs)
@@ -265,12 +279,15 @@ class _Training:
     ) -> None:
         self.trainer, self.model, self.parts, self.settings, self.about = trainer, model, parts, settings, about
         self.every, self.interrupts, self.callbacks = every, Interrupts(stop_on), callbacks
-        self.say = say or (lambda line: None)
+        self.say = say if say and trainer.leads else lambda line: None
         self.report = say or warnings.warn
         self.more_epochs = 0
 
-    def carry_out(self, run: RunFolder) -> Run:
-        """Train, and leave the result in the folder. Raises what `train_run` raises."""
+    def carry_out(self, run: RunFolder | None) -> Run:
+        """Train, and leave the result in the folder, or, without one, nothing: rank 0 does. Raises what `train_run` raises."""
+        path = _broadcast(self.trainer.ranks, run.path if run else None)
+        if run is None:
+            return self._follow(path)
         interrupts = self.interrupts
         extra = {**self.model.extra(), "run": finite(self.about)}
         checkpoints = Checkpoints(run.checkpoints, self.every, extra=extra, report=self.report, interrupts=interrupts)
@@ -293,6 +310,16 @@ class _Training:
         if stopped_by or interrupts.signal:
             raise RunInterruptedError(stopped_by or interrupts.signal or 0, done)
         return done
+
+    def _follow(self, path: Path) -> Run:
+        try:
+            # The first signal of each process is held back, since rank 0 decides.
+            with self.interrupts:
+                history = fit(self.trainer, self.model, self.parts, self.settings, [*self.callbacks], self.more_epochs)
+        except TrainingInterrupted as interrupt:
+            run = Run(path, self.model, self.trainer.history, None, "")
+            raise RunInterruptedError(interrupt.signal, run) from interrupt
+        return Run(path, self.model, history, None, "")
 
     def _keep(self, run: RunFolder, history: History) -> Run:
         """Write what the training gave, and let it take its place."""
@@ -435,6 +462,8 @@ class _TrainingScore(Callback):
 class _HistoryFile(Callback):
     """Writes each epoch's line as soon as there is one."""
 
+    writes = True
+
     def __init__(self, run: RunFolder, report: Say) -> None:
         self.run, self.trouble = run, Trouble("history", report)
 
@@ -451,6 +480,11 @@ class _HistoryFile(Callback):
             self.trouble.note(None)
         except DataError as error:
             self.trouble.note(str(error))
+
+
+def _broadcast(ranks: Communicator | None, path: Path | None) -> Path:
+    """Rank 0's path, in every process."""
+    return Path(str(path) if ranks is None else ranks.broadcast(None if path is None else str(path.absolute())))
 
 
 def _same_data(model: Model, data: Dataset | str | os.PathLike[str] | None, folder: Any) -> Dataset:

@@ -40,10 +40,12 @@ class Callback:
     """Listens to a fit. Every method does nothing unless it is defined.
 
     trainer: the `Trainer`, with its `net`, `optimizer` and `history`; `trainer.stop(reason)` ends the fit after the epoch.
-    every_steps: call `on_progress` after every so many steps of the fit too, those that end an epoch excepted.
+    every_steps: call `on_progress` after every so many steps of the fit too, those that end an epoch excepted. writes: it prints,
+    or writes files, and changes nothing of the training: where several processes train together, rank 0 alone calls it.
     """
 
     every_steps: int | None = None
+    writes: bool = False
 
     def on_fit_start(self, trainer: Any, plan: FitPlan) -> None:
         """Before the first step."""

@@ -67,6 +67,8 @@ class Checkpoints(Callback):
     Raises ArgumentError, when the fit begins, for a folder with the checkpoints of another fit.
     """
 
+    writes = True
+
     def __init__(
         self,
         folder: str | os.PathLike[str],

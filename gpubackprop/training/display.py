@@ -20,6 +20,8 @@ LINES = 20
 class Display(Callback):
     """Prints a line for some epochs and, on a terminal, keeps a bar with the state of the epoch below them."""
 
+    writes = True
+
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Terminal()
         self.started = time.perf_counter()

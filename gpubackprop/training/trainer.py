@@ -21,6 +21,7 @@ import numpy as np
 
 from gpubackprop.backend.base import Array, Backend, RowSource
 from gpubackprop.checks import check_weights, check_x, check_y, not_negative, positive, whole_number
+from gpubackprop.distributed import Communicator, join
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from gpubackprop.files.checkpoint import FORGED, Checkpoint, load_checkpoint, this_process
 from gpubackprop.files.manifest import Custom
@@ -37,7 +38,9 @@ from gpubackprop.training.checkpoints import Checkpoints, newest
 from gpubackprop.training.divergence import RESTORES, LastGood, checked_on_nan, described
 from gpubackprop.training.evaluation import evaluate
 from gpubackprop.training.history import History
+from gpubackprop.training.interrupts import TrainingInterrupted
 from gpubackprop.training.large_batches import BatchSizes, learning_rate_factor, measure_batch_sizes
+from gpubackprop.training.together import begin, check_weights_agree
 
 REPORTS_PER_SECOND = 4
 _ORDER = 1
@@ -160,11 +163,23 @@ def _digests(
 class Trainer:
     """Fits a network with an optimizer (a name or an object). `callbacks` listen to every fit.
 
-    Raises ArgumentError for an unknown optimizer, and at `fit` for an optimizer that trains another network.
+    distributed: "auto" trains together with the other processes that mpiexec, torchrun or SLURM started, if there are any;
+    None, by default, alone; or a `gpubackprop.distributed.Communicator`. Every process calls the same methods with all of the
+    data. Each goes through its part of every batch, and what comes out is that of one process to rounding, whatever their
+    number; but BatchNorm takes the statistics of the rows of its own process, and the mean of the running ones over all.
+    Only rank 0 runs callbacks that write (`Callback.writes`), and decides when training stops.
+
+    Raises ArgumentError for an unknown optimizer, and at `fit` for an optimizer that trains another network; what
+    `distributed.join` raises; DisagreementError, at `fit`, where the processes differ in data, settings or version.
     """
 
     def __init__(
-        self, net: Network, optimizer: str | Optimizer = "adam", *, callbacks: Sequence[Callback] = ()
+        self,
+        net: Network,
+        optimizer: str | Optimizer = "adam",
+        *,
+        callbacks: Sequence[Callback] = (),
+        distributed: str | Communicator | None = None,
     ) -> None:
         if not isinstance(net, Network):
             raise ArgumentTypeError(f"net must be a Network; got {net!r}")
@@ -173,6 +188,8 @@ class Trainer:
         self.net = net
         self.optimizer = get_optimizer(optimizer)
         self.callbacks = list(callbacks)
+        self.ranks = join(distributed)
+        """The processes that train together; None where this one is alone."""
         self.history = History()
         self.batch_sizes: BatchSizes | None = None
         """What the last fit with batch_size="auto" found."""
@@ -192,7 +209,7 @@ class Trainer:
         """A copy has network and optimizer as they are at one moment, whatever another thread trains."""
         with self.net.engine:
             net, optimizer = copy.deepcopy((self.net, self.optimizer))
-        return {**vars(self), "net": net, "optimizer": optimizer}
+        return {**vars(self), "net": net, "optimizer": optimizer, "ranks": None}
 
     def stop(self, reason: str) -> None:
         """End the fit after this epoch; `history.stopped` becomes the first reason that was given. For callbacks."""
@@ -305,8 +322,10 @@ class Trainer:
         if asked != "auto":
             return min(whole_number("batch_size", asked), len(x))
         few, labels = x.first_checked(self.net) if isinstance(x, Stream) else (x, y)
-        self.batch_sizes = measure_batch_sizes(self.net, self.optimizer, few, labels, len(x))
-        return self.batch_sizes.fastest
+        if self.leads:
+            self.batch_sizes = measure_batch_sizes(self.net, self.optimizer, few, labels, len(x))
+        fastest: Any = None if self.batch_sizes is None else self.batch_sizes.fastest
+        return int(fastest if self.ranks is None else self.ranks.broadcast(fastest))
 
     # -- going on -------------------------------------------------------------------------------------------------
 
@@ -318,13 +337,15 @@ class Trainer:
         device: str | Backend = "auto",
         callbacks: Sequence[Callback] = (),
         custom: Custom | None = None,
+        distributed: str | Communicator | None = None,
     ) -> Trainer:
         """A trainer with the network and the optimizer of a checkpoint that `Checkpoints` wrote; `continue_fit` goes on.
 
         path: one such file, or their folder, of which the newest that is whole is taken. callbacks: those of the fit; what they
-        remember (`Callback.state`) is put back. device and custom: as for `gb.load`. On the device, BLAS, number of threads and
-        versions that the checkpoint was written with, the run that goes on has the bits of one that was never interrupted;
-        elsewhere a warning says what differs.
+        remember (`Callback.state`) is put back. device and custom: as for `gb.load`. distributed: as for `Trainer`; the
+        processes may be more or fewer than before. On the device, BLAS, number of threads and of processes, and versions that the
+        checkpoint was written with, the run that goes on has the bits of one that was never interrupted; elsewhere a warning says
+        what differs.
 
         Raises CheckpointError where there is no checkpoint of a fit, or only damaged ones, DeviceError for a device that is not
         there.
@@ -342,7 +363,7 @@ class Trainer:
                 RuntimeWarning,
                 stacklevel=2,
             )
-        trainer = cls(found.net, found.optimizer, callbacks=callbacks)
+        trainer = cls(found.net, found.optimizer, callbacks=callbacks, distributed=distributed)
         trainer._checkpoint = found
         return trainer
 
@@ -445,6 +466,11 @@ class Trainer:
         return self._checkpoint is not None
 
     @property
+    def leads(self) -> bool:
+        """Whether this process prints and writes: it is alone, or rank 0."""
+        return self.ranks is None or self.ranks.leads
+
+    @property
     def stopping(self) -> bool:
         """Whether the fit ends after the epoch that is running."""
         return self._reason is not None
@@ -489,7 +515,8 @@ class Trainer:
         optimizer.track_norm = (
             any(isinstance(c, GradientTolerance) for c in callbacks) or optimizer.clip_norm is not None
         )
-        self._listening, self._order = callbacks, None
+        listening = [c for c in callbacks if self.leads or not c.writes]
+        self._listening, self._order = listening, None
         with net.engine as engine:
             optimizer.bind(engine.parameters)
             optimizer.span(optimizer.t - self.steps_done, fit.epochs * fit.steps, fit.scale, fit.warmup)
@@ -498,12 +525,21 @@ class Trainer:
                 # A view of the weights, as data, would change while they are trained.
                 x, y = x.copy(), y.copy()
             self._data = x, y, weights, validation
+            if self.ranks is not None:
+                with self.ranks:
+                    begin(self.ranks, net, optimizer, self._in_common(callbacks, order))
             source = stream or be.stream(x, y, weights) or Rows(be, x, y, net.dtype, weights=weights)
         snapshot = LastGood(net, optimizer if fit.on_nan == "restore" else None)
         with ExitStack() as signals:
+            if self.ranks is not None:
+                signals.enter_context(self.ranks)
+                net.engine.ranks = self.ranks
+                signals.callback(setattr, net.engine, "ranks", None)
             for c in callbacks:
-                c.on_fit_start(self, FitPlan(fit.epochs, fit.steps, fit.n, fit.size))
+                if c in listening:
+                    c.on_fit_start(self, FitPlan(fit.epochs, fit.steps, fit.n, fit.size))
                 if isinstance(c, Checkpoints):
+                    # Of a signal that comes to all processes rank 0 decides what happens.
                     signals.enter_context(c.interrupts)
             self._restore(callbacks)
             try:
@@ -518,27 +554,62 @@ class Trainer:
                     snapshot.take()
                     while (record := self._epoch(source, snapshot)) is None:
                         pass
-                    if validation is not None:
-                        found = evaluate(net, *validation, metrics=self._metrics)
-                        record.update({f"val_{k}": v for k, v in found.items()})
-                    if fit.training_metrics:
-                        found = evaluate(net, x, y, metrics=self._metrics)
-                        record.update({k: v for k, v in found.items() if k != "loss"})
+                    if self.leads:
+                        if validation is not None:
+                            found = evaluate(net, *validation, metrics=self._metrics)
+                            record.update({f"val_{k}": v for k, v in found.items()})
+                        if fit.training_metrics:
+                            found = evaluate(net, x, y, metrics=self._metrics)
+                            record.update({k: v for k, v in found.items() if k != "loss"})
+                    if self.ranks is not None:
+                        check_weights_agree(self.ranks, net)
+                    record = self._led(record)
                     self.history.append(record)
-                    for c in callbacks:
+                    for c in listening:
                         c.on_epoch_end(self, record)
+                    self._reason = self._led(self._reason)
                 self.history.stopped = self._reason or "epochs"
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as interrupt:
                 self.history.stopped = "interrupted"
+                if self.ranks is not None and isinstance(interrupt, TrainingInterrupted):
+                    self.ranks.together = True
+                    if self.leads:
+                        self.ranks.broadcast({"signal": interrupt.signal, "message": str(interrupt)})
                 raise
             finally:
                 if stream is not None:
                     stream.close()
-                for c in callbacks:
+                for c in listening:
                     c.on_fit_end(self, self.history)
                 self._fit = self._checkpoint = self._digests = None
                 self._data, self._listening, self._order = (), [], None
         return self.history
+
+    def _led(self, value: Any) -> Any:
+        """Rank 0's value, a plain one, in every process. Raises TrainingInterrupted where a signal has ended it there."""
+        if self.ranks is None:
+            return value
+        answer = self.ranks.broadcast({"value": value})
+        if "signal" in answer:
+            raise TrainingInterrupted(answer["signal"], answer["message"])
+        return answer["value"]
+
+    def _in_common(self, callbacks: list[Callback], order: np.ndarray | None) -> dict[str, Any]:
+        """What must be the same in all processes of this fit, besides network and optimizer."""
+        x, y, weights, _ = self._data
+        if self._digests is None:
+            self._digests = _digests(self.net.backend, *self._data)
+        names = {"n": "number of rows", "size": "batch_size", "part": "micro_batch_size", "epoch": "first epoch"}
+        settings = {names.get(k, k): v for k, v in asdict(self._running()).items() if k not in ("sums", "seconds")}
+        return {
+            "shape and type of x": repr(x) if isinstance(x, Stream) else f"{x.shape} {x.dtype}",
+            "shape and type of y": "" if isinstance(x, Stream) else f"{y.shape} {y.dtype}",
+            **{f"SHA-256 of {k}": v for k, v in self._digests.items()},
+            **settings,
+            "weights of rows": weights is not None,
+            "order of the rows": None if order is None else order[:100].tolist(),
+            "list of callbacks": [type(c).__name__ for c in callbacks if not c.writes],
+        }
 
     def _restore(self, callbacks: list[Callback]) -> None:
         """Put back what the callbacks of the checkpoint remembered."""
@@ -565,6 +636,8 @@ class Trainer:
     def _check_rows(self, n: int, size: int, part: int | None) -> None:
         """ArgumentError where some batch, or some part of one, has too few rows for the network's layers."""
         batches = {size, n % size} - {0}
+        if self.ranks is not None:
+            batches = {rows for b in batches for rows in self.ranks.counts(b)} - {0}
         parts = {min(part or b, b) for b in batches} | {b % (part or b) for b in batches}
         for rows in parts - {0}:
             self.net.engine.check_rows(rows)
@@ -583,7 +656,7 @@ class Trainer:
         stretch, total, norms = 1 if listeners else self._pace, *fit.sums
         while fit.step < steps:
             due = [every - self.steps_done % every for every in pauses]
-            until = min(fit.step + min([stretch, *due]), steps)
+            until = self._led(min(fit.step + min([stretch, *due]), steps))
             skip = fit.on_nan == "skip"
             fit.skipped += engine.train(source, fit.step, until, optimizer, fit.size, fit.part, skip=skip)
             if until == steps:
@@ -630,7 +703,14 @@ class Trainer:
         rows = min(fit.size, fit.n - (stop - 1) * fit.size)
         where = f"in epoch {fit.epoch + 1}, between its steps {first + 1} and {stop}"
         rate = optimizer.current_learning_rate()
-        self.history.diagnosis = described(net, snapshot, min(rows, fit.part or rows), where, loss, rate)
+        if self.ranks is not None:
+            rows = max(self.ranks.counts(rows))
+        diagnosis = None
+        if self.leads:
+            diagnosis = described(net, snapshot, min(rows, fit.part or rows), where, loss, rate)
+        else:
+            snapshot.put_back()
+        self.history.diagnosis = self._led(diagnosis)
         if fit.on_nan == "restore" and fit.restores < RESTORES:
             optimizer.learning_rate /= 2
             fit.restores += 1

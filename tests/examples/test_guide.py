@@ -15,6 +15,7 @@ NEEDS = {
     "7_": ["sklearn"],
     "8_": ["onnx", "onnxruntime", "scipy", "torch"],
     "9_": ["sklearn", "matplotlib"],
+    "10": ["mpi4py"],
 }
 
 
@@ -38,4 +39,4 @@ def test_a_page_prints_what_it_says(page: Path) -> None:
 
 
 def test_there_are_pages() -> None:
-    assert len(PAGES) == 9
+    assert len(PAGES) == 10

@@ -54,7 +54,7 @@ class _Turns:
     several threads of Python, wait for each other. Programs of the same kind do not."""
 
     def __init__(self, get: Any, put: Any) -> None:
-        self._get, self._put = get, put
+        self.get, self.put = get, put
         self._before = 1
         self._make()
 
@@ -66,7 +66,7 @@ class _Turns:
     def after_fork(self) -> None:
         """In a new process: programs that ran in other threads of the old one do not run here."""
         if self._inside[True]:
-            self._put(self._before)
+            self.put(self._before)
         self._make()
 
     def begin(self, one: bool) -> bool:
@@ -78,8 +78,8 @@ class _Turns:
                 self._turn.wait()
             self._inside[one] += 1
             if one and self._inside[one] == 1:
-                self._before = self._get()
-                self._put(1)
+                self._before = self.get()
+                self.put(1)
         self._own.inside = True
         return True
 
@@ -90,7 +90,7 @@ class _Turns:
             self._inside[one] -= 1
             if not self._inside[one]:
                 if one:
-                    self._put(self._before)
+                    self.put(self._before)
                 self._turn.notify_all()
 
 
@@ -110,6 +110,19 @@ def _turns() -> _Turns | None:
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=turns.after_fork)
     return turns
+
+
+def share_cores(processes: int) -> None:
+    """Leave BLAS this process's share of the cores, where so many processes compute on this machine side by side: with more
+    threads than cores each waits for the others at every product. What the environment says of threads stays."""
+    if any(name in os.environ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")):
+        return
+    turns = _turns()
+    # A launcher that binds each process to cores of its own has shared them out already.
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = min(bound, max((os.cpu_count() or 1) // processes, 1))
+    if turns is not None and turns.get() > share:
+        turns.put(share)
 
 
 def with_threads(run: Callable[..., Any], one: bool | None) -> Callable[..., Any]:

@@ -147,3 +147,24 @@ def test_a_new_process_does_not_wait_for_threads_of_the_old_one(library: Library
     turns._inside[True] += 1
     leave.set()
     other.join()
+
+
+def test_processes_share_the_cores_unless_the_environment_says_more(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    threads.share_cores(1)
+    assert library.set_to == []
+    threads.share_cores(3)
+    threads.share_cores(100)
+    assert library.set_to == [2, 1]
+    library.now = 4
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {2, 3}, raising=False)
+    threads.share_cores(2)
+    assert library.now == 2, "bound to cores of its own"
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    threads.share_cores(2)
+    assert library.set_to == [2, 1, 2]

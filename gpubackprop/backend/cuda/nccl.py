@@ -1,0 +1,47 @@
+"""All-reduce between GPUs of several processes, through CuPy's binding of NCCL: one process a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpubackprop.backend.base import Array
+
+_TYPES = {"float16": "NCCL_FLOAT16", "float32": "NCCL_FLOAT32", "float64": "NCCL_FLOAT64"}
+
+
+def nccl_problem(be: Any) -> str | None:
+    """Why the GPU of a CuPy backend cannot be reached through NCCL, or None."""
+    try:
+        be.cupy.cuda.nccl.get_version()
+    except Exception as error:  # no binding, no library, or none that fits: each is a reason, none is hidden
+        return f"no NCCL for CuPy here (pip install nvidia-nccl-cu12, or -cu13): {error}"
+    return None
+
+
+def new_unique_id(be: Any) -> dict[str, Any]:
+    """What the processes of one communicator find each other by, as plain values: made by one, handed to all."""
+    made = be.cupy.cuda.nccl.get_unique_id()
+    # CuPy's older versions hand out numbers in a tuple, the newer ones bytes, and take what they hand out.
+    return {"bytes": isinstance(made, bytes), "numbers": list(made)}
+
+
+class NcclAllReduce:
+    """The all-reduce of `size` processes, of which this one, number `rank`, has the GPU of `be`.
+
+    Made by all of them at the same time, which wait for each other. What it does is queued on CuPy's current stream, between
+    what was queued before and what comes after; the host does not wait. It is to be used inside `with be:`.
+    """
+
+    def __init__(self, be: Any, size: int, unique_id: dict[str, Any], rank: int) -> None:
+        self._cupy, self._nccl = be.cupy, be.cupy.cuda.nccl
+        numbers = unique_id["numbers"]
+        with be:
+            key = bytes(numbers) if unique_id["bytes"] else tuple(numbers)
+            self._communicator = self._nccl.NcclCommunicator(size, key, rank)
+
+    def sum(self, array: Array) -> None:
+        """array <- the sum of the arrays of all processes."""
+        stream = self._cupy.cuda.get_current_stream()
+        kind = getattr(self._nccl, _TYPES[array.dtype.name])
+        at = array.data.ptr
+        self._communicator.allReduce(at, at, array.size, kind, self._nccl.NCCL_SUM, stream.ptr)

@@ -1,0 +1,45 @@
+"""Which GPU is whose, and whether the GPUs can add up among themselves."""
+
+from __future__ import annotations
+
+import socket
+from typing import Protocol
+
+from gpubackprop.backend.base import Array, Backend
+from gpubackprop.distributed.communicator import Communicator
+from gpubackprop.errors import DeviceError
+
+
+class AllReduce(Protocol):
+    """Adds up arrays that are on GPUs."""
+
+    def sum(self, array: Array) -> None:
+        """array <- the sum of the arrays of all processes."""
+
+
+def all_reduce(ranks: Communicator, be: Backend) -> tuple[AllReduce | None, str]:
+    """(NCCL's all-reduce, "") where every process has a GPU; (None, "") where all have CPUs; (None, why) where there are GPUs
+    but no NCCL. Every process gets the same answer. Raises DeviceError where some have GPUs and others CPUs."""
+    found = ranks.gather({"at": f"{socket.gethostname()} {be.name}", "gpu": be.is_gpu, "problem": _problem(be)})
+    if not any(each["gpu"] for each in found):
+        return None, ""
+    if not all(each["gpu"] for each in found):
+        where = ", ".join(f"rank {i}: {each['at']}" for i, each in enumerate(found))
+        raise DeviceError(f"all processes must train on GPUs, or all on CPUs; {where}. Say device= in each")
+    for i, each in enumerate(found):
+        if each["problem"]:
+            return None, f"rank {i}: {each['problem']}"
+        if (first := next(k for k, other in enumerate(found) if other["at"] == each["at"])) < i:
+            return None, f"ranks {first} and {i} have the same GPU, {each['at']}, where NCCL takes one rank a GPU"
+    from gpubackprop.backend.cuda.nccl import NcclAllReduce, new_unique_id
+
+    unique_id = ranks.broadcast(new_unique_id(be) if ranks.leads else None)
+    return NcclAllReduce(be, ranks.size, unique_id, ranks.rank), ""
+
+
+def _problem(be: Backend) -> str | None:
+    if not be.is_gpu:
+        return None
+    from gpubackprop.backend.cuda.nccl import nccl_problem
+
+    return nccl_problem(be)

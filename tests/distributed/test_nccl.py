@@ -1,0 +1,128 @@
+"""GPUs that train together through NCCL, and processes that meet without MPI, with stand-ins for CuPy and for NCCL."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpubackprop as gb
+from gpubackprop.backend.cuda.cupy_backend import CupyBackend
+from gpubackprop.distributed.sockets import SocketCommunicator
+from gpubackprop.errors import DeviceError, DisagreementError
+from tests.cuda import fake_cupy
+from tests.distributed import fake_nccl
+from tests.distributed.cases import data
+
+
+def together(size: int, do: Callable[[SocketCommunicator], Any]) -> list[Any]:
+    """What `do` gives, or raises, in each of so many ranks, which are threads here."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    answers: list[Any] = [None] * size
+
+    def be(rank: int) -> None:
+        try:
+            answers[rank] = do(SocketCommunicator(rank, size, rank, "localhost", port))
+        except Exception as error:
+            answers[rank] = error
+
+    threads = [threading.Thread(target=be, args=(rank,), daemon=True) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    return answers
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = fake_cupy.install(monkeypatch, devices=3, deferred=False)
+    cupy.cuda.nccl = sys.modules[fake_nccl.__name__]
+
+
+def _fitted(device: Any, ranks: SocketCommunicator | None) -> dict[str, np.ndarray]:
+    layers = [gb.Dense(4, 8, activation="tanh"), gb.Dropout(0.3), gb.Dense(8, 3)]
+    net = gb.Network(layers, loss="cross_entropy", dtype="float64", device=device, seed=3)
+    x, y, _ = data()
+    trainer = gb.Trainer(net, gb.Adam(1e-2, clip_norm=0.5), distributed=ranks)
+    history = trainer.fit(x, y, epochs=3, batch_size=10)
+    return {**net.get_weights(), "losses": np.array(history["loss"])}
+
+
+@pytest.mark.usefixtures("gpus")
+def test_gpus_train_as_one_cpu_does() -> None:
+    before = len(fake_nccl.cliques())
+    found = together(3, lambda ranks: _fitted(CupyBackend(ranks.rank), ranks))
+    wanted = _fitted("cpu", None)
+    for answer in found:
+        assert isinstance(answer, dict), answer
+        for name, value in wanted.items():
+            np.testing.assert_allclose(answer[name], value, rtol=1e-11, atol=1e-12, err_msg=name)
+            assert np.array_equal(answer[name], found[0][name]), "not the same bits everywhere"
+
+    # Two calls a step: all gradients at once, and the loss.
+    (clique,) = fake_nccl.cliques()[before:]
+    size = gb.Network([gb.Dense(4, 8), gb.Dense(8, 3)], dtype="float64", device="cpu").engine.parameters.G.size
+    assert clique.calls == [(size, fake_nccl.NCCL_FLOAT64), (2, fake_nccl.NCCL_FLOAT64)] * 3 * 4
+
+
+@pytest.mark.usefixtures("gpus")
+@pytest.mark.parametrize(
+    ("device_of", "message"),
+    [
+        (lambda rank: CupyBackend(0), "ranks 0 and 1 have the same GPU"),
+        (lambda rank: CupyBackend(1) if rank else "cpu", "all processes must train on GPUs, or all on CPUs"),
+        (lambda rank: "cpu", r"trains on 'cpu'. On CPUs start them by MPI: pip install .*mpiexec -n 2"),
+    ],
+)
+def test_devices_that_cannot_add_up(device_of: Callable[[int], Any], message: str) -> None:
+    for error in together(2, lambda ranks: _fitted(device_of(ranks.rank), ranks)):
+        with pytest.raises(DeviceError, match=message):
+            raise error
+
+
+def test_no_nccl(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> int:
+        raise RuntimeError("nccl is not available")
+
+    monkeypatch.setattr(fake_nccl, "get_version", missing)
+    for error in together(2, lambda ranks: _fitted(CupyBackend(ranks.rank), ranks)):
+        with pytest.raises(DeviceError, match=r"pip install nvidia-nccl-cu12.*nccl is not available"):
+            raise error
+
+
+def test_values_and_arrays_go_around() -> None:
+    def talk(ranks: SocketCommunicator) -> tuple[Any, ...]:
+        array = np.arange(6.0).reshape(2, 3) * (ranks.rank == 0)
+        ranks.share(array)
+        return ranks.gather({"rank": ranks.rank}), ranks.broadcast([ranks.rank, None, 0.1]), array.tolist()
+
+    wanted = [{"rank": r} for r in range(3)], [0, None, 0.1], np.arange(6.0).reshape(2, 3).tolist()
+    assert together(3, talk) == [wanted] * 3
+
+
+def test_the_rank_that_differs_is_named_and_of_two_it_is_not_rank_0() -> None:
+    for error in together(2, lambda ranks: ranks.agree({"seed": ranks.rank, "size": 1})):
+        with pytest.raises(DisagreementError, match=r"rank 1 has another seed than the others: 1, theirs 0$"):
+            raise error
+
+
+def test_a_rank_that_is_waited_for_and_has_gone_is_named() -> None:
+    def leave(ranks: SocketCommunicator) -> Any:
+        if ranks.rank == 1:
+            ranks._links[0].close()
+            return None
+        return ranks.gather(0)
+
+    left, gone = together(2, leave)
+    assert gone is None
+    with pytest.raises(DeviceError, match="rank 1 has gone"):
+        raise left
