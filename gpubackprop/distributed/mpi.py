@@ -19,6 +19,8 @@ from gpubackprop.errors import MissingExtraError
 
 GRACE = 2.0
 """Seconds that a process which an error ended waits for the others to end too, before it ends them."""
+FORWARDED = 0.5
+"""Seconds for its last words to reach the launcher."""
 
 
 class MpiCommunicator(Communicator):
@@ -79,6 +81,8 @@ class MpiCommunicator(Communicator):
         while failed and not others.Test():
             if time.monotonic() > deadline:
                 print(f"rank {self.rank} of {self.size} failed; the others are ended", file=sys.stderr, flush=True)
+                # The launcher hands on what was printed, and drops what it has not read when it is told to abort.
+                time.sleep(FORWARDED)
                 self._mpi.COMM_WORLD.Abort(1)
             time.sleep(0.05)
         others.Wait()
