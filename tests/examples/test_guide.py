@@ -10,7 +10,12 @@ import pytest
 
 GUIDE = Path(__file__).parents[2] / "examples" / "guide"
 PAGES = sorted(GUIDE.glob("*.md"))
-NEEDS = {"2_": ["pyarrow"], "7_": ["sklearn"], "8_": ["onnx", "onnxruntime", "scipy", "torch"], "9_": ["sklearn", "matplotlib"]}
+NEEDS = {
+    "2_": ["pyarrow"],
+    "7_": ["sklearn"],
+    "8_": ["onnx", "onnxruntime", "scipy", "torch"],
+    "9_": ["sklearn", "matplotlib"],
+}
 
 
 def maker() -> ModuleType:
