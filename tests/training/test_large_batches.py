@@ -37,13 +37,13 @@ def test_the_rules():
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_a_scaled_rate_with_warm_up_is_the_written_out_loop(schedule):
-    """4 times the batch, 4 times the rate, reached over the 3 epochs' first steps; the optimizer's own rate stays."""
+    """4 times the batch, 4 times the rate, reached over 7 steps, of which the second has the optimizer's own, which stays."""
     net, by_hand = network(), network()
     optimizer = gb.SGD(0.1, schedule=schedule)
     history = gb.Trainer(net, optimizer).fit(
-        X, Y, epochs=3, batch_size=80, shuffle=False, scale_learning_rate="linear", base_batch_size=20, warmup=1.5
+        X, Y, epochs=3, batch_size=80, shuffle=False, scale_learning_rate="linear", base_batch_size=20, warmup=1.4
     )
-    plain, warmup = gb.SGD(0.1), round(1.5 * 5)
+    plain, warmup = gb.SGD(0.1), 7
     rates = []
     for step in range(15):
         falling = 1.0 if schedule == "constant" else 0.5 * (1 + np.cos(np.pi * step / 15))
@@ -55,8 +55,8 @@ def test_a_scaled_rate_with_warm_up_is_the_written_out_loop(schedule):
         np.testing.assert_allclose(net.get_weights()[name], w, rtol=1e-4, atol=1e-6, err_msg=name)
     np.testing.assert_allclose(history["learning_rate"], [rates[i] for i in (4, 9, 14)], rtol=1e-12)
     assert optimizer.learning_rate == 0.1
-    net.train_step(X, Y, optimizer) if schedule == "constant" else None
-    assert optimizer.learning_rate * (optimizer.factor(15) if schedule == "constant" else 1) == 0.1
+    if schedule == "constant":
+        assert optimizer.factor(15) == 1.0, "the scale is that of the fit alone"
 
 
 def test_a_scaled_fit_goes_on_bit_for_bit(tmp_path):
@@ -173,9 +173,9 @@ def test_the_noise_scale_of_a_linear_regression_is_the_known_one():
 def test_the_estimates_are_not_biased_by_the_batch_size():
     for size in (1, 5, 40):
         found = []
-        for seed in range(300):
-            net, x, y, square, trace = linear(40 * 20, seed=seed)
-            found.append(gradient_noise_scale(net, x, y, batch_size=size, batches=20, seed=seed))
+        for seed in range(1000):
+            net, x, y, square, trace = linear(40 * 4, seed=seed)
+            found.append(gradient_noise_scale(net, x, y, batch_size=size, batches=4, seed=seed))
         assert np.mean([f.squared_norm for f in found]) == pytest.approx(square, rel=0.1)
         assert np.mean([f.trace for f in found]) == pytest.approx(trace, rel=0.1)
 
