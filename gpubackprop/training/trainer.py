@@ -478,8 +478,11 @@ class Trainer:
         names = {"n": "number of rows", "size": "batch_size", "part": "micro_batch_size", "epoch": "first epoch"}
         settings = {names.get(k, k): v for k, v in asdict(self._running()).items() if k not in ("sums", "seconds")}
         return {
-            "shape and type of x": f"{x.shape} {x.dtype}",
-            "shape and type of y": f"{y.shape} {y.dtype}",
+            **{
+                f"shape and type of {k}": f"{v.shape} {v.dtype}"
+                for k, v in {"x": x, "y": y}.items()
+                if hasattr(v, "shape")
+            },
             **{f"SHA-256 of {k}": v for k, v in self._digests.items()},
             **settings,
             "weights of rows": weights is not None,
