@@ -25,6 +25,7 @@ from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from gpubackprop.files.checkpoint import FORGED, Checkpoint, load_checkpoint, this_process
 from gpubackprop.files.manifest import Custom
 from gpubackprop.files.plain import finite
+from gpubackprop.layers.stack import walk
 from gpubackprop.network.network import Network
 from gpubackprop.network.rows import Rows
 from gpubackprop.optimizers import Optimizer, get_optimizer
@@ -128,7 +129,8 @@ class Trainer:
     distributed: "auto" trains together with the other processes that mpiexec, torchrun or SLURM started, if there are any;
     None, by default, alone; or a `gpubackprop.distributed.Communicator`. Every process calls the same methods with all of the
     data. Each goes through its part of every batch, and what comes out is that of one process to rounding, whatever their
-    number; but BatchNorm takes the statistics of the rows of its own process, and the mean of the running ones over all.
+    number; but BatchNorm takes the statistics of the rows of its own process, and the mean of the running ones over all, unless
+    it is `synchronized`.
     Only rank 0 runs callbacks that write (`Callback.writes`), and decides when training stops.
 
     Raises ArgumentError for an unknown optimizer, and at `fit` for an optimizer that trains another network; what
@@ -516,7 +518,14 @@ class Trainer:
         """ArgumentError where some batch, or some part of one, has too few rows for the network's layers."""
         batches = {size, n % size} - {0}
         if self.ranks is not None:
-            batches = {rows for b in batches for rows in self.ranks.counts(b)} - {0}
+            batches = {rows for b in batches for rows in self.ranks.counts(b)}
+            together = any(getattr(layer, "synchronized", False) for _, layer in walk(self.net.layers))
+            if together and (0 in batches or (part or size) < max(batches)):
+                raise ArgumentError(
+                    "a synchronized BatchNorm needs rows of every batch in every process, in one part: raise batch_size, leave "
+                    "no short batch at the end, and leave out micro_batch_size"
+                )
+            batches -= {0}
         parts = {min(part or b, b) for b in batches} | {b % (part or b) for b in batches}
         for rows in parts - {0}:
             self.net.engine.check_rows(rows)
