@@ -209,8 +209,10 @@ def test_every_module_imports_with_the_hard_dependencies_alone() -> None:
 
 
 def test_importing_the_package_loads_no_optional_library() -> None:
-    optional = "cupy torch sklearn pyarrow matplotlib numba scipy pandas jax"
-    script = f"import sys, gpubackprop; print(*[n for n in '{optional}'.split() if n in sys.modules])"
+    optional = "cupy torch sklearn pyarrow matplotlib numba scipy pandas jax mpi4py"
+    script = (
+        f"import sys, gpubackprop; gpubackprop.Trainer; print(*[n for n in '{optional}'.split() if n in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT.parent, check=True)
     assert done.stdout.split() == []
 

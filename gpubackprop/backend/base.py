@@ -336,6 +336,18 @@ class Backend(ABC):
         """Call a function that is no part of the vocabulary, now or, in a recorded step, at each replay."""
         function(*arguments)
 
+    processes: Callable[[Array], None] | None = None
+    """While a step is done in several processes that train together: adds up an array of this device over all of them."""
+
+    def sum_over_processes(self, array: Array) -> None:
+        """array <- its sum over the processes that train together; what it is where there are no others. All of them must come
+        to it. It may be recorded, and looks at each replay whether there are others."""
+        self.call(self._sum_now, array)
+
+    def _sum_now(self, array: Array) -> None:
+        if self.processes is not None:
+            self.processes(array)
+
     # -- layers ---------------------------------------------------------------------------------------------------
 
     def chain(self, layers: Sequence[Any]) -> Chain | None:

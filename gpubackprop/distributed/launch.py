@@ -32,10 +32,10 @@ def join(distributed: str | Communicator | None = "auto") -> Communicator | None
     return _joined()
 
 
-def local_device(device: str = "auto", ranks: Communicator | None = None) -> str:
-    """The device of this one of some processes (by default those of `join()`): where several of a machine ask for "auto" or
+def local_device(device: str = "auto", distributed: str | Communicator | None = "auto") -> str:
+    """The device of this process among those that train together (as for `join`): where several of a machine ask for "auto" or
     "cuda", each gets a GPU of its own, in turn. Another device stays what it is."""
-    ranks = ranks or join()
+    ranks = join(distributed)
     if ranks is None or device not in ("auto", "cuda"):
         return device
     from gpubackprop.backend.select import devices

@@ -81,15 +81,20 @@ class BatchNorm(_Norm):
     """Normalises each unit over the batch in training, with running statistics elsewhere (Ioffe and Szegedy, 2015).
 
     x (n, width). running <- (1 - momentum) running + momentum * (the batch's mean, or its unbiased variance), as in
-    PyTorch. A training batch of one row has no variance and is refused. Raises ArgumentError for a wrong width or range.
+    PyTorch. A training batch of one row has no variance and is refused.
+
+    synchronized: where several processes train together, over the whole batch instead of the rows of this process (Ioffe and
+    Szegedy's formulas on sums that all of them add up). It then gives what one process gives.
+    Raises ArgumentError for a wrong width or range.
     """
 
     recordable = True
     mixes_rows = True
     axis = 0
 
-    def __init__(self, width: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(self, width: int, eps: float = 1e-5, momentum: float = 0.1, synchronized: bool = False) -> None:
         super().__init__(width, eps)
+        self.synchronized = bool(synchronized)
         self.momentum = positive("momentum", momentum)
         if self.momentum > 1:
             raise ArgumentError(f"momentum must be in (0, 1]; got {momentum}")
@@ -104,11 +109,16 @@ class BatchNorm(_Norm):
     def forward(self, be: Backend, v: Tensors, training: bool) -> None:
         mean, var = self.state["running_mean"], self.state["running_var"]
         if training:
-            be.normalize(v.x, 0, self.eps, v.mean, v.var, v.rstd, v.xhat)
             n = len(v.x)
+            if self.synchronized:
+                self._normalize_together(be, v)
+            else:
+                be.normalize(v.x, 0, self.eps, v.mean, v.var, v.rstd, v.xhat)
             for running, batch, factor in ((mean, v.mean, 1.0), (var, v.var, n / max(n - 1, 1))):
                 part = be.scratch(running)
-                be.xp.multiply(batch[0], self.momentum * factor, out=part)
+                be.xp.multiply(batch[0], self.momentum * (1.0 if self.synchronized else factor), out=part)
+                if self.synchronized and batch is v.var:
+                    be.xp.multiply(part, v.unbiased, out=part)
                 be.xp.multiply(running, 1 - self.momentum, out=running)
                 be.xp.add(running, part, out=running)
         else:
@@ -120,8 +130,48 @@ class BatchNorm(_Norm):
             xp.multiply(v.xhat, v.rstd, out=v.xhat)
         self._scale(be, v)
 
+    def buffers(self, dtype: Any) -> Buffers:
+        real = compute_type(dtype)
+        together: Buffers = {"sums": ((2 * self.width,), real), "count": ((1,), real), "unbiased": ((1,), real)}
+        return {**super().buffers(dtype), **(together if self.synchronized else {})}
+
+    def _normalize_together(self, be: Backend, v: Tensors) -> None:
+        """What `normalize` gives for the rows of all processes as one batch: the mean first, and the variance around it."""
+        xp, total, t = be.xp, v.sums[: self.width], be.scratch(v.x)
+        be.fill(v.count, len(v.x))
+        be.sum_over_processes(v.count)
+        for values, statistic in ((v.x, v.mean), (t, v.var)):
+            if values is t:
+                xp.subtract(v.x, v.mean, out=v.xhat)
+                xp.multiply(v.xhat, v.xhat, out=t)
+            be.column_sums(values, total)
+            be.sum_over_processes(total)
+            xp.divide(total, v.count, out=statistic[0])
+        xp.add(v.var, self.eps, out=v.rstd)
+        xp.sqrt(v.rstd, out=v.rstd)
+        xp.divide(1.0, v.rstd, out=v.rstd)
+        xp.multiply(v.xhat, v.rstd, out=v.xhat)
+        xp.subtract(v.count, 1.0, out=v.unbiased)
+        xp.divide(v.count, v.unbiased, out=v.unbiased)
+
+    def _backward_together(self, be: Backend, v: Tensors, dx: Array) -> None:
+        """What `normalize_backward` gives for the rows of all processes as one batch."""
+        xp, g, t, d = be.xp, be.scratch(v.delta, 3), be.scratch(v.delta), self.width
+        xp.multiply(v.delta, self.parameters["gamma"], out=g)
+        be.column_sums(g, v.sums[:d])
+        xp.multiply(g, v.xhat, out=t)
+        be.column_sums(t, v.sums[d:])
+        be.sum_over_processes(v.sums)
+        xp.divide(v.sums, v.count, out=v.sums)
+        xp.multiply(v.xhat, v.sums[d:], out=t)
+        xp.subtract(g, t, out=g)
+        xp.subtract(g, v.sums[:d], out=g)
+        xp.multiply(g, v.rstd, out=dx)
+
     def backward(self, be: Backend, v: Tensors, dx: Array, training: bool) -> None:
-        if training:
+        if training and self.synchronized:
+            self._backward_together(be, v, dx)
+        elif training:
             super().backward(be, v, dx, training)
         else:
             # The running statistics are constants here.
@@ -129,7 +179,8 @@ class BatchNorm(_Norm):
             be.xp.multiply(dx, v.rstd, out=dx)
 
     def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "momentum": self.momentum}
+        together = {"synchronized": True} if self.synchronized else {}
+        return {**super().settings(), "momentum": self.momentum, **together}
 
 
 class LayerNorm(_Norm):

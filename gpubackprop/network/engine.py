@@ -17,6 +17,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -447,6 +448,7 @@ class Engine:
         summed = False
         try:
             optimizer.prepare()
+            self.backend.processes = None if ranks is None else partial(ranks.sum, self.backend)
             loss, starts = steps.loss_function, own[::rows] if own else own
             masses = [float(min(rows, own.stop - start)) for start in starts]
             if not loss.counts_rows:
@@ -496,6 +498,8 @@ class Engine:
                 ) from error
             optimizer.go_back_to(done)
             return 0, str(error) or type(error).__name__
+        finally:
+            self.backend.processes = None
         return 1, ""
 
     def _sum_over(self, ranks: Communicator, rows: float, mass: float) -> None:

@@ -131,6 +131,11 @@ def train_run(
     for name in settings:
         if name not in known:
             raise unknown_name("setting", name, known)
+    ranks = join(distributed)
+    if ranks is not None and data == "-":
+        raise ArgumentError(
+            "data=- is standard input, which one process gets; several need a file that all of them can read"
+        )
     columns = columns or ColumnChoices()
     if isinstance(data, Dataset):
         loaded, source = data, None
@@ -157,7 +162,6 @@ def train_run(
         "max_bytes": max_bytes,
         "format": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(format or TextFormat()).items()},
     }
-    ranks = join(distributed)
     here = replace(chosen, device=local_device(chosen.device, ranks))
     model = prepare(loaded, parts.train, here, origin, columns)
     if sha256 not in (None, model.data["sha256"]):

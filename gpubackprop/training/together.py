@@ -41,7 +41,10 @@ def begin(ranks: Communicator, net: Network, optimizer: Optimizer, settings: dic
 
 def check_weights_agree(ranks: Communicator, net: Network) -> None:
     """Raise DeviceError, in every process, unless the weights have the same bits in all."""
-    sums = ranks.gather(zlib.crc32(b"".join(np.ascontiguousarray(w).tobytes() for w in net.get_weights().values())))
+    found = 0
+    for array in net.get_weights().values():
+        found = zlib.crc32(np.ascontiguousarray(array).data, found)
+    sums = ranks.gather(found)
     others = [str(rank) for rank, value in enumerate(sums) if value != sums[0]]
     if others:
         raise DeviceError(

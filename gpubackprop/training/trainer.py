@@ -26,6 +26,7 @@ from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from gpubackprop.files.checkpoint import FORGED, Checkpoint, load_checkpoint, this_process
 from gpubackprop.files.manifest import Custom
 from gpubackprop.files.plain import finite
+from gpubackprop.layers.stack import walk
 from gpubackprop.metrics import Metric, checked, is_known, measured
 from gpubackprop.network.network import Network
 from gpubackprop.network.rows import Rows
@@ -166,7 +167,8 @@ class Trainer:
     distributed: "auto" trains together with the other processes that mpiexec, torchrun or SLURM started, if there are any;
     None, by default, alone; or a `gpubackprop.distributed.Communicator`. Every process calls the same methods with all of the
     data. Each goes through its part of every batch, and what comes out is that of one process to rounding, whatever their
-    number; but BatchNorm takes the statistics of the rows of its own process, and the mean of the running ones over all.
+    number; but BatchNorm takes the statistics of the rows of its own process, and the mean of the running ones over all, unless
+    it is `synchronized`.
     Only rank 0 runs callbacks that write (`Callback.writes`), and decides when training stops.
 
     Raises ArgumentError for an unknown optimizer, and at `fit` for an optimizer that trains another network; what
@@ -602,8 +604,11 @@ class Trainer:
         names = {"n": "number of rows", "size": "batch_size", "part": "micro_batch_size", "epoch": "first epoch"}
         settings = {names.get(k, k): v for k, v in asdict(self._running()).items() if k not in ("sums", "seconds")}
         return {
-            "shape and type of x": repr(x) if isinstance(x, Stream) else f"{x.shape} {x.dtype}",
-            "shape and type of y": "" if isinstance(x, Stream) else f"{y.shape} {y.dtype}",
+            **{
+                f"shape and type of {k}": f"{v.shape} {v.dtype}"
+                for k, v in {"x": x, "y": y}.items()
+                if hasattr(v, "shape")
+            },
             **{f"SHA-256 of {k}": v for k, v in self._digests.items()},
             **settings,
             "weights of rows": weights is not None,
@@ -637,7 +642,14 @@ class Trainer:
         """ArgumentError where some batch, or some part of one, has too few rows for the network's layers."""
         batches = {size, n % size} - {0}
         if self.ranks is not None:
-            batches = {rows for b in batches for rows in self.ranks.counts(b)} - {0}
+            batches = {rows for b in batches for rows in self.ranks.counts(b)}
+            together = any(getattr(layer, "synchronized", False) for _, layer in walk(self.net.layers))
+            if together and (0 in batches or (part or size) < max(batches)):
+                raise ArgumentError(
+                    "a synchronized BatchNorm needs rows of every batch in every process, in one part: raise batch_size, leave "
+                    "no short batch at the end, and leave out micro_batch_size"
+                )
+            batches -= {0}
         parts = {min(part or b, b) for b in batches} | {b % (part or b) for b in batches}
         for rows in parts - {0}:
             self.net.engine.check_rows(rows)

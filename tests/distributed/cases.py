@@ -49,6 +49,11 @@ def batch_normalized() -> gb.Network:
     return network([gb.BatchNorm(4), gb.Dense(4, 8, activation="tanh")])
 
 
+def _synchronized(**options: Any) -> gb.Network:
+    norms = [gb.BatchNorm(4, synchronized=True), gb.Dense(4, 8, activation="tanh"), gb.BatchNorm(8, synchronized=True)]
+    return network([*norms, gb.Dense(8, 8, activation="relu"), gb.Dropout(0.2)], **options)
+
+
 def _weighted_classes() -> gb.Network:
     return network(loss=CrossEntropy(class_weights=[1.0, 0.3, 2.0], ignore_index=-1))
 
@@ -65,6 +70,10 @@ CASES: dict[str, Callable[[], Case]] = {
     "weights of classes": lambda: _case(_weighted_classes(), gb.SGD(0.1)),
     "rows that do not count, one by one": lambda: _case(_weighted_classes(), gb.SGD(0.1), batch_size=2),
     "skipping": lambda: _case(network(), gb.SGD(0.1), on_nan="skip"),
+    "synchronized batchnorm": lambda: _case(_synchronized(), gb.Adam(1e-2), batch_size=13),
+    "synchronized batchnorm, strict": lambda: _case(_synchronized(device="strict"), gb.Adam(1e-2), batch_size=None),
+    "diverging": lambda: _case(network(loss="mean_squared_error", outputs=2), gb.SGD(1e200)),
+    "going back": lambda: _case(network(loss="mean_squared_error", outputs=2), gb.SGD(1e200), on_nan="restore"),
     "patience, validation": lambda: _case(
         network(), gb.SGD(0.9), epochs=12, patience=2, validation_data=(data()[0][:9], data()[1][:9])
     ),
@@ -95,7 +104,7 @@ def run(distributed: str | None) -> dict[str, np.ndarray]:
         net, optimizer, options = case()
         x, labels, targets = data(ignored=not net.loss_function.counts_rows)
         trainer = gb.Trainer(net, optimizer, distributed=distributed)
-        history = trainer.fit(x, targets if name == "several targets" else labels, **options)
+        history = trainer.fit(x, labels if net.loss_function.labels else targets, **options)
         found |= {f"{name}: {k}": v for k, v in {**net.get_weights(), **trainer.optimizer.get_state()}.items()}
         columns = ("loss", "val_loss", "gradient_norm", "skipped")
         found[f"{name}: history"] = np.array([[r[k] for k in columns if k in r] for r in history])

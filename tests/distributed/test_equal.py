@@ -35,7 +35,7 @@ _BATCHNORM = """
 import numpy as np
 import gpubackprop as gb
 from gpubackprop.errors import ArgumentError
-from tests.distributed.cases import batch_normalized, data
+from tests.distributed.cases import batch_normalized, data, network
 x, y, _ = data()
 trainer = gb.Trainer(batch_normalized(), gb.SGD(0.1), distributed="auto")
 try:
@@ -44,6 +44,14 @@ except ArgumentError as error:
     assert "this batch has one row" in str(error)
 else:
     raise AssertionError("a part of one row was normalised")
+for options in ({"batch_size": 36}, {"batch_size": None, "micro_batch_size": 5}):
+    try:
+        net = network([gb.BatchNorm(4, synchronized=True), gb.Dense(4, 8)])
+        gb.Trainer(net, distributed="auto").fit(x, y, **options)
+    except ArgumentError as error:
+        assert "a synchronized BatchNorm needs rows of every batch in every process" in str(error)
+    else:
+        raise AssertionError(f"{options}: not every process has rows in one part")
 trainer.fit(x[:30], y[:30], epochs=2, batch_size=10, shuffle=False)
 if trainer.leads: np.savez("found.npz", **trainer.net.get_weights())
 """

@@ -160,3 +160,29 @@ def test_rms_norm_as_in_pytorch(backend: Backend, torch: Any) -> None:
 def test_rms_norm_keeps_the_contract_of_every_layer() -> None:
     assert check_layer(gb.RMSNorm(6))
     assert gb.RMSNorm(**gb.RMSNorm(4, 1e-3).settings()).eps == 1e-3
+
+
+def test_synchronized_batchnorm_alone_is_batchnorm(backend: Backend, tmp_path: Any) -> None:
+    """With its own formulas; what it gives in several processes is in tests/distributed."""
+    rng = np.random.default_rng(4)
+    x, y = rng.standard_normal((9, 3)) + 5, rng.standard_normal((9, 2))
+    nets = [
+        gb.Network(
+            [gb.Dense(3, 4), gb.BatchNorm(4, synchronized=together), gb.Dense(4, 2)],
+            loss="half_squared_error",
+            dtype="float64",
+            device=backend,
+            seed=1,
+        )
+        for together in (False, True)
+    ]
+    for net in nets:
+        gb.Trainer(net, gb.SGD(0.05)).fit(x, y, epochs=3, batch_size=None)
+    (value, wanted), (found_value, found) = (net.loss_and_gradients(x, y, training=True) for net in nets)
+    assert found_value == pytest.approx(value, rel=1e-12)
+    for name in wanted:
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-9, atol=1e-12, err_msg=name)
+    for name, w in nets[0].get_weights().items():
+        np.testing.assert_allclose(nets[1].get_weights()[name], w, rtol=1e-9, atol=1e-12, err_msg=name)
+    gb.save(tmp_path / "net.safetensors", nets[1])
+    assert gb.load(tmp_path / "net.safetensors", device=backend).layers[1].synchronized  # type: ignore[attr-defined]
