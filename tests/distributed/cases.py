@@ -109,6 +109,16 @@ def run(distributed: str | None) -> dict[str, np.ndarray]:
         columns = ("loss", "val_loss", "gradient_norm", "skipped")
         found[f"{name}: history"] = np.array([[r[k] for k in columns if k in r] for r in history])
         found[f"{name}: stopped"] = np.array(history.stopped)
+    x, y, _ = data()
+    trainer = gb.Trainer(
+        network([gb.Residual([gb.Dense(4, 4, "tanh"), gb.Dropout(0.2)]), gb.Dense(4, 8)]), distributed=distributed
+    )
+    stream = gb.open_stream(lambda: [(x[:20], y[:20]), (x[20:], y[20:])], rows=ROWS, window=16)
+    history = trainer.fit(
+        stream, epochs=3, batch_size=7, validation_data=(x, y), metrics=["f1", "log_loss"], scale_learning_rate="sqrt"
+    )
+    found |= {f"stream: {k}": v for k, v in trainer.net.get_weights().items()}
+    found["stream: history"] = np.array([[r["loss"], r["val_f1"], r["val_log_loss"]] for r in history])
     return found
 
 
