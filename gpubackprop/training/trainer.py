@@ -303,9 +303,11 @@ class Trainer:
     ) -> History:
         """Go on with the fit that `resume` read, on the same data, to its last epoch; returns the `History` from its first one.
 
-        more_epochs: on top of those that were asked for. Raises ArgumentError for other data than before, for a trainer that
-        does not come from `resume` and for callbacks that do not fit the checkpoint, CheckpointError for a checkpoint that is not
-        what `Checkpoints` wrote, and what `fit` raises.
+        more_epochs: on top of those that were asked for. A `Stream` goes on at the row where it was; whether it is the same one,
+        `Stream.fingerprint` tells without reading it to its end.
+
+        Raises ArgumentError for other data than before, for a trainer that does not come from `resume` and for callbacks that do
+        not fit the checkpoint, CheckpointError for a checkpoint that is not what `Checkpoints` wrote, and what `fit` raises.
         """
         if self._checkpoint is None:
             raise ArgumentError("continue_fit goes on from a checkpoint: make this Trainer with Trainer.resume(path)")
