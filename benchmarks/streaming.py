@@ -32,7 +32,7 @@ import gpubackprop as gb  # noqa: E402
 from gpubackprop.bench.machine import machine  # noqa: E402
 
 D, CLASSES = 256, 10
-BUDGET = 128 << 20
+BUDGET = 96 << 20
 WINDOW = 32768
 CASES = {
     "small network": ((64,), 256),
