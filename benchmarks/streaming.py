@@ -32,7 +32,7 @@ import gpubackprop as gb  # noqa: E402
 from gpubackprop.bench.machine import machine  # noqa: E402
 
 D, CLASSES = 256, 10
-BUDGET = 128 << 20
+BUDGET = 96 << 20
 WINDOW = 32768
 CASES = {
     "small network": ((64,), 256),
@@ -108,6 +108,7 @@ def main() -> None:
             given = [sys.executable, "-c", _CHILD, str(folder / "x.npy"), json.dumps(hidden), str(size), str(BUDGET)]
             limited = json.loads(subprocess.run(given, capture_output=True, text=True, check=True).stdout)
             results[case] = {
+                "load_average": os.getloadavg()[0],
                 "hidden": hidden,
                 "batch_size": size,
                 "samples_per_second": {k: round(v) for k, v in found.items()},

@@ -383,7 +383,8 @@ class Trainer:
         """Go on with the fit that `resume` read, on the same data, to its last epoch; returns the `History` from its first one.
 
         more_epochs: on top of those that were asked for. metrics: the functions among those of the fit; the names are in the
-        checkpoint, and so is a validation_split. verbose: as for `fit`.
+        checkpoint, and so is a validation_split. verbose: as for `fit`. A `Stream` goes on at the row where it was; whether it is
+        the same one, `Stream.fingerprint` tells without reading it to its end.
 
         Raises ArgumentError for other data than before, for a trainer that does not come from `resume`, and for callbacks and
         metrics that do not fit the checkpoint, CheckpointError for a checkpoint that is not what `Checkpoints` wrote, and what
