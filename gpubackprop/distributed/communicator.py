@@ -24,6 +24,7 @@ class Communicator(ABC):
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self.failed = False
         """Whether an error left a `with` of it: the others would wait for ever."""
+        self._attached: str | None = None
         self.together = False
         """Whether all of them know that what they do is ended."""
 
@@ -55,9 +56,16 @@ class Communicator(ABC):
     def share(self, host: np.ndarray) -> None:
         """Write rank 0's host array, C-contiguous, into those of the others, of the same shape and type."""
 
-    @abstractmethod
     def attach(self, be: Backend) -> None:
         """Get ready to add up arrays of this device. Raises DeviceError, in every process, where that cannot be done."""
+        if not all(self.gather(self._attached == be.name)):
+            self._attached = None
+            self._connect(be)
+            self._attached = be.name
+
+    @abstractmethod
+    def _connect(self, be: Backend) -> None:
+        """What `attach` does for another device than before."""
 
     @abstractmethod
     def sum(self, be: Backend, array: Array) -> None:

@@ -58,7 +58,7 @@ class MpiCommunicator(Communicator):
     def share(self, host: np.ndarray) -> None:
         self._world.Bcast(host)
 
-    def attach(self, be: Backend) -> None:
+    def _connect(self, be: Backend) -> None:
         self._gpus, reason = all_reduce(self, be)
         if reason and self.leads:
             warnings.warn(f"gradients go through the hosts' memory: {reason}", RuntimeWarning, stacklevel=3)

@@ -70,7 +70,7 @@ class SocketCommunicator(Communicator):
         if not self.leads:
             flat[:] = np.frombuffer(self._receive(0), np.uint8)
 
-    def attach(self, be: Backend) -> None:
+    def _connect(self, be: Backend) -> None:
         self._gpus, reason = all_reduce(self, be)
         if self._gpus is None:
             why = reason or f"this one trains on {be.name!r}"
