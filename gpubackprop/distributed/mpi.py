@@ -78,11 +78,11 @@ class MpiCommunicator(Communicator):
         failed = self.failed or getattr(sys, "last_value", None) is not None
         others = self._ending.Ibarrier()
         deadline = time.monotonic() + GRACE
-        while failed and not others.Test():
-            if time.monotonic() > deadline:
+        # Not others.Wait(), which takes a whole core while rank 0 may still have files to write.
+        while not others.Test():
+            if failed and time.monotonic() > deadline:
                 print(f"rank {self.rank} of {self.size} failed; the others are ended", file=sys.stderr, flush=True)
                 # The launcher hands on what was printed, and drops what it has not read when it is told to abort.
                 time.sleep(FORWARDED)
                 self._mpi.COMM_WORLD.Abort(1)
-            time.sleep(0.05)
-        others.Wait()
+            time.sleep(0.02)

@@ -22,7 +22,7 @@ needs_mpi = pytest.mark.skipif(
 )
 
 
-def mpi(ranks: int, arguments: Sequence[object], cwd: Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def mpi(ranks: int, arguments: Sequence[object], cwd: Path, timeout: float = 180) -> subprocess.CompletedProcess[str]:
     """`python ARGUMENTS` in so many processes, and how they ended."""
     return subprocess.run(
         command(ranks, arguments),

@@ -77,7 +77,7 @@ gb.Trainer(network(), callbacks=[At(2, fail)] if ranks.rank == 1 else [At(0, fai
 """
     began = time.monotonic()
     done = mpi(2, ["-c", _BEGIN + script], tmp_path)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert done.returncode != 0
     assert done.stderr.count("ValueError: planted") == 1
     assert "rank 1 of 2 failed; the others are ended" in done.stderr
@@ -119,7 +119,7 @@ if ranks.leads: np.savez("found.npz", losses=trainer.history["loss"], **trainer.
 def test_a_rank_is_killed_and_another_number_of_them_goes_on(tmp_path: Path) -> None:
     began = time.monotonic()
     done = mpi(2, ["-c", _KILLED], tmp_path)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert done.returncode != 0
     assert stored(tmp_path / "kept")
 
