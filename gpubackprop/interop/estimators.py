@@ -244,7 +244,8 @@ class _OnAnEngine:
 
     def _arrays(self: Any, net: Network) -> dict[str, np.ndarray]:
         """`coefs_`, `intercepts_` and `other_weights_`, by the names of the network."""
-        arrays = dict(vars(self).get("other_weights_") or net.initial_arrays())
+        others = vars(self).get("other_weights_") or (net.initial_arrays() if self.normalization else {})
+        arrays = dict(others)
         for i, W, b in zip(_dense_layers(net), self.coefs_, self.intercepts_, strict=True):
             arrays |= {f"{i}.weight": np.asarray(W, net.dtype), f"{i}.bias": np.asarray(b, net.dtype)}
         return arrays
