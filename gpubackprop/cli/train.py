@@ -95,6 +95,13 @@ def train(
     max_bytes: Annotated[
         int | None, Option(help="Bytes that a table may take; by default 100 times its file.", min=1)
     ] = None,
+    memory: Annotated[
+        int | None,
+        Option(
+            help="Bytes that training may take, by default those of the machine: a larger table is trained on as a stream.",
+            min=1,
+        ),
+    ] = None,
     folder: Annotated[str | None, Option(help="Where the IDX files of (fashion-)mnist are.")] = None,
     out: Annotated[str | None, Option(help="Run folder; by default runs/DATA-1, runs/DATA-2, ...")] = None,
     overwrite: Annotated[
@@ -188,6 +195,7 @@ def train(
                         log=tuple(log or ()),
                     ),
                     max_bytes=max_bytes,
+                    memory=memory,
                     sha256=sha256,
                     out=out,
                     overwrite=overwrite,

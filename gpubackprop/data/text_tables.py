@@ -255,7 +255,7 @@ def read_rows(source: Source, text: set[str]) -> tuple[Any, Words]:
     tables, words = _parse_all(source, {name: pa.string() for name in text})
     if not tables:
         raise DataError(f"{source.name}: has a header but no rows")
-    kinds = [_common_type({*found} - {pa.null()}) for found in zip(*(t.schema.types for t in tables), strict=True)]
+    kinds = [common_type({*found} - {pa.null()}) for found in zip(*(t.schema.types for t in tables), strict=True)]
     # Numbers in one block and text in another: the numbers are read again as the text that they were.
     mixed = [name for name, kind in zip(names, kinds, strict=True) if kind is None]
     texts, more = _parse_all(source, dict.fromkeys(mixed, pa.string()), mixed) if mixed else ([], {})
@@ -267,7 +267,7 @@ def read_rows(source: Source, text: set[str]) -> tuple[Any, Words]:
     return pa.table(columns, names=names), words | more
 
 
-def _common_type(found: set[Any]) -> Any:
+def common_type(found: set[Any]) -> Any:
     """The type that holds the values of all these types without loss to a network; None where only text would."""
     import pyarrow as pa
 

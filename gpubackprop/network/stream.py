@@ -184,7 +184,14 @@ class StreamRows:
             reading = partial(_windows, self._stream, self._check, self._seed, self._window, self._shuffle, *wanted)
             self._ahead = _ReadAhead(reading)
         assert self._ahead is not None
-        x, y = self._ahead.next()
+        try:
+            x, y = self._ahead.next()
+        except MemoryError as error:
+            # Not the device's, for which the engine would halve the rows of a step.
+            raise DataError(
+                f"the host has no memory for two windows of {self._window:,} rows ({error}): open the stream with a smaller "
+                "window"
+            ) from error
         self._held, self._at = (self.be.asarray(x), self.be.asarray(y)), wanted
 
 

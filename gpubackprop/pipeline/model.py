@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.data import NAMES, Dataset, Standardizer, Table, TextFormat, cells, load, load_rows
+from gpubackprop.data.sampling import load_sample
 from gpubackprop.data.tables import is_table, table_from
 from gpubackprop.data.text_tables import listed
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError
@@ -33,8 +34,8 @@ class Model:
 
     inputs: how raw rows become inputs: the encoder of a table's columns, or the standardisation of an array (None: as it is).
     targets: the standardisation of regression targets (None: as they are). data: what the training data were: "source",
-    "target", "task", "folder", "weight", "group", "max_bytes", "format", "name", "classes", "features", "targets", "sha256", and
-    how they were divided: "test", "validation", "seed".
+    "target", "task", "folder", "weight", "group", "max_bytes", "sampled" and "window" (rows), "format", "name", "classes",
+    "features", "targets", "sha256", and how they were divided: "test", "validation", "seed".
     """
 
     network: Network
@@ -233,20 +234,24 @@ class Model:
         text = self.inputs.text if isinstance(self.inputs, Encoder) else []
         # Weights and groups matter for the training data alone: they say which rows were held out.
         columns = {name: known[name] for name in ("weight", "group") if same}
-        read: dict[str, Any] = {"text": text, "format": self._format(), "max_bytes": known.get("max_bytes")}
+        if same and known.get("sampled"):
+            return load_sample(source, known["sampled"], known["seed"], known["targets"], known["task"], self.format())[
+                0
+            ]
+        read: dict[str, Any] = {"text": text, "format": self.format(), "max_bytes": known.get("max_bytes")}
         return load(source, target=target or known["targets"], task=known["task"], **read, **columns)
 
     def read(self, rows: Rows, folder: str | None = None) -> Array | Table:
         """Raw rows from whatever they come in, without their targets. Raises ArgumentTypeError for what holds no rows."""
         if isinstance(rows, (str, os.PathLike)):
             text = self.inputs.text if isinstance(self.inputs, Encoder) else []
-            read: dict[str, Any] = {"text": text, "format": self._format(), "max_bytes": self.data.get("max_bytes")}
+            read: dict[str, Any] = {"text": text, "format": self.format(), "max_bytes": self.data.get("max_bytes")}
             found: Array | Table = load_rows(os.fspath(rows), folder=folder, **read)
             return found
         if isinstance(rows, Dataset):
             return rows.x
         if isinstance(rows, (Table, dict)) or hasattr(rows, "__arrow_c_stream__"):
-            return table_from(rows, self._format())
+            return table_from(rows, self.format())
         x = np.asarray(rows)
         if x.ndim != 2 or x.dtype.kind not in "fiub":
             raise ArgumentTypeError(
@@ -254,7 +259,7 @@ class Model:
             )
         return x
 
-    def _format(self) -> TextFormat | None:
+    def format(self) -> TextFormat | None:
         """How text tables are read: as the training data were."""
         known = self.data.get("format")
         return known and TextFormat(**known)

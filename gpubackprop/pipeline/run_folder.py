@@ -25,6 +25,8 @@ from gpubackprop.training import History
 FILES = ("model.safetensors", "settings.json", "history.jsonl", "metrics.json")
 PICTURES = ("curves.png", "confusion.png", "predicted.png")
 CHECKPOINTS = "checkpoints"
+ENCODED = "rows"
+"""The rows of a table that is streamed, as the network's inputs, while the run is not finished."""
 UNFINISHED = ".unfinished"
 """Behind the name of a run: the folder beside it in which a run that is to replace it is trained."""
 _REPLACING = ".replacing"
@@ -183,9 +185,9 @@ class RunFolder:
         """Take out what a run wrote; what nobody knows goes to `path`, unless it is the folder that is cleared."""
         for name in _entries(folder):
             entry = folder / name
-            if name == CHECKPOINTS and not entry.is_symlink():
+            if name in (CHECKPOINTS, ENCODED) and not entry.is_symlink():
                 shutil.rmtree(entry)
-            elif name in (*FILES, *PICTURES, CHECKPOINTS, _REPLACING) or _PARTIAL.fullmatch(name):
+            elif name in (*FILES, *PICTURES, CHECKPOINTS, ENCODED, _REPLACING) or _PARTIAL.fullmatch(name):
                 entry.unlink()
             elif folder != self.path and not os.path.lexists(self.path / name):
                 entry.rename(self.path / name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import sys
 import warnings
@@ -19,6 +20,8 @@ import numpy as np
 
 from gpubackprop.checks import whole_number
 from gpubackprop.data import NAMES, Dataset, Standardizer, Table, TextFormat, load
+from gpubackprop.data.sampling import load_sample
+from gpubackprop.data.text_tables import listed
 from gpubackprop.distributed import Communicator, join, local_device
 from gpubackprop.errors import (
     ArgumentError,
@@ -31,12 +34,14 @@ from gpubackprop.errors import (
 from gpubackprop.files.checkpoint import FORGED
 from gpubackprop.files.plain import finite
 from gpubackprop.losses import get_loss
+from gpubackprop.network.stream import Stream
 from gpubackprop.pipeline.encoder import ColumnChoices, Encoder, described
+from gpubackprop.pipeline.large import encoded, is_large, places_held, rows_together
 from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.pictures import draw_confusion, draw_curves, draw_predictions
 from gpubackprop.pipeline.preparation import FEWEST, Part, Parts, baseline, divide, fingerprint, outputs_for, told
 from gpubackprop.pipeline.report import Report, report
-from gpubackprop.pipeline.run_folder import CHECKPOINTS, RunFolder, read_settings, versions
+from gpubackprop.pipeline.run_folder import CHECKPOINTS, ENCODED, RunFolder, read_settings, versions
 from gpubackprop.pipeline.settings import Settings, SettingsOptions
 from gpubackprop.training import (
     Callback,
@@ -55,6 +60,8 @@ from gpubackprop.training.large_batches import gradient_noise_scale, learning_ra
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+SAMPLED = 100_000
+"""Rows of a table that is streamed which are drawn at random to look at, and to hold out some."""
 MEASURED_ROWS = 4096
 """Rows that batch sizes and the gradient's noise are measured on."""
 
@@ -100,6 +107,7 @@ def train_run(
     format: TextFormat | None = None,
     columns: ColumnChoices | None = None,
     max_bytes: int | None = None,
+    memory: int | None = None,
     sha256: str | None = None,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -113,10 +121,12 @@ def train_run(
     """Train a network on the data; leave its weights, settings, history, curves and checkpoints in a run folder.
 
     data: a data set, or its name or file; target, task, folder, weight, group, format and max_bytes: as for `load`. columns:
-    what to do with which columns of a table, where it shall not be what suits them. sha256: the data must be those with this
-    fingerprint in their settings.json. out: the run folder, by default
-    runs/<name>-1, runs/<name>-2, ...; overwrite: replace a run that is there, once this one is whole. checkpoint_every: as
-    `every` of `Checkpoints`. stop_on: signals that end the training in order beside SIGINT, SIGTERM and SIGHUP. callbacks
+    what to do with which columns of a table, where it shall not be what suits them. memory: bytes that training may take, by
+    default those of the machine: of a table file that needs more, 100,000 rows drawn at random decide what becomes of the
+    columns, and are what is held out; the network trains on all others as a stream (`pipeline.large`). sha256: the data must be
+    those with this fingerprint in their settings.json. out: the run folder, by default runs/<name>-1, runs/<name>-2, ...;
+    overwrite: replace a run that is there, once this one is whole. checkpoint_every: as `every` of `Checkpoints`. stop_on:
+    signals that end the training in order beside SIGINT, SIGTERM and SIGHUP. callbacks
     listen to the training; say is called with each line for people to read. distributed: as for `Trainer`; rank 0 alone writes
     the folder, says something and reports, and each process has a GPU of its own, where there are some. settings: fields of
     `pipeline.settings.Settings`, such as epochs=20, layers=[512, 256], learning_rate=1e-3, device="cpu"; the others become what
@@ -137,7 +147,18 @@ def train_run(
             "data=- is standard input, which one process gets; several need a file that all of them can read"
         )
     columns = columns or ColumnChoices()
-    if isinstance(data, Dataset):
+    places, total = None, 0
+    if isinstance(data, (str, os.PathLike)) and is_large(os.fspath(data), memory):
+        unfit = {"weight": weight, "group": group, "class_weight": settings.get("class_weight"), "distributed": ranks}
+        if given := [name for name, value in unfit.items() if value is not None]:
+            raise ArgumentError(
+                f"{os.fspath(data)}: is trained on as a stream, since it would not fit into memory, and a stream takes no "
+                f"{listed(given)}: leave that out, or say memory=NUMBER to have it read whole"
+            )
+        seed = Settings(**settings).seed
+        loaded, places, total = load_sample(os.fspath(data), SAMPLED, seed, target, task, format)
+        source = _lasting(os.fspath(data))
+    elif isinstance(data, Dataset):
         loaded, source = data, None
     elif isinstance(data, (str, os.PathLike)):
         read: dict[str, Any] = {
@@ -160,6 +181,7 @@ def train_run(
         "weight": weight,
         "group": group,
         "max_bytes": max_bytes,
+        "sampled": None if places is None else SAMPLED,
         "format": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(format or TextFormat()).items()},
     }
     here = replace(chosen, device=local_device(chosen.device, ranks))
@@ -168,16 +190,20 @@ def train_run(
         raise DataError(
             f"{loaded.name}: sha256={sha256} is not that of the data, {model.data['sha256']}: they have changed"
         )
+    held = None if places is None else places_held(parts, places)
+    if held is not None:
+        model.data["window"] = rows_together(model.network.widths[0], memory)
+    rows = len(parts.train.x) if held is None else total - len(held)
     sizes = None
     if chosen.batch_size == "auto":
         if ranks is None or ranks.leads:
-            few, optimizer = parts.train.some(MEASURED_ROWS, chosen.seed), chosen.make_optimizer(len(parts.train.x))
+            few, optimizer = parts.train.some(MEASURED_ROWS, chosen.seed), chosen.make_optimizer(rows)
             measured = model.prepare(few.x), model.prepare_targets(few.y)
-            sizes = measure_batch_sizes(model.network, optimizer, *measured, len(parts.train.x))
+            sizes = measure_batch_sizes(model.network, optimizer, *measured, rows)
         fastest = None if sizes is None else sizes.fastest
         chosen = replace(chosen, batch_size=fastest if ranks is None else ranks.broadcast(fastest))
-    chosen = replace(chosen, batch_size=chosen.rows_a_step(len(parts.train.x)))
-    trainer = Trainer(model.network, chosen.make_optimizer(len(parts.train.x)), distributed=ranks)
+    chosen = replace(chosen, batch_size=chosen.rows_a_step(rows))
+    trainer = Trainer(model.network, chosen.make_optimizer(rows), distributed=ranks)
     encoder, always = model.inputs, baseline(loaded, parts.train)
     table = described(encoder.columns) if isinstance(encoder, Encoder) else []
     about = {
@@ -207,12 +233,14 @@ def train_run(
         },
     }
     training = _Training(trainer, model, parts, chosen, about, every, stop_on, callbacks, say)
+    training.held = held
     with RunFolder.create(out, loaded.name, overwrite) if trainer.leads else nullcontext() as run:
         for line in (*loaded.notes, *table, *told(always), repr(loaded), repr(model.network), repr(trainer.optimizer)):
             training.say(line)
         if sizes is not None:
             training.say(str(sizes))
-        training.say(f"training on {parts.train.what}, batches of {chosen.batch_size}; test: {parts.test.what}")
+        what = parts.train.what if held is None else f"{rows:,} rows, as a stream"
+        training.say(f"training on {what}, batches of {chosen.batch_size}; test: {parts.test.what}")
         return training.carry_out(run)
 
 
@@ -255,10 +283,20 @@ def resume_run(
             about["continued_from"] = settings.epochs
         settings = replace(settings, epochs=(settings.epochs or 0) + more_epochs)
         about["settings"] = asdict(settings)
-        loaded = _same_data(model, data, folder)
+        places = None
+        if model.data.get("sampled") and not isinstance(data, Dataset):
+            known, path = model.data, os.fspath(data or model.data["source"])
+            loaded, places, _ = load_sample(
+                path, known["sampled"], known["seed"], known["targets"], known["task"], model.format()
+            )
+            _check_same(model, loaded)
+            known["source"] = _lasting(path)
+        else:
+            loaded = _same_data(model, data, folder)
         parts = divide(loaded, test=settings.test, validation=settings.validation or 0.0, seed=settings.seed)
         training = _Training(trainer, model, parts, settings, about, every, stop_on, callbacks, say)
         training.more_epochs = more_epochs
+        training.held = None if places is None else places_held(parts, places)
         training.say(f"{loaded!r}\n{model.network!r}\n{trainer.optimizer!r}")
         training.say(
             f"going on after {model.network.epochs} whole epochs of {settings.epochs}; test: {parts.test.what}"
@@ -286,6 +324,8 @@ class _Training:
         self.say = say if say and trainer.leads else lambda line: None
         self.report = say or warnings.warn
         self.more_epochs = 0
+        self.held: np.ndarray | None = None
+        """Of a table that is streamed: the places of the rows that are not for training."""
 
     def carry_out(self, run: RunFolder | None) -> Run:
         """Train, and leave the result in the folder, or, without one, nothing: rank 0 does. Raises what `train_run` raises."""
@@ -300,7 +340,8 @@ class _Training:
             run.write_json("settings.json", self.about)
             stopped_by = None
             try:
-                history = fit(self.trainer, self.model, self.parts, self.settings, callbacks, self.more_epochs)
+                stream = None if self.held is None else encoded(self.model, self.held, run.work / ENCODED)
+                history = fit(self.trainer, self.model, self.parts, self.settings, callbacks, self.more_epochs, stream)
             except KeyboardInterrupt as interrupt:
                 if interrupts.forced:
                     raise
@@ -311,6 +352,8 @@ class _Training:
             done = self._keep(run, history)
             if interrupts.signal is None:
                 self._draw(run, done)
+        if self.held is not None and not (stopped_by or interrupts.signal):
+            shutil.rmtree(run.path / ENCODED, ignore_errors=True)
         if stopped_by or interrupts.signal:
             raise RunInterruptedError(stopped_by or interrupts.signal or 0, done)
         return done
@@ -362,8 +405,8 @@ class _Training:
             model.prepare_targets(few.y),
             batch_size=max(1, min(32, len(few.x) // 8)),
         ).scale
-        scale = f"{found:,.0f} rows" if isfinite(found) else "more than can be told: its gradient is lost in its noise"
-        self.say(f"gradient noise scale at the end: {scale}; larger batches than that save few steps")
+        scale = f"{found:,.0f} rows; larger batches than that save few steps"
+        self.say(f"gradient noise scale at the end: {scale if isfinite(found) else 'the gradient is lost in its noise'}")
         return found if isfinite(found) else None
 
     def _draw(self, run: RunFolder, done: Run) -> None:
@@ -427,14 +470,26 @@ def prepare(
 
 
 def fit(
-    trainer: Trainer, model: Model, parts: Parts, settings: Settings, callbacks: list[Callback], more_epochs: int = 0
+    trainer: Trainer,
+    model: Model,
+    parts: Parts,
+    settings: Settings,
+    callbacks: list[Callback],
+    more_epochs: int = 0,
+    stream: Stream | None = None,
 ) -> History:
-    """Train the model on the training part, or go on with that, watching the validation part if there is one."""
-    x, y = model.prepare_training(parts.train), model.prepare_targets(parts.train.y)
+    """Train the model on the training part, or on a stream, or go on with that, watching the validation part if there is one."""
+    few = parts.train if stream is None else parts.train.some(1000, settings.seed)
+    x: Any = model.prepare_training(few)
+    y: Any = model.prepare_targets(few.y)
     v = parts.validation
     watched = None if v is None else (model.prepare(v.x), model.prepare_targets(v.y))
     trainer.callbacks[:] = callbacks if watched else [_TrainingScore(x[:1000], y[:1000]), *callbacks]
-    weights = settings.row_weights(parts.train.y, parts.train.weights, model.data["task"])
+    weights = None
+    if stream is None:
+        weights = settings.row_weights(parts.train.y, parts.train.weights, model.data["task"])
+    else:
+        x, y = stream, None
     if trainer.resumed:
         return trainer.continue_fit(x, y, watched, sample_weight=weights, more_epochs=more_epochs, verbose=False)
     return trainer.fit(
@@ -491,6 +546,11 @@ def _broadcast(ranks: Communicator | None, path: Path | None) -> Path:
     return Path(str(path) if ranks is None else ranks.broadcast(None if path is None else str(path.absolute())))
 
 
+def _check_same(model: Model, data: Dataset) -> None:
+    if fingerprint(data) != model.data["sha256"]:
+        raise DataError(f"{data.name}: not the data that the run was trained on; it can go on with the same rows only")
+
+
 def _same_data(model: Model, data: Dataset | str | os.PathLike[str] | None, folder: Any) -> Dataset:
     """The data that the model was trained on; DataError where they are others, or are not known."""
     known = model.data
@@ -500,8 +560,7 @@ def _same_data(model: Model, data: Dataset | str | os.PathLike[str] | None, fold
             where = "arrays, not on a file" if source is None else "standard input"
             raise DataError(f"the network was trained on {where}: say which rows those were by data=...")
         data = model.load_data(source, folder=folder or known["folder"], same=True)
-    if fingerprint(data) != known["sha256"]:
-        raise DataError(f"{data.name}: not the data that the run was trained on; it can go on with the same rows only")
+    _check_same(model, data)
     return data
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -260,3 +261,16 @@ def test_arguments():
         trainer.fit(gb.Stream([Piece("piece 0", 17, lambda: iter([]))]))
     with pytest.raises(ArgumentError, match="one row"):
         trainer.fit(stream(), batch_size=N - 1)
+
+
+def test_a_window_that_the_host_has_no_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said as what it is; a step of fewer rows would not help."""
+
+    def windows(*arguments: object) -> Iterator[object]:
+        raise MemoryError("no room")
+        yield
+
+    monkeypatch.setattr("gpubackprop.network.stream._windows", windows)
+    net, (x, y) = gb.mlp([3, 2, 1], device="cpu"), make_data(16, 3, 1)
+    with pytest.raises(DataError, match=r"no memory for two windows of 8 rows \(no room\).*smaller window"):
+        gb.Trainer(net, "sgd").fit(gb.open_stream(lambda: [(x, y)], rows=16, window=8), epochs=1, batch_size=8)

@@ -1,0 +1,93 @@
+"""A table that is too large to be read whole: rows that are drawn from all of it, in the memory that these take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubackprop.data.cells import is_text
+from gpubackprop.data.dataset import Dataset
+from gpubackprop.data.tables import Table, read_table_parts
+from gpubackprop.data.text_tables import TextFormat, common_type
+from gpubackprop.errors import DataError
+from gpubackprop.random import host_generator
+
+_STREAM = 16
+
+
+def sample_table(
+    source: str | os.PathLike[str],
+    rows: int,
+    seed: int,
+    *,
+    wanted: Sequence[str] = (),
+    format: TextFormat | None = None,
+) -> tuple[Table, NDArray[np.int64], int]:
+    """`rows` rows of a table file, drawn at random, in their order (all, where it has no more); their places in the file, (n,);
+    and the number of its rows.
+
+    The file is read once, part by part. wanted: names that say which row is a header. Raises what `read_table_parts` raises, and
+    DataError for a table without rows.
+    """
+    generator, total, below = host_generator(seed, _STREAM), 0, 1.0
+    kept: list[tuple[Any, NDArray[np.int64], NDArray[np.float64]]] = []
+    notes: tuple[str, ...] = ()
+    for part in read_table_parts(source, wanted=wanted, format=format):
+        # The rows with the smallest of as many random numbers are a sample in which each row is as likely as any other.
+        numbers = generator.random(len(part))
+        chosen = np.flatnonzero(numbers < below)
+        kept.append((part.columns.take(chosen), total + chosen, numbers[chosen]))
+        total, notes = total + len(part), part.notes
+        if sum(len(places) for _, places, _ in kept) > 2 * rows:
+            kept, below = _fewer(kept, rows)
+    if not total:
+        raise DataError(f"{os.fspath(source)}: has no rows")
+    kept, _ = _fewer(kept, rows)
+    table = _joined([columns for columns, _, _ in kept])
+    return Table(table, None, notes, format), np.concatenate([places for _, places, _ in kept]), total
+
+
+def load_sample(
+    source: str, rows: int, seed: int, target: str | Sequence[str] | None, task: str, format: TextFormat | None = None
+) -> tuple[Dataset, NDArray[np.int64], int]:
+    """A data set of a sample of the rows of a table file, the places of the sample's rows in the file, and the number of rows
+    there: of a Dataset's row i, whose table has rows, the place is places[table.rows[i]]. Arguments as for `load`."""
+    goals = [target] if isinstance(target, str) else list(target or ())
+    known = [part for goal in goals for part in (goal, *goal.split(","))]
+    table, places, total = sample_table(source, rows, seed, wanted=known, format=format)
+    title = os.path.basename(source).split(".")[0]
+    data = Dataset.from_frame(table, target, task=task, name=title)
+    if isinstance(data.x, Table) and data.x.rows is None:
+        data = replace(data, x=data.x[np.arange(len(data.x))])
+    notes = (f"{total:,} rows: looked at by a sample of {len(places):,}, trained on as a stream", *data.notes)
+    return replace(data, notes=notes), places, total
+
+
+def _fewer(kept: list[Any], rows: int) -> tuple[list[Any], float]:
+    """The `rows` rows with the smallest numbers, and the number that all of these are below."""
+    numbers = np.concatenate([each for _, _, each in kept])
+    if len(numbers) <= rows:
+        return kept, 1.0
+    below = float(np.partition(numbers, rows)[rows])
+    return [
+        (columns.take(few), places[few], each[few])
+        for columns, places, each in kept
+        if len(few := np.flatnonzero(each < below))
+    ], below
+
+
+def _joined(parts: list[Any]) -> Any:
+    """One pyarrow.Table of parts whose columns may differ in their types: numbers here and text there become text."""
+    import pyarrow as pa
+
+    fields = []
+    for name in parts[0].column_names:
+        found = {part.schema.field(name).type for part in parts} - {pa.null()}
+        kind = pa.string() if any(is_text(each) for each in found) else common_type(found) or pa.string()
+        fields.append(pa.field(name, kind))
+    return pa.concat_tables([part.cast(pa.schema(fields)) for part in parts])

@@ -1,0 +1,76 @@
+"""Training on a table that is larger than the memory: a sample of its rows decides what becomes of the columns and gives the rows
+that are held out; all others become the network's inputs once, in files beside the run, from which they are streamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubackprop.data import Dataset
+from gpubackprop.data.pieces import open_stream
+from gpubackprop.data.tables import COMPRESSED, is_table, read_table_parts
+from gpubackprop.errors import DataError
+from gpubackprop.files.regular import memory, regular_file
+from gpubackprop.network.stream import WINDOW, Stream
+from gpubackprop.pipeline.model import Model
+from gpubackprop.pipeline.preparation import Parts
+
+TEXT, PACKED = 4, 16
+"""The memory that training takes for each byte of a file of text, and of one that is compressed, roughly: the table, and the
+inputs made of it."""
+_WHOLE = "whole"
+FEWEST = 4096
+"""Rows that are shuffled together at least."""
+
+
+def is_large(source: str, most: int | None) -> bool:
+    """Whether a table file would not fit into `most` bytes, by default those of the machine."""
+    if source == "-" or not is_table(source) or not os.path.isfile(source):
+        return False
+    packed = source.lower().endswith((".parquet", ".feather", ".arrow", *filter(None, COMPRESSED)))
+    return (PACKED if packed else TEXT) * regular_file(source)[1] > (most or memory())
+
+
+def rows_together(width: int, most: int | None) -> int:
+    """The rows of `width` inputs that are shuffled together: two times as many are in memory, in a quarter of it."""
+    return max(FEWEST, min(WINDOW, (most or memory()) // 8 // (4 * max(1, width))))
+
+
+def places_held(parts: Parts, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The places in the file of the rows that are not for training, from those of the sample's rows."""
+    held = [part.x.rows for part in (parts.test, parts.validation) if part and part.x is not parts.train.x]  # type: ignore[union-attr]
+    return np.unique(places[np.concatenate([np.zeros(0, np.int64), *held])])
+
+
+def encoded(model: Model, held: NDArray[np.int64], folder: Path) -> Stream:
+    """All rows of the model's table but those at the places `held`, as the network's inputs and targets, in files of `folder`:
+    written where they are not there yet.
+
+    Raises DataError for rows that the sample did not prepare for (an unknown class), and where the folder cannot be written.
+    """
+    source, goals = model.data["source"], model.data["targets"]
+    if not (folder / _WHOLE).exists():
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            done = 0
+            for number, part in enumerate(read_table_parts(source, wanted=goals, format=model.format())):
+                places = np.arange(done, done + len(part))
+                done += len(part)
+                rows = part[~np.isin(places, held)]
+                if not len(rows) or any(rows.column(goal).null_count == len(rows) for goal in goals):
+                    continue
+                data = Dataset.from_frame(rows, goals, task=model.data["task"], name=source)
+                x, y = model.match(data)
+                np.save(folder / f"{number:06}_x.npy", model.prepare(x))
+                np.save(folder / f"{number:06}_y.npy", model.prepare_targets(y))
+            (folder / _WHOLE).touch()
+        except OSError as error:
+            raise DataError(
+                f"{folder}: the encoded rows cannot be written: {error.strerror}; they take 4 bytes a number"
+            ) from error
+    return open_stream(folder, window=model.data["window"])

@@ -1,0 +1,195 @@
+"""Tables that would not fit into the memory: looked at by a sample, and trained on as a stream."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpubackprop as gb
+from gpubackprop.errors import ArgumentError, DataError
+from gpubackprop.pipeline import large, runs
+from gpubackprop.pipeline.runs import resume_run, train_run
+
+pytest.importorskip("pyarrow")
+
+ROWS = 3000
+
+
+def write(path: Path, rows: int = ROWS, extra: str = "") -> Path:
+    """A table with numbers, gaps, levels and text labels; the label is the sign of a - b, or of a + b in one city."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, rows))
+    city = rng.choice(["Oslo", "Rome", "Lima"], rows)
+    y = np.where(np.where(city == "Rome", a + b, a - b) > 0, "yes", "no")
+    lines = [f"{a[i]:.4f},{'' if i % 50 == 7 else format(b[i], '.4f')},{city[i]},{y[i]}" for i in range(rows)]
+    path.write_text("a,b,city,y\n" + "\n".join(lines) + "\n" + extra)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def small_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "SAMPLED", 800)
+    # Several parts a file.
+    monkeypatch.setattr("gpubackprop.data.text_tables.BLOCK", 16 << 10)
+
+
+def test_it_trains_on_all_rows_but_those_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, said, seen = write(tmp_path / "big.csv"), [], []
+    original = large.encoded
+
+    def watched(*arguments: Any) -> gb.Stream:
+        stream = original(*arguments)
+        seen.append((stream, np.concatenate([x for piece in stream.pieces for x, _ in piece.chunks()])))
+        return stream
+
+    monkeypatch.setattr(runs, "encoded", watched)
+    run = train_run(
+        path, target="y", memory=1000, out=tmp_path / "run", epochs=30, say=said.append, layers=[32], test=0.25
+    )
+    text = "\n".join(said)
+    assert "3,000 rows: looked at by a sample of 800, trained on as a stream" in text
+    assert "training on 2,800 rows, as a stream" in text
+    assert run.report is not None
+    assert run.judged_on.startswith("200 of 800 rows")
+    assert run.scores["accuracy"] > 0.9
+    assert not (run.path / "rows").exists(), "the encoded rows are there while it trains alone"
+    ((stream, x),) = seen
+    assert len(stream) == 2800
+    # Every row of the file is either encoded or held out, and none is both.
+    whole = run.model.prepare(run.model.read(str(path)))
+    keys = {row.tobytes() for row in whole}
+    assert {row.tobytes() for row in x} <= keys
+    test = run.model.rows_to_judge()
+    held = {row.tobytes() for row in run.model.prepare(test.x)}
+    assert len(held) == 200
+    assert not held & {row.tobytes() for row in x}
+    assert run.model.score(str(path))["accuracy"] > 0.9
+    loaded = gb.load_run(run.path)
+    assert loaded.scores(test.x, test.y) == run.model.scores(test.x, test.y)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
+def test_kinds_of_files(tmp_path: Path, suffix: str) -> None:
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    path = write(tmp_path / "t.csv")
+    table = pyarrow.csv.read_csv(path)
+    if suffix == ".parquet":
+        path = tmp_path / "t.parquet"
+        pyarrow.parquet.write_table(table, path, row_group_size=700)
+    elif suffix == ".csv.gz":
+        import gzip
+
+        packed = tmp_path / "t.csv.gz"
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        path = packed
+    run = train_run(path, target="y", memory=1000, out=tmp_path / "run", epochs=20, layers=[32])
+    assert run.scores["accuracy"] > 0.88
+    assert "sampled" in run.model.data
+
+
+def test_a_regression(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(2, ROWS))
+    path = tmp_path / "t.csv"
+    path.write_text(
+        "a,b,price\n" + "".join(f"{p:.4f},{q:.4f},{100 + 20 * p - 5 * q:.3f}\n" for p, q in zip(a, b, strict=True))
+    )
+    run = train_run(path, target="price", memory=1000, out=tmp_path / "run", epochs=30, layers=[16])
+    assert run.scores["r2"] > 0.9
+
+
+class _Halt(gb.Callback):
+    def on_epoch_end(self, trainer: gb.Trainer, record: dict[str, Any]) -> None:
+        if record["epoch"] == 3:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv")
+    options: dict[str, Any] = {"target": "y", "memory": 1000, "epochs": 6, "layers": [16], "seed": 2}
+    whole = train_run(path, out=tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(path, out=tmp_path / "run", callbacks=[_Halt()], **options)
+    assert (tmp_path / "run" / "rows").exists()
+    resumed = resume_run(tmp_path / "run")
+    for name, array in whole.model.network.get_weights().items():
+        np.testing.assert_array_equal(resumed.model.network.get_weights()[name], array, err_msg=name)
+    assert not (tmp_path / "run" / "rows").exists()
+    # Further, after the encoded rows are gone: they are made again.
+    longer = resume_run(tmp_path / "run", more_epochs=1)
+    assert len(longer.history) == 7
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["settings"]["epochs"] == 7
+
+
+def test_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv")
+    for options, word in (
+        ({"weight": "a"}, "takes no weight"),
+        ({"class_weight": "balanced"}, "takes no class_weight"),
+        ({"group": "city"}, "takes no group"),
+    ):
+        with pytest.raises(ArgumentError, match=word):
+            train_run(path, target="y", memory=1000, out=tmp_path / "run", **options)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="has no column 'z'"):
+        train_run(path, target="z", memory=1000, out=tmp_path / "run")
+    # A class that the sample has not, in one row of many.
+    rare = write(tmp_path / "rare.csv", extra="0.1,0.2,Oslo,maybe\n")
+    with pytest.raises(DataError, match="knows no class 'maybe'"):
+        train_run(rare, target="y", memory=1000, out=tmp_path / "run2", epochs=1, seed=1)
+
+
+def test_what_fits_is_read_whole(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", 300)
+    run = train_run(path, target="y", memory=10 << 20, out=tmp_path / "run", epochs=1)
+    assert run.model.data["sampled"] is None
+    assert not large.is_large("-", 1)
+    assert not large.is_large("digits", 1)
+    assert large.is_large(str(path), 1000)
+
+
+_LIMITED = """
+import resource, sys
+from pathlib import Path
+import gpubackprop as gb
+from gpubackprop.pipeline import runs
+from gpubackprop.pipeline.runs import train_run
+runs.SAMPLED = 5000
+# Everything that is loaded when it is first used.
+with open(sys.argv[1]) as file:
+    Path("small.csv").write_text("".join(next(file) for _ in range(100)))
+train_run("small.csv", target="y", memory=1, out="small", epochs=1, layers=[8], device="cpu")
+now = int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1]) << 10
+resource.setrlimit(resource.RLIMIT_DATA, (now + int(sys.argv[2]), -1))
+run = train_run(sys.argv[1], target="y", memory=20 << 20, out="run", epochs=1, layers=[8], device="cpu")
+print(run.scores["accuracy"])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA is Linux's")
+def test_in_less_memory_than_the_file_takes(tmp_path: Path) -> None:
+    """A file of 40 MB, 80 MB of memory beyond what a small run takes; read whole the same run runs out."""
+    assert resource.RLIMIT_DATA
+    rng = np.random.default_rng(0)
+    path, rows = tmp_path / "t.csv", 25_000
+    x = rng.normal(size=(rows, 200)).round(4)
+    with path.open("w") as file:
+        file.write(",".join(f"c{i}" for i in range(200)) + ",y\n")
+        np.savetxt(file, np.column_stack([x, (x[:, 0] > 0) + 0]), fmt="%.4f", delimiter=",")
+    assert path.stat().st_size > 30 << 20
+    for memory, works in (("20 << 20", True), ("1 << 40", False)):
+        script = _LIMITED.replace("memory=20 << 20", f"memory={memory}")
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(path), str(80 << 20)],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+            env={"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path), "ARROW_DEFAULT_MEMORY_POOL": "system"},
+        )  # fmt: skip
+        assert (done.returncode == 0) == works, done.stderr[-2000:]
