@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from gpubackprop.training.evaluation import evaluate as evaluate
     from gpubackprop.training.history import History as History
     from gpubackprop.training.large_batches import gradient_noise_scale as gradient_noise_scale
+    from gpubackprop.training.log_file import LogFile as LogFile
     from gpubackprop.training.trainer import Trainer as Trainer
 
 # Where each public name lives; loaded when it is first asked for, so that the bare import stays fast.
@@ -97,6 +98,7 @@ _HOMES = {
     "training.evaluation": "evaluate",
     "training.history": "History",
     "training.large_batches": "gradient_noise_scale",
+    "training.log_file": "LogFile",
     "training.trainer": "Trainer",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -17,7 +17,7 @@ from gpubackprop.layers import Activation as ActivationLayer
 from gpubackprop.layers import BatchNorm, Dense, Dropout, Layer, LayerNorm, PReLU, Residual, RMSNorm
 from gpubackprop.layers.stack import of_layer
 from gpubackprop.network.network import Network
-from gpubackprop.pipeline.encoder import FARTHEST, Column, Encoder
+from gpubackprop.pipeline.encoder import CALENDAR, FARTHEST, Column, Encoder
 from gpubackprop.pipeline.model import Model
 
 OPSET, ML_OPSET, IR_VERSION = 20, 3, 9
@@ -28,11 +28,12 @@ def to_onnx(net_or_model: Network | Model, path: str | os.PathLike[str]) -> None
 
     A `Network`: input "x" (n, d), output "output" (n, m), what `predict` gives. A `Model` (`gb.load_run`): of an array's
     columns, the input "x"; of a table's, an input (n, 1) by each column's name, float for numbers (NaN where a value is
-    missing; 1 and 0 for yes and no) and text for categories. Its outputs: "label" (n,) text and "probabilities" (n, k) for
+    missing; 1 and 0 for yes and no), text for categories, and double for dates: seconds since 1970, or since midnight for
+    times of day. Its outputs: "label" (n,) text and "probabilities" (n, k) for
     classes, "label" (n, m) int64 and "probabilities" for several labels a row, "variable" (n, m) for values in their unit: the
     names that scikit-learn's converter gives.
 
-    Raises ArgumentError for what has no operator of ONNX (user-defined layers and activations, columns of dates), and
+    Raises ArgumentError for what has no operator of ONNX (user-defined layers and activations), and
     MissingExtraError without the onnx package.
     """
     try:
@@ -61,7 +62,7 @@ class _Graph:
         from onnx import TensorProto, helper, numpy_helper
 
         self.dtype, self.helper, self.array = dtype, helper, numpy_helper.from_array
-        self.text, self.whole = TensorProto.STRING, TensorProto.INT64
+        self.text, self.whole, self.double = TensorProto.STRING, TensorProto.INT64, TensorProto.DOUBLE
         self.real = helper.np_dtype_to_tensor_dtype(dtype)
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
@@ -188,10 +189,7 @@ class _Graph:
         if column.kind == "category":
             return self.category(column)
         if column.kind == "date":
-            raise ArgumentError(
-                f"column {column.name!r} holds dates, whose calendar ONNX has not: train without it (drop={column.name}), or "
-                "with columns of numbers made of it"
-            )
+            return self.date(column)
         x = self.input(column.name, 1)
         absent = self.do("IsNaN", x)
         values = self.do("Where", absent, c(s["median"]), x)
@@ -207,6 +205,55 @@ class _Graph:
             return together
         scaled = self.do("Div", self.do("Sub", together, c(s["mean"])), c(s["scale"]))
         return self.do("Clip", scaled, c(-FARTHEST), c(FARTHEST))
+
+    def date(self, column: Column) -> str:
+        """What the encoder makes of a point in time: time passed, year, and month, weekday and hour as points on a circle.
+
+        Year and month of a number of days: Hinnant, "chrono-compatible low-level date algorithms" (2013), civil_from_days, whose
+        years begin in March.
+        """
+        s, do = column.settings, self.do
+
+        def c(value: Any) -> str:
+            return self.constant(value, np.float64)
+
+        def whole(x: str, by: float) -> str:
+            return do("Floor", do("Div", x, c(by)))
+
+        def rest(x: str, by: float) -> str:
+            return do("Sub", x, do("Mul", whole(x, by), c(by)))
+
+        x = self.input(column.name, 1, self.double)
+        absent = do("IsNaN", x)
+        seconds = do("Where", absent, c(round(s["median"])), do("Floor", x))
+        days = whole(seconds, 86400)
+        civil = do("Add", days, c(719468))
+        era, of_era = whole(civil, 146097), rest(civil, 146097)
+        leaps = do("Sub", do("Sub", whole(of_era, 36524), whole(of_era, 1460)), whole(of_era, 146096))
+        year = whole(do("Add", of_era, leaps), 365)
+        before = do("Sub", do("Add", do("Mul", year, c(365)), whole(year, 4)), whole(year, 100))
+        of_year = do("Sub", of_era, before)
+        march = whole(do("Add", do("Mul", of_year, c(5)), c(2)), 153)
+        month = do("Add", rest(do("Add", march, c(2)), 12), c(1))
+        after = do("Cast", do("LessOrEqual", month, c(2)), to=self.double)
+        turns = {
+            "year": do("Add", do("Add", year, do("Mul", era, c(400))), after),
+            "month": month,
+            "day_of_week": rest(do("Add", days, c(3)), 7),
+            "hour": rest(whole(seconds, 3600), 24),
+        }
+        parts = [seconds]
+        for name in s["parts"]:
+            period = CALENDAR[name]
+            turn = do("Mul", turns[name], c(2 * np.pi / period)) if period else turns[name]
+            parts += [do("Sin", turn), do("Cos", turn)] if period else [turn]
+        if s["gaps"]:
+            parts.append(do("Cast", absent, to=self.double))
+        together = do("Concat", *parts, axis=1)
+        if "mean" in s:
+            scaled = do("Div", do("Sub", together, c(s["mean"])), c(s["scale"]))
+            together = do("Clip", scaled, c(-FARTHEST), c(FARTHEST))
+        return do("Cast", together, to=self.real)
 
     def category(self, column: Column) -> str:
         """A table of what the encoder makes of each level, of others and of none, looked up by the level."""

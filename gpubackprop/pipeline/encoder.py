@@ -246,7 +246,7 @@ def _date(column: Any, s: Mapping[str, Any]) -> Floats:
     moments = moments.fill_null(pa.scalar(round(s["median"]), moments.type))
     parts = [cells.numbers(moments)]
     for name in s["parts"]:
-        period = _CALENDAR[name]
+        period = CALENDAR[name]
         turn = getattr(pc, name)(moments).cast(pa.float64()).to_numpy(zero_copy_only=False)
         parts += [f(2 * np.pi * turn / period) for f in (np.sin, np.cos)] if period else [turn]
     return np.stack([*parts, absent][: len(parts) + s["gaps"]], axis=1)
@@ -258,7 +258,7 @@ _RAW: dict[str, Callable[[Any, Mapping[str, Any]], Floats]] = {
     "category": _category,
     "date": _date,
 }
-_CALENDAR = {"year": 0, "month": 12, "day_of_week": 7, "hour": 24}
+CALENDAR = {"year": 0, "month": 12, "day_of_week": 7, "hour": 24}
 """pyarrow's names for the parts of a point in time, with the period after which they come again (0: never)."""
 
 
@@ -447,11 +447,10 @@ def _date_column(name: str, values: Any, format: str, unsure: bool = False) -> t
     absent = np.isnan(seconds)
     column = Column(name, "date", "", int(absent.sum()), len(np.unique(seconds[~absent])))
     median = float(np.median(seconds[~absent]))
-    parts = ["hour"] if format == cells.OF_DAY else list(_CALENDAR)
+    parts = ["hour"] if format == cells.OF_DAY else list(CALENDAR)
     column.settings = {"format": format, "median": median, "parts": parts, "gaps": False}
     inputs = [
-        [f"{name} {part} {turn}" for turn in ("sin", "cos")] if _CALENDAR[part] else [f"{name} {part}"]
-        for part in parts
+        [f"{name} {part} {turn}" for turn in ("sin", "cos")] if CALENDAR[part] else [f"{name} {part}"] for part in parts
     ]
     # The parts that are the same in every row say nothing.
     varies = np.ptp(_date(values, column.settings), axis=0) > 1e-6

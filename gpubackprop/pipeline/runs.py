@@ -406,7 +406,9 @@ class _Training:
             batch_size=max(1, min(32, len(few.x) // 8)),
         ).scale
         scale = f"{found:,.0f} rows; larger batches than that save few steps"
-        self.say(f"gradient noise scale at the end: {scale if isfinite(found) else 'the gradient is lost in its noise'}")
+        self.say(
+            f"gradient noise scale at the end: {scale if isfinite(found) else 'the gradient is lost in its noise'}"
+        )
         return found if isfinite(found) else None
 
     def _draw(self, run: RunFolder, done: Run) -> None:
