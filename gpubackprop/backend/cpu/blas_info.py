@@ -56,4 +56,7 @@ def _loaded_libraries() -> list[str]:
     except OSError:  # not Linux
         root = os.path.dirname(np.__file__)
         paths = {*glob.glob(f"{root}/.dylibs/*"), *glob.glob(f"{root}.libs/*")}
-    return sorted(p for p in paths if any(k in os.path.basename(p).lower() for k in ("blas", "mkl_rt", "blis")))
+    found = [p for p in paths if any(k in os.path.basename(p).lower() for k in ("blas", "mkl_rt", "blis"))]
+    # Of several, NumPy's is the one that came with it: MKL may have been loaded beside it.
+    own = os.path.dirname(np.__file__)
+    return sorted(found, key=lambda path: (not path.startswith(own), path))

@@ -13,10 +13,11 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, version
 from typing import Any
 
-from gpubackprop.backend.base import Array, Program
+from gpubackprop.backend.base import Array, Backend, Program
 from gpubackprop.backend.cpu.blas import DirectBlas, direct_blas, multiplies
 from gpubackprop.backend.cpu.blas_info import blas_threads
 from gpubackprop.backend.cpu.numpy_backend import NumpyBackend
+from gpubackprop.backend.cpu.threads import turns
 from gpubackprop.errors import DeviceError, MissingExtraError
 
 ABOVE = 2**18
@@ -35,13 +36,14 @@ def _library() -> Any:
         files = distribution("mkl").files or []
     except PackageNotFoundError:
         raise MissingExtraError('device "cpu:mkl"', "mkl") from None
+    threads = blas_threads()
     paths = [f.locate() for f in files if f.name.startswith(("libmkl_rt.", "mkl_rt."))]
     reason = "the package mkl does not hold it"
     for path in paths:
         try:
             library = ctypes.CDLL(str(path))
             library.MKL_CBWR_Set(_SAME_BITS)
-            library.MKL_Set_Num_Threads(blas_threads() or library.MKL_Get_Max_Threads())
+            library.MKL_Set_Num_Threads(threads or library.MKL_Get_Max_Threads())
             return library
         except (OSError, AttributeError) as error:
             reason = str(error)
@@ -81,6 +83,20 @@ class MklBackend(NumpyBackend):
         self.blas = f"mkl {version('mkl')}"
         # Machine code holds the addresses of NumPy's BLAS.
         self.loops = False
+
+    def __enter__(self) -> Backend:
+        super().__enter__()
+        if self._depth == 1:
+            # NumPy's BLAS leaves its threads spinning for a while, on the cores that MKL's want: it takes one meanwhile.
+            found = turns()
+            self._alone = found is not None and found.begin(True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        found = turns()
+        if self._depth == 1 and self._alone and found is not None:
+            found.end(True)
+        super().__exit__(*error)
 
     def describe(self) -> str:
         return f"steps recorded and replayed, products from {ABOVE:,} multiplications on by {self.blas}"

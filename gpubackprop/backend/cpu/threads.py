@@ -95,7 +95,7 @@ class _Turns:
 
 
 @cache
-def _turns() -> _Turns | None:
+def turns() -> _Turns | None:
     """None where the library does not let its threads be set."""
     found = blas_library()
     if found is None:
@@ -106,10 +106,10 @@ def _turns() -> _Turns | None:
         return None
     get, put = library[getter], library[setter]
     get.restype, get.argtypes, put.restype, put.argtypes = ctypes.c_int, [], None, [ctypes.c_int]
-    turns = _Turns(get, put)
+    found = _Turns(get, put)
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=turns.after_fork)
-    return turns
+        os.register_at_fork(after_in_child=found.after_fork)
+    return found
 
 
 def share_cores(processes: int) -> None:
@@ -117,20 +117,20 @@ def share_cores(processes: int) -> None:
     threads than cores each waits for the others at every product. What the environment says of threads stays."""
     if any(name in os.environ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")):
         return
-    turns = _turns()
+    found = turns()
     # A launcher that binds each process to cores of its own has shared them out already.
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = min(bound, max((os.cpu_count() or 1) // processes, 1))
-    if turns is not None and turns.get() > share:
-        turns.put(share)
+    if found is not None and found.get() > share:
+        found.put(share)
 
 
 def with_threads(run: Callable[..., Any], one: bool | None) -> Callable[..., Any]:
     """`run` with the threads that `takes_one_thread` says; as it is where that makes no difference."""
-    turns = None if one is None else _turns()
-    if turns is None or one is None:
+    found = None if one is None else turns()
+    if found is None or one is None:
         return run
-    begin, end, kind = turns.begin, turns.end, one
+    begin, end, kind = found.begin, found.end, one
 
     def limited(*arguments: Any) -> Any:
         if not begin(kind):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 import threading
 from importlib.metadata import PackageNotFoundError
 from typing import Any
@@ -157,3 +160,24 @@ def test_a_library_that_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch
             gb.get_backend("cpu:mkl")
     finally:
         mkl._mkl.cache_clear()
+
+
+_LOADED = """
+from gpubackprop.backend.cpu import blas_info, mkl
+before = blas_info.blas_library()[1]
+be = mkl.MklBackend()
+blas_info.blas_library.cache_clear()
+assert blas_info.blas_library()[1] == before, "the threads that are set must be NumPy's"
+threads, mkls = blas_info.blas_threads(), mkl._library().MKL_Get_Max_Threads()
+with be:
+    assert blas_info.blas_threads() == 1
+    assert mkl._library().MKL_Get_Max_Threads() == mkls
+assert blas_info.blas_threads() == threads
+"""
+
+
+@needs_mkl
+def test_numpys_blas_is_not_taken_for_mkl_and_keeps_still_meanwhile() -> None:
+    subprocess.run(
+        [sys.executable, "-c", _LOADED], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )

@@ -32,7 +32,7 @@ class Library:
 def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     made = Library()
     turns = _Turns(made.get, made.put)
-    monkeypatch.setattr(threads, "_turns", lambda: turns)
+    monkeypatch.setattr(threads, "turns", lambda: turns)
     return made
 
 
@@ -120,16 +120,16 @@ def test_a_program_within_a_program_does_not_wait(library: Library) -> None:
 
 def test_a_library_that_cannot_be_set_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "blas_library", lambda: None)
-    threads._turns.cache_clear()
+    threads.turns.cache_clear()
     try:
-        assert threads._turns() is None
+        assert threads.turns() is None
         assert threads.with_threads(len, True) is len
     finally:
-        threads._turns.cache_clear()
+        threads.turns.cache_clear()
 
 
 def test_a_new_process_does_not_wait_for_threads_of_the_old_one(library: Library) -> None:
-    turns = threads._turns()
+    turns = threads.turns()
     assert turns is not None
     entered, leave = threading.Event(), threading.Event()
 
