@@ -96,7 +96,8 @@ def measure(config: Config, peers: Sequence[str], seconds: float) -> dict[str, l
         for peer, worker in workers.items():
             # A mask of dropout is every library's own.
             if peer != "limit" and config.between != "dropout":
-                check(worker.ask("gradients"), expected, peer, config.kinks)
+                # 1 - a^2 of a saturated tanh, as others compute it, has few digits in float32.
+                check(worker.ask("gradients"), expected, peer, config.kinks or config.activation == "tanh")
         blocks: dict[str, list[float]] = {peer: [] for peer in peers}
         for worker in workers.values():
             worker.ask("block", BLOCK)

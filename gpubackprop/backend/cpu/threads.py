@@ -106,10 +106,10 @@ def turns() -> _Turns | None:
         return None
     get, put = library[getter], library[setter]
     get.restype, get.argtypes, put.restype, put.argtypes = ctypes.c_int, [], None, [ctypes.c_int]
-    found = _Turns(get, put)
+    made = _Turns(get, put)
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=found.after_fork)
-    return found
+        os.register_at_fork(after_in_child=made.after_fork)
+    return made
 
 
 def share_cores(processes: int) -> None:
