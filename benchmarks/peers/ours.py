@@ -110,6 +110,11 @@ class Mkl(Step):
     def __init__(self, config: Config, device: Any = "cpu", dtype: str = "float32") -> None:
         super().__init__(config, f"{device}:mkl", dtype)
 
+    def run(self, steps: int) -> None:
+        # As a fit does, which keeps the threads of NumPy's BLAS still.
+        with self.net.backend:
+            super().run(steps)
+
 
 class Fit(Step):
     """`Trainer.fit` with its progress display's callbacks, over all batches: what a user waits for."""
