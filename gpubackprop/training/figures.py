@@ -17,11 +17,8 @@ def figure(width: float, height: float, title: str) -> Any:
     except ImportError:
         raise MissingExtraError("drawing a picture", "plot") from None
 
-    class Picture(Figure):
-        def _repr_png_(self) -> bytes:
-            return png(self)
-
-    made = Picture(figsize=(width, height), layout="constrained")
+    kind: Any = type("Picture", (Figure,), {"_repr_png_": png})
+    made = kind(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(made)
     # A dollar sign in a name is no formula.
     made.suptitle(title, parse_math=False)
