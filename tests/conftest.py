@@ -28,6 +28,13 @@ def _poisoned(self: Backend, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 NumpyBackend.empty = _poisoned  # type: ignore[method-assign, assignment]
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many of scikit-learn's own checks of estimators passed."""
+    passed = [r for r in terminalreporter.stats.get("passed", []) if "test_every_check_of_scikit_learn" in r.nodeid]
+    if passed:
+        terminalreporter.write_line(f"estimator checks of the installed scikit-learn: {len(passed)} passed")
+
+
 @pytest.fixture(params=["cpu", "strict", pytest.param("cuda", marks=pytest.mark.cuda)])
 def backend(request: pytest.FixtureRequest) -> Backend:
     """A new backend of each device; "cuda" is skipped, with the reason, where no GPU works."""

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpubackprop.data.cells import is_text
+from gpubackprop.data.cells import find_writing, is_text
 from gpubackprop.data.dataset import Dataset
-from gpubackprop.data.tables import Table, read_table_parts
+from gpubackprop.data.tables import Table, find_name, read_table_parts
 from gpubackprop.data.text_tables import TextFormat, common_type
 from gpubackprop.errors import DataError
 from gpubackprop.random import host_generator
@@ -25,24 +25,24 @@ def sample_table(
     rows: int,
     seed: int,
     *,
-    wanted: Sequence[str] = (),
+    text: Sequence[str] = (),
     format: TextFormat | None = None,
 ) -> tuple[Table, NDArray[np.int64], int]:
     """`rows` rows of a table file, drawn at random, in their order (all, where it has no more); their places in the file, (n,);
     and the number of its rows.
 
-    The file is read once, part by part. wanted: names that say which row is a header. Raises what `read_table_parts` raises, and
-    DataError for a table without rows.
+    The file is read once, part by part. text: columns to keep as text, as for `read_table`. Raises what `read_table_parts`
+    raises, and DataError for a table without rows.
     """
     generator, total, below = host_generator(seed, _STREAM), 0, 1.0
     kept: list[tuple[Any, NDArray[np.int64], NDArray[np.float64]]] = []
     notes: tuple[str, ...] = ()
-    for part in read_table_parts(source, wanted=wanted, format=format):
+    for part in read_table_parts(source, text=text, format=format):
         # The rows with the smallest of as many random numbers are a sample in which each row is as likely as any other.
         numbers = generator.random(len(part))
         chosen = np.flatnonzero(numbers < below)
         kept.append((part.columns.take(chosen), total + chosen, numbers[chosen]))
-        total, notes = total + len(part), part.notes
+        total, notes, format = total + len(part), part.notes, part.format
         if sum(len(places) for _, places, _ in kept) > 2 * rows:
             kept, below = _fewer(kept, rows)
     if not total:
@@ -53,13 +53,28 @@ def sample_table(
 
 
 def load_sample(
-    source: str, rows: int, seed: int, target: str | Sequence[str] | None, task: str, format: TextFormat | None = None
+    source: str,
+    rows: int,
+    seed: int,
+    target: str | Sequence[str] | None,
+    task: str,
+    format: TextFormat | None = None,
+    text: Sequence[str] = (),
 ) -> tuple[Dataset, NDArray[np.int64], int]:
     """A data set of a sample of the rows of a table file, the places of the sample's rows in the file, and the number of rows
-    there: of a Dataset's row i, whose table has rows, the place is places[table.rows[i]]. Arguments as for `load`."""
+    there: of the data set's row i the place is places[x.rows[i]], and x.format says how numbers are written in all of the file.
+    Arguments as for `load`."""
     goals = [target] if isinstance(target, str) else list(target or ())
-    known = [part for goal in goals for part in (goal, *goal.split(","))]
-    table, places, total = sample_table(source, rows, seed, wanted=known, format=format)
+    known = [part for name in (*goals, *text) for part in (name, *name.split(","))]
+    table, places, total = sample_table(source, rows, seed, text=known, format=format)
+    if table.format.decimal is None:
+        # One part of the file may show the decimal mark, and the next may not: the sample decides for all of them.
+        columns = [table.column(found) for goal in known if (found := find_name(goal, table.names)) is not None]
+        marks = {
+            w.decimal for column in columns if is_text(column.type) and (w := find_writing(column)) and not w.unsure
+        }
+        if len(marks) == 1:
+            table.format = replace(table.format, decimal=marks.pop())
     title = os.path.basename(source).split(".")[0]
     data = Dataset.from_frame(table, target, task=task, name=title)
     if isinstance(data.x, Table) and data.x.rows is None:

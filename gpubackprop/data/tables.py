@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from gpubackprop.data import cells
 from gpubackprop.data.text_tables import (
     LONGEST_ROW,
+    Layout,
     NotUtf8Error,
     Source,
     TextFormat,
@@ -169,11 +170,12 @@ def read_table_parts(
     path: str | os.PathLike[str],
     *,
     wanted: Sequence[str] = (),
+    text: Sequence[str] = (),
     format: TextFormat | None = None,
     row_groups: Sequence[int] | None = None,
 ) -> Iterator[Table]:
-    """The table in a file part by part, in the memory of a part each. wanted: names that say which row is a header.
-    row_groups: of a Parquet file, which to read; None: all.
+    """The table in a file part by part, in the memory of a part each. wanted: names that say which row is a header. text: those
+    of columns to keep as text, as for `read_table`, which say it too. row_groups: of a Parquet file, which to read; None: all.
 
     What a column of text holds is looked at part by part, so that its type may differ between them. Raises what `read_table`
     raises.
@@ -196,9 +198,11 @@ def read_table_parts(
                     yield _from_arrow(where, iter([head, batch]), format, nothing)
             return
         _check_is_text(where, start)
-        layout = find_layout(where, start, whole, wanted, format)
+        layout = find_layout(where, start, whole, [*wanted, *text], format)
+        format = _with_decimal(format, layout)
+        as_text = {found for name in text if (found := find_name(name, layout.names)) is not None}
         try:
-            for part in parts_of_rows(Source(where, open_file, layout, format.missing, nothing)):
+            for part in parts_of_rows(Source(where, open_file, layout, format.missing, nothing), as_text):
                 yield Table(part, None, layout.notes, format)
         except NotUtf8Error:
             raise DataError(f"{where}: is not UTF-8 throughout; say encoding=NAME, such as latin-1") from None
@@ -368,10 +372,12 @@ def _from_text(
         except NotUtf8Error:
             format = replace(format, encoding="latin-1")
             continue
-        if format.decimal is None and layout.separator == ",":
-            # A decimal comma would need quotes around every number: 1,234 is a thousand.
-            format = replace(format, decimal=".")
-        return Table(columns, None, [*layout.notes, *_told(words)], format)
+        return Table(columns, None, [*layout.notes, *_told(words)], _with_decimal(format, layout))
+
+
+def _with_decimal(format: TextFormat, layout: Layout) -> TextFormat:
+    # Between commas a decimal comma would need quotes around every number: 1,234 is a thousand.
+    return replace(format, decimal=".") if format.decimal is None and layout.separator == "," else format
 
 
 def _check_is_text(where: str, start: bytes) -> None:

@@ -282,13 +282,16 @@ def common_type(found: set[Any]) -> Any:
     return None
 
 
-def parts_of_rows(source: Source) -> Iterator[Any]:
+def parts_of_rows(source: Source, text: set[str]) -> Iterator[Any]:
     """The rows as pyarrow tables, a block of text each, parsed when it is asked for; each column has in each part the narrowest
-    type that holds its cells there. Raises what `read_rows` raises."""
+    type that holds its cells there, those in `text` text. Raises what `read_rows` raises."""
+    import pyarrow as pa
+
+    types = {name: pa.string() for name in text}
     rows = 0
     with source.open() as file:
         for block in _blocks(source, file):
-            table, found = _parse(block, source, {}, None)
+            table, found = _parse(block, source, types, None)
             if isinstance(table, str):
                 _refuse_row(source, table, rows, found)
             rows += table.num_rows

@@ -59,6 +59,6 @@ def run_options(about: dict[str, Any]) -> dict[str, Any]:
     """The options of `train` that made the run with this settings.json. Raises LookupError or TypeError for anything else."""
     data = about["data"]
     columns = {k: v for k, v in data["columns"].items() if k != "scale" and v != []}
-    named = {k: data[k] for k in ("target", "task", "folder", "weight", "group", "max_bytes", "sha256")}
+    named = {k: data[k] for k in ("target", "task", "folder", "weight", "group", "max_bytes", "memory", "sha256")}
     words = {"missing": ",".join(word for word in data["format"]["missing"] if word)}
     return {"data": data["source"], **named, **data["format"], **words, **columns, **about["settings"]}

@@ -16,6 +16,7 @@ from gpubackprop.data.tables import COMPRESSED, is_table, read_table_parts
 from gpubackprop.errors import DataError
 from gpubackprop.files.regular import memory, regular_file
 from gpubackprop.network.stream import WINDOW, Stream
+from gpubackprop.pipeline.encoder import Encoder
 from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.preparation import Parts
 
@@ -53,12 +54,13 @@ def encoded(model: Model, held: NDArray[np.int64], folder: Path) -> Stream:
     Raises DataError for rows that the sample did not prepare for (an unknown class), and where the folder cannot be written.
     """
     source, goals = model.data["source"], model.data["targets"]
+    text = [*goals, *(model.inputs.text if isinstance(model.inputs, Encoder) else ())]
     if not (folder / _WHOLE).exists():
         try:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             done = 0
-            for number, part in enumerate(read_table_parts(source, wanted=goals, format=model.format())):
+            for number, part in enumerate(read_table_parts(source, text=text, format=model.format())):
                 places = np.arange(done, done + len(part))
                 done += len(part)
                 rows = part[~np.isin(places, held)]

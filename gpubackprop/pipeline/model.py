@@ -34,8 +34,9 @@ class Model:
 
     inputs: how raw rows become inputs: the encoder of a table's columns, or the standardisation of an array (None: as it is).
     targets: the standardisation of regression targets (None: as they are). data: what the training data were: "source",
-    "target", "task", "folder", "weight", "group", "max_bytes", "sampled" and "window" (rows), "format", "name", "classes",
-    "features", "targets", "sha256", and how they were divided: "test", "validation", "seed".
+    "target", "task", "folder", "weight", "group", "max_bytes", "memory", "format", "name", "classes", "features", "targets",
+    "sha256", of a table that is streamed "sampled" and "window" (rows) and "text" (columns), and how they were divided: "test",
+    "validation", "seed".
     """
 
     network: Network
@@ -235,11 +236,16 @@ class Model:
         # Weights and groups matter for the training data alone: they say which rows were held out.
         columns = {name: known[name] for name in ("weight", "group") if same}
         if same and known.get("sampled"):
-            return load_sample(source, known["sampled"], known["seed"], known["targets"], known["task"], self.format())[
-                0
-            ]
+            return self.load_sample(source)[0]
         read: dict[str, Any] = {"text": text, "format": self.format(), "max_bytes": known.get("max_bytes")}
         return load(source, target=target or known["targets"], task=known["task"], **read, **columns)
+
+    def load_sample(self, source: str) -> tuple[Dataset, Array, int]:
+        """The rows of a table that is streamed which the training looked at (`gpubackprop.data.sampling.load_sample`)."""
+        known = self.data
+        return load_sample(
+            source, known["sampled"], known["seed"], known["targets"], known["task"], self.format(), known["text"]
+        )
 
     def read(self, rows: Rows, folder: str | None = None) -> Array | Table:
         """Raw rows from whatever they come in, without their targets. Raises ArgumentTypeError for what holds no rows."""

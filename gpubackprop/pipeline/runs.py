@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 
 SAMPLED = 100_000
 """Rows of a table that is streamed which are drawn at random to look at, and to hold out some."""
+MOST_PARAMETERS = 10_000_000
+"""Of a network whose gradient's noise is measured after training without being asked."""
 MEASURED_ROWS = 4096
 """Rows that batch sizes and the gradient's noise are measured on."""
 
@@ -156,7 +158,8 @@ def train_run(
                 f"{listed(given)}: leave that out, or say memory=NUMBER to have it read whole"
             )
         seed = Settings(**settings).seed
-        loaded, places, total = load_sample(os.fspath(data), SAMPLED, seed, target, task, format)
+        loaded, places, total = load_sample(os.fspath(data), SAMPLED, seed, target, task, format, columns.categorical)
+        format = loaded.x.format if isinstance(loaded.x, Table) else format
         source = _lasting(os.fspath(data))
     elif isinstance(data, Dataset):
         loaded, source = data, None
@@ -181,7 +184,9 @@ def train_run(
         "weight": weight,
         "group": group,
         "max_bytes": max_bytes,
+        "memory": memory,
         "sampled": None if places is None else SAMPLED,
+        "text": None if places is None else list(columns.categorical),
         "format": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(format or TextFormat()).items()},
     }
     here = replace(chosen, device=local_device(chosen.device, ranks))
@@ -286,9 +291,7 @@ def resume_run(
         places = None
         if model.data.get("sampled") and not isinstance(data, Dataset):
             known, path = model.data, os.fspath(data or model.data["source"])
-            loaded, places, _ = load_sample(
-                path, known["sampled"], known["seed"], known["targets"], known["task"], model.format()
-            )
+            loaded, places, _ = model.load_sample(path)
             _check_same(model, loaded)
             known["source"] = _lasting(path)
         else:
@@ -394,9 +397,10 @@ class _Training:
         return Run(run.path, model, history, found, test.what)
 
     def _noise(self) -> float | None:
-        """The gradient noise scale of the trained network, in rows; None where there are too few rows to tell."""
+        """The gradient noise scale of the trained network, in rows; None where there are too few rows to tell, and for a large
+        network, whose gradients it takes 64 times."""
         model, rows = self.model, len(self.parts.train.x)
-        if rows < FEWEST:
+        if rows < FEWEST or model.network.parameter_count > MOST_PARAMETERS:
             return None
         few = self.parts.train.some(MEASURED_ROWS, self.settings.seed)
         found = gradient_noise_scale(

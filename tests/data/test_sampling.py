@@ -23,16 +23,16 @@ def several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sample_is_of_rows_that_are_there(tmp_path: Path, rows: int) -> None:
     path = write(tmp_path / "t.csv")
     whole = gb.Dataset.from_frame(gb.data.read_table(path, text=["y"]), "y").x
-    table, places, total = sample_table(path, rows, seed=3, wanted=["y"])
+    table, places, total = sample_table(path, rows, seed=3, text=["y"])
     assert total == ROWS
     assert len(table) == len(places) == min(rows, ROWS)
     assert (np.diff(places) > 0).all()
     for name in ("a", "city"):
         assert table.column(name).to_pylist() == whole.column(name).take(places).to_pylist()
-    again = sample_table(path, rows, seed=3, wanted=["y"])[1]
+    again = sample_table(path, rows, seed=3, text=["y"])[1]
     assert np.array_equal(places, again)
     if 1 < rows < ROWS:
-        assert not np.array_equal(places, sample_table(path, rows, seed=4, wanted=["y"])[1])
+        assert not np.array_equal(places, sample_table(path, rows, seed=4, text=["y"])[1])
 
 
 def test_every_row_is_as_likely_as_any_other(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import gpubackprop as gb
 from gpubackprop.errors import ArgumentError, DataError
 from gpubackprop.pipeline import large, runs
 from gpubackprop.pipeline.runs import resume_run, train_run
+from tests.cli.commands import run as command
 
 pytest.importorskip("pyarrow")
 
@@ -105,6 +106,43 @@ def test_a_regression(tmp_path: Path) -> None:
     )
     run = train_run(path, target="price", memory=1000, out=tmp_path / "run", epochs=30, layers=[16])
     assert run.scores["r2"] > 0.9
+
+
+def test_text_stays_text_and_one_decimal_mark_holds_for_all_parts(tmp_path: Path) -> None:
+    """Labels that look like numbers in one part, levels with zeros in front, and a mark that only some parts show."""
+    rng = np.random.default_rng(2)
+    a = rng.normal(size=ROWS)
+    price = 1000 * (3 + a)
+    lines = []
+    for i in range(ROWS):
+        # Whole thousands in the first half, such as 1.234 for 1234, which alone could be a small number.
+        text = f"{round(price[i]):,}".replace(",", ".") if i < ROWS // 2 else f"{price[i]:.1f}".replace(".", ",")
+        lines.append(f"{a[i]:.4f};{i % 7:03};{text};{'01' if a[i] > 0 else '02' if i < 2000 else 'rest'}")
+    path = tmp_path / "t.csv"
+    path.write_text("a;code;price;kind\n" + "\n".join(lines) + "\n")
+    run = train_run(path, target="kind", task="classification", memory=1000, out=tmp_path / "kind", epochs=3)
+    assert run.model.classes == ["01", "02", "rest"]
+    assert set(run.model.predict(str(path))) <= {"01", "02", "rest"}
+    coded = gb.ColumnChoices(categorical=("code",))
+    run = train_run(path, target="price", memory=1000, out=tmp_path / "price", epochs=40, layers=[16], columns=coded)
+    assert run.model.format() is not None
+    assert run.scores["r2"] > 0.9
+    assert 2500 < float(np.mean(run.model.predict(str(path)))) < 3500
+    code = next(c for c in run.model.inputs.columns if c.name == "code")  # type: ignore[union-attr]
+    assert code.settings["levels"][0].startswith("00")
+
+
+def test_by_the_command_and_once_more_from_its_settings(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv")
+    command(
+        "train", path, "--target", "y", "--memory", "1000", "--epochs", "2", "--layers", "8", "--out", tmp_path / "run"
+    )
+    assert "sampled" in gb.load_run(tmp_path / "run").data
+    command("train", "--config", tmp_path / "run" / "settings.json", "--out", tmp_path / "again")
+    first, again = (gb.load_run(tmp_path / name).network.get_weights() for name in ("run", "again"))
+    for name, array in first.items():
+        np.testing.assert_array_equal(again[name], array, err_msg=name)
+    assert "held out" in command("evaluate", tmp_path / "run")
 
 
 class _Halt(gb.Callback):
