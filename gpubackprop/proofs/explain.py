@@ -307,6 +307,10 @@ def _copy(net: Network) -> Network:
     for i, layer in enumerate(net.layers):
         if type(layer) is not Dense:
             raise ArgumentError(f"explain takes networks of Dense layers alone; layer {i} is {layer!r}")
+        if not layer.trainable:
+            raise ArgumentError(
+                f"explain shows a step that updates every layer; layer {i} is not trainable: set it so first"
+            )
     if net.parameter_count > MOST_PARAMETERS:
         raise ArgumentError(
             f"explain shows every number of every matrix, for at most {MOST_PARAMETERS:,} parameters; this network has "

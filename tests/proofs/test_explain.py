@@ -106,3 +106,11 @@ def test_what_cannot_be_explained():
 
 def test_text_of_a_matrix():
     assert matrix_text(np.array([[1.0, -2.25], [10.0, 0.0]]), 2) == " 1.00  -2.25\n10.00   0.00"
+
+
+def test_a_layer_that_stays_as_it_is_is_refused() -> None:
+    """Its update would be shown, and does not take place."""
+    net = gb.mlp([2, 3, 1], dtype="float64", device="cpu")
+    net.layers[0].trainable = False
+    with pytest.raises(ArgumentError, match="layer 0 is not trainable"):
+        explain(net, np.ones((1, 2)), np.ones((1, 1)))
