@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpubackprop.data.cells import find_writing, is_text
+from gpubackprop.data.cells import Writing, find_writing, is_text
 from gpubackprop.data.dataset import Dataset
 from gpubackprop.data.tables import Table, find_name, read_table_parts
 from gpubackprop.data.text_tables import TextFormat, common_type
@@ -67,20 +67,32 @@ def load_sample(
     goals = [target] if isinstance(target, str) else list(target or ())
     known = [part for name in (*goals, *text) for part in (name, *name.split(","))]
     table, places, total = sample_table(source, rows, seed, text=known, format=format)
-    if table.format.decimal is None:
-        # One part of the file may show the decimal mark, and the next may not: the sample decides for all of them.
-        columns = [table.column(found) for goal in known if (found := find_name(goal, table.names)) is not None]
-        marks = {
-            w.decimal for column in columns if is_text(column.type) and (w := find_writing(column)) and not w.unsure
-        }
-        if len(marks) == 1:
+    found = [find_name(name, table.names) for goal in goals for name in (goal, *goal.split(","))]
+    writings = [w for name in found if name is not None and (w := _writing(table.column(name))) is not None]
+
+    def decide(marks: set[str]) -> None:
+        # One part of the file may show the decimal mark of its targets, and the next may not: the sample decides for all of them.
+        if table.format.decimal is None and len(marks) == 1:
             table.format = replace(table.format, decimal=marks.pop())
+
+    decide({w.decimal for w in writings if not w.unsure})
     title = os.path.basename(source).split(".")[0]
     data = Dataset.from_frame(table, target, task=task, name=title)
-    if isinstance(data.x, Table) and data.x.rows is None:
-        data = replace(data, x=data.x[np.arange(len(data.x))])
+    decide({w.decimal for w in writings})
+    if isinstance(data.x, Table):
+        rows_of = np.arange(len(data.x)) if data.x.rows is None else data.x.rows
+        data = replace(data, x=Table(data.x.columns, rows_of, data.x.notes, table.format))
     notes = (f"{total:,} rows: looked at by a sample of {len(places):,}, trained on as a stream", *data.notes)
     return replace(data, notes=notes), places, total
+
+
+def _writing(column: Any) -> Writing | None:
+    """How the numbers of a column of text are written; None where none shows a point or a comma."""
+    import pyarrow.compute as pc
+
+    if not is_text(column.type) or not pc.any(pc.match_substring_regex(column.cast("string"), "[.,]")).as_py():
+        return None
+    return find_writing(column)
 
 
 def _fewer(kept: list[Any], rows: int) -> tuple[list[Any], float]:
