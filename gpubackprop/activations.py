@@ -44,7 +44,7 @@ class Activation:
     """Whether all work goes through `be` with `out=` and depends on no value, so that it can be recorded once and done again.
     False, which is right for any function, runs both methods anew at each step."""
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         # A subclass with mathematics of its own must say so itself, whatever its parent says.
         if "recordable" not in vars(cls) and {"forward", "times_derivative"} & vars(cls).keys():

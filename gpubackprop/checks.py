@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from inspect import signature
 from math import isfinite
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from gpubackprop.backend.base import Array, Backend, LossFunction
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError
 from gpubackprop.precision import compute_type
-from gpubackprop.sparse import SparseRows
+from gpubackprop.sparse import SparseMatrix, SparseRows
 
 _BLOCK = 1 << 20
 """Elements of a memory-mapped array that are looked at together."""
@@ -33,13 +33,6 @@ class DLPackArray(Protocol):
 
     def __dlpack__(self, *, stream: int | None = None) -> object:
         """Its memory, handed over."""
-
-
-class SparseMatrix(Protocol):
-    """A matrix of scipy.sparse."""
-
-    def tocsr(self) -> object:
-        """The same by rows."""
 
 
 Data: TypeAlias = ArrayLike | DLPackArray | SparseMatrix
@@ -122,7 +115,7 @@ def check_x(x: Data, width: int, dtype: np.dtype[Any], be: Backend, name: str = 
         _check_x_shape(there, width, name)
         return there
     if hasattr(x, "tocsr"):
-        rows = SparseRows(x, dtype)
+        rows = SparseRows(cast(SparseMatrix, x), dtype)
         _check_kind(rows.parts[0].dtype, name)
         _check_x_shape(rows, width, name)
         check_finite(_converted(rows.parts[0], dtype), f"{name}, its stored values", rows.parts[0])

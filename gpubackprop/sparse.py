@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import DTypeLike
+
+
+class SparseMatrix(Protocol):
+    """A matrix of scipy.sparse."""
+
+    def tocsr(self) -> Any:
+        """The same by rows."""
 
 
 class SparseRows:
@@ -13,7 +21,7 @@ class SparseRows:
 
     ndim = 2
 
-    def __init__(self, matrix: Any, dtype: np.dtype[Any]) -> None:
+    def __init__(self, matrix: SparseMatrix, dtype: np.dtype[Any]) -> None:
         self._csr = matrix.tocsr()
         self.shape: tuple[int, int] = self._csr.shape
         self.dtype = dtype
@@ -33,5 +41,5 @@ class SparseRows:
         """These rows, sparse."""
         return SparseRows(self._csr[rows], self.dtype)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gpubackprop.backend.base import Backend, Tensors
 from gpubackprop.backend.select import fallback_reason, get_backend
 from gpubackprop.backend.strict import StrictBackend
 from gpubackprop.errors import ArgumentTypeError, CheckFailedError
@@ -149,7 +150,7 @@ class _Bench:
         self.x = rng.standard_normal((ROWS, 5))
         self.y = rng.standard_normal((ROWS, OUTPUTS))
 
-    def net(self, device: Any = "cpu", dtype: str = "float64", capture: bool = True) -> Network:
+    def net(self, device: str | Backend = "cpu", dtype: str = "float64", capture: bool = True) -> Network:
         layers = [Dense(5, self.width, "tanh"), self.make(), Dense(self.out, OUTPUTS)]
         return Network(layers, device=device, dtype=dtype, seed=self.seed, capture=capture)
 
@@ -195,7 +196,7 @@ class _Bench:
         def watched(method: str, kept: Callable[..., dict[str, Any]]) -> None:
             original = getattr(layer, method)
 
-            def wrapper(backend: Any, v: Any, *rest: Any) -> None:
+            def wrapper(backend: Backend, v: Tensors, *rest: object) -> None:
                 held = {k: be.to_host(a) for k, a in kept(v).items()}
                 original(backend, v, *rest)
                 found.extend(

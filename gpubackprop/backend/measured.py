@@ -49,7 +49,9 @@ def fastest_device(
     return chosen.pop()
 
 
-def _cases(path: Any, dtype: str, precision: str, usable: Callable[[str], bool]) -> list[dict[str, Any]]:
+def _cases(
+    path: str | os.PathLike[str], dtype: str, precision: str, usable: Callable[[str], bool]
+) -> list[dict[str, Any]]:
     """[{"network", "widths", "batch_size", "seconds": {device: seconds of its fastest contender}}] of the right type."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))

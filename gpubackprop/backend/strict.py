@@ -12,7 +12,7 @@ allocations. Code that runs here will not trip over those on a real device, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -128,14 +128,14 @@ class StrictArray(NDArrayOperatorsMixin):
                 raise ImplicitTransferError("a strict array was indexed with a host array; move it with be.asarray()")
         return key
 
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: object, **options: object) -> Any:
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: object, **options: object) -> object:
         function = ufunc if method == "__call__" else getattr(ufunc, method)
         name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
         return self._device.apply(name, function, inputs, options)
 
     def __array_function__(
         self, function: Callable[..., object], types: object, arguments: tuple[object, ...], options: dict[str, object]
-    ) -> Any:
+    ) -> object:
         return self._device.apply(function.__name__, function, arguments, options)
 
     def _refuse(self, what: str) -> NoReturn:
@@ -185,7 +185,7 @@ class _StrictNamespace:
         if not callable(function) or isinstance(function, type):
             return function
 
-        def apply(*arguments: object, **options: object) -> Any:
+        def apply(*arguments: object, **options: object) -> object:
             if name in ("take", "put"):
                 options.setdefault("mode", "wrap")
             return self._device.apply(name, function, arguments, options)
@@ -232,7 +232,9 @@ class StrictBackend(ArrayBackend):
             return type(value)(self.unwrap(v, where) for v in value)
         return value
 
-    def apply(self, name: str, function: Callable[..., Any], arguments: Any, options: dict[str, Any]) -> Any:
+    def apply(
+        self, name: str, function: Callable[..., Any], arguments: Iterable[object], options: dict[str, object]
+    ) -> object:
         """Call a NumPy function on the data of strict arrays, counting what it allocates."""
         out = options.get("out")
         if isinstance(out, tuple):

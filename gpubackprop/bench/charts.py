@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from math import ceil, floor, log10
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpubackprop.bench import text
 from gpubackprop.bench.cases import Timing, winners
 from gpubackprop.bench.result import Result
 from gpubackprop.errors import ArgumentError, MissingExtraError
 from gpubackprop.files.atomic import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 360, 250
 LEFT, RIGHT, TOP, BOTTOM = 66, 10, 12, 42
@@ -245,7 +249,7 @@ def save_plot(result: Result, path: str | os.PathLike[str]) -> None:
         file.write(picture.getvalue())
 
 
-def figure(result: Result) -> Any:
+def figure(result: Result) -> Figure:
     """The picture of `save_plot`, as a matplotlib Figure. Raises ArgumentError and MissingExtraError as it does."""
     check_available()
     from matplotlib.figure import Figure
@@ -263,7 +267,7 @@ def figure(result: Result) -> Any:
     return made
 
 
-def _draw(axes: Any, chart: Chart) -> None:
+def _draw(axes: Axes, chart: Chart) -> None:
     for s in chart.series:
         below, above = [p.y - p.low for p in s.points], [p.high - p.y for p in s.points]
         marker = list(MARKS.values())[s.index % len(MARKS)]

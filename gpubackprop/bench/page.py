@@ -87,7 +87,7 @@ def _facts(result: Result) -> str:
 
 
 def _definitions(facts: dict[str, Any]) -> str:
-    def shown(value: Any) -> str:
+    def shown(value: object) -> str:
         return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
     lines = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(shown(v))}</dd>" for k, v in facts.items())

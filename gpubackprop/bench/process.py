@@ -117,7 +117,7 @@ class Worker:
             start_new_session=True,
         )
 
-    def _call(self, name: str, arguments: tuple[Any, ...]) -> Any:
+    def _call(self, name: str, arguments: tuple[object, ...]) -> Any:
         process = self._process
         assert process is not None
         assert process.stdin is not None

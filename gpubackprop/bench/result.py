@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -34,6 +34,8 @@ NOTES = {
     "as a share of the fastest product and of the largest copy of this run. Above 100 % it came out of a cache",
 }
 """The meaning of the tables' columns."""
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -320,13 +322,13 @@ def _fastest_where(cases: Sequence[Case], labels: Sequence[str], part: str) -> s
     return ", ".join(words)
 
 
-def _plain(kind: type[Any], values: dict[str, Any]) -> Any:
-    known = {f.name for f in fields(kind)}
+def _plain(kind: type[T], values: dict[str, Any]) -> T:
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     return kind(**{k: v for k, v in values.items() if k in known})
 
 
 def _case(values: dict[str, Any]) -> Case:
-    case: Case = _plain(Case, {k: v for k, v in values.items() if k != "cells"})
+    case = _plain(Case, {k: v for k, v in values.items() if k != "cells"})
     for label, cell in values["cells"].items():
         timings = {part: _plain(Timing, t) for part, t in cell["timings"].items()}
         for t in timings.values():

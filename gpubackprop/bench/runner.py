@@ -245,7 +245,7 @@ def _shares(repeats: int) -> list[range]:
     return [range(a, b) for a, b in pairwise(ends) if a < b]
 
 
-def _listed(name: str, values: Any) -> list[Any]:
+def _listed(name: str, values: object) -> list[Any]:
     if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
         raise ArgumentTypeError(f"{name} must be a list of whole numbers; got {values!r}")
     found = list(values)

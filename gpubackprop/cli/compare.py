@@ -64,5 +64,5 @@ def _by_name(entries: list[dict[str, Any]]) -> dict[str, list[Any]]:
     return {name: [entry.get(name) for entry in entries] for name in dict.fromkeys(n for e in entries for n in e)}
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

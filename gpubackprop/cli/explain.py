@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from rich.console import Console
@@ -141,7 +141,7 @@ def _targets(net: Network, text: str) -> np.ndarray:
     return y
 
 
-def _drawn_targets(net: Network, n: int, rng: np.random.Generator) -> Any:
+def _drawn_targets(net: Network, n: int, rng: np.random.Generator) -> np.ndarray:
     m = net.widths[-1]
     if net.loss_function.labels:
         return rng.integers(m, size=n)

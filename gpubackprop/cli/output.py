@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import os
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 from typer import Exit, Option
 
 from gpubackprop.files.plain import as_json
+
+if TYPE_CHECKING:
+    from gpubackprop.proofs.gradcheck_report import GradcheckReport
+    from gpubackprop.proofs.parity_report import ParityReport
 
 FAILED = 1
 
@@ -16,7 +20,7 @@ Json = Annotated[bool, Option("--json", help="Print one JSON object instead of t
 """The option of every command that prints figures."""
 
 
-def show_report(net: object, report: Any, as_json: bool) -> None:
+def show_report(net: object, report: GradcheckReport | ParityReport, as_json: bool) -> None:
     """Print a report of the proofs, and end with status 1 where it did not pass."""
     if as_json:
         print_json({"network": repr(net), **report.plain()})

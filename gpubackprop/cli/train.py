@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 from typer import Argument, Option
+from typer.models import OptionInfo
 
 from gpubackprop.cli.output import Json, print_json
 from gpubackprop.data import NAMES, TextFormat
@@ -28,8 +29,9 @@ from gpubackprop.terminal import Terminal, say
 from gpubackprop.training.display import Display, duration
 
 
-def _columns(which: str) -> Any:
-    return Option(metavar="COLUMN", help=f"Columns of a table {which}; with commas between, or repeated.")
+def _columns(which: str) -> OptionInfo:
+    option: OptionInfo = Option(metavar="COLUMN", help=f"Columns of a table {which}; with commas between, or repeated.")
+    return option
 
 
 def _configured(context: typer.Context, path: str | None) -> str | None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -206,7 +206,7 @@ def _fits(column: pa.ChunkedArray, format: str) -> bool:
     return not times(column, format).null_count
 
 
-def times(column: pa.ChunkedArray, format: str = "") -> Any:
+def times(column: pa.ChunkedArray, format: str = "") -> pa.ChunkedArray:
     """Times, to the second, as pyarrow timestamps, or as times of day where the format is OF_DAY; from text in a strptime
     format; null for all else."""
     import pyarrow as pa

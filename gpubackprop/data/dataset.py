@@ -53,7 +53,7 @@ class Dataset:
     @classmethod
     def from_frame(
         cls,
-        frame: Any,
+        frame: object,
         target: str | Sequence[str] | None = None,
         *,
         task: str = "auto",

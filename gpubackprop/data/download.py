@@ -13,7 +13,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from gpubackprop.data.idx import read_idx
 from gpubackprop.errors import DataError, GpuBackpropError
@@ -61,7 +61,15 @@ def fetch_idx(
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects to what `SCHEMES` allows."""
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
         _check_scheme(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -70,7 +78,7 @@ class _InTime:
     """A connection whose headers take no longer than `WHOLE_TIMEOUT`: of a server that sends them one byte at a time, no single
     read takes long."""
 
-    def getresponse(self: Any) -> Any:
+    def getresponse(self: Any) -> http.client.HTTPResponse:
         late = threading.Event()
 
         def cut() -> None:
@@ -83,7 +91,7 @@ class _InTime:
         timer.daemon = True
         timer.start()
         try:
-            response = super().getresponse()  # type: ignore[misc]
+            response: http.client.HTTPResponse = super().getresponse()  # type: ignore[misc]
         except (OSError, http.client.HTTPException):
             if not late.is_set():
                 raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gpubackprop.data.arrays import load_npy, load_npz, load_x
 from gpubackprop.data.builtin import SCIKIT_LEARN, load_scikit_learn, spirals, xor
@@ -14,6 +14,11 @@ from gpubackprop.data.tables import SUFFIXES, is_table, read_table
 from gpubackprop.data.targets import check_task
 from gpubackprop.data.text_tables import TextFormat
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DataError, unknown_name
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gpubackprop.data.tables import Table
 
 NAMES = (*SCIKIT_LEARN, *IMAGE_SETS, "xor", "spirals")
 """The data sets known by name."""
@@ -81,7 +86,7 @@ def load_rows(
     format: TextFormat | None = None,
     max_bytes: int | None = None,
     folder: str | os.PathLike[str] | None = None,
-) -> Any:
+) -> Table | np.ndarray:
     """The rows of a source, of which no target is needed: a `Table`, or an array (n, d), float32, float64 or uint8.
 
     source: what `load` takes, or a single .npy file that holds x. Of a data set with an official test part: the inputs of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ _SUFFIXES = (".npz", *(table + packed for table in SUFFIXES for packed in COMPRE
 
 
 def open_stream(
-    source: Any,
+    source: str | os.PathLike[str] | Callable[[], Iterable[Chunk]],
     target: str | Sequence[str] | None = None,
     *,
     rows: int | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from gpubackprop.data.tables import Table, find_name, read_table_parts
 from gpubackprop.data.text_tables import TextFormat, common_type
 from gpubackprop.errors import DataError
 from gpubackprop.random import host_generator
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _STREAM = 16
 
@@ -86,7 +89,7 @@ def load_sample(
     return replace(data, notes=notes), places, total
 
 
-def _writing(column: Any) -> Writing | None:
+def _writing(column: pa.ChunkedArray) -> Writing | None:
     """How the numbers of a column of text are written; None where none shows a point or a comma."""
     import pyarrow.compute as pc
 
@@ -108,7 +111,7 @@ def _fewer(kept: list[Any], rows: int) -> tuple[list[Any], float]:
     ], below
 
 
-def _joined(parts: list[Any]) -> Any:
+def _joined(parts: list[pa.Table]) -> pa.Table:
     """One pyarrow.Table of parts whose columns may differ in their types: numbers here and text there become text."""
     import pyarrow as pa
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -129,7 +128,7 @@ class Standardizer:
         return f"Standardizer(per_feature={self.per_feature}): {fitted}"
 
 
-def is_constant(variance: np.ndarray, mean: np.ndarray, n: int) -> Any:
+def is_constant(variance: np.ndarray, mean: np.ndarray, n: int) -> np.ndarray | np.bool_:
     """Whether a variance of n values (divisor n) is no more than the error of computing it, elementwise.
 
     The bound is that of scikit-learn's StandardScaler: n eps variance + (n mean eps)^2, after Chan, Golub and LeVeque.

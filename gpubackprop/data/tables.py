@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import importlib
 import io
 import lzma
 import os
@@ -22,7 +23,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any, BinaryIO
+from types import ModuleType
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,7 @@ from gpubackprop.data.text_tables import (
     LONGEST_ROW,
     Layout,
     NotUtf8Error,
+    Readable,
     Source,
     TextFormat,
     bytes_of,
@@ -44,6 +47,9 @@ from gpubackprop.data.text_tables import (
 )
 from gpubackprop.errors import ArgumentTypeError, DataError, MissingExtraError
 from gpubackprop.files.regular import INFLATION_RATIO, memory, regular_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".data", ".txt", ".parquet", ".feather", ".arrow")
 COMPRESSED = ("", ".gz", ".bz2", ".xz", ".zst", ".zip")
@@ -69,7 +75,7 @@ class Table:
 
     def __init__(
         self,
-        columns: Any,
+        columns: pa.Table,
         rows: NDArray[np.int64] | None = None,
         notes: Sequence[str] = (),
         format: TextFormat | None = None,
@@ -90,11 +96,11 @@ class Table:
         """Rows and columns."""
         return len(self), self.columns.num_columns
 
-    def __getitem__(self, rows: Any) -> Table:
+    def __getitem__(self, rows: slice | np.ndarray) -> Table:
         chosen = np.arange(self.columns.num_rows) if self.rows is None else self.rows
         return Table(self.columns, chosen[rows], self.notes, self.format)
 
-    def column(self, name: str) -> Any:
+    def column(self, name: str) -> pa.Array:
         """The values of a column, a pyarrow.Array of n."""
         import pyarrow as pa
 
@@ -276,12 +282,11 @@ def is_table(source: str) -> bool:
     return source == "-" or source.lower().endswith((*SUFFIXES, *filter(None, COMPRESSED)))
 
 
-def _pyarrow() -> Any:
+def _pyarrow() -> ModuleType:
     try:
-        import pyarrow
+        return importlib.import_module("pyarrow")
     except ImportError:
         raise MissingExtraError("reading tables", "data") from None
-    return pyarrow
 
 
 # -- opening --------------------------------------------------------------------------------------------------------
@@ -308,7 +313,7 @@ def _opener(source: str | os.PathLike[str], stack: contextlib.ExitStack, check: 
 class _Counted:
     """A file that inflates while it is read, which `check` is told of."""
 
-    def __init__(self, file: Any, check: Check) -> None:
+    def __init__(self, file: Readable, check: Check) -> None:
         self._file, self._check, self._read = file, check, 0
 
     def read(self, size: int) -> bytes:
@@ -319,17 +324,17 @@ class _Counted:
 
 
 @contextlib.contextmanager
-def _decompressed(where: str, file: BinaryIO, check: Check) -> Iterator[Any]:
+def _decompressed(where: str, file: IO[bytes], check: Check) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(file)
         magic = file.read(6)
         file.seek(0)
         if magic[:2] == b"\x1f\x8b":
-            yield _Counted(stack.enter_context(gzip.GzipFile(fileobj=file)), check)
+            yield _Counted(gzip.GzipFile(fileobj=file), check)
         elif magic[:3] == b"BZh":
-            yield _Counted(stack.enter_context(bz2.BZ2File(file)), check)
+            yield _Counted(bz2.BZ2File(file), check)
         elif magic == b"\xfd7zXZ\0":
-            yield _Counted(stack.enter_context(lzma.LZMAFile(file)), check)
+            yield _Counted(lzma.LZMAFile(file), check)  # noqa: SIM115 - closed with `file`
         elif magic[:4] == b"\x28\xb5\x2f\xfd":
             yield _Counted(stack.enter_context(_pyarrow().CompressedInputStream(file, "zstd")), check)
         elif magic[:4] == b"PK\3\4":
@@ -346,7 +351,7 @@ def _decompressed(where: str, file: BinaryIO, check: Check) -> Iterator[Any]:
             yield file
 
 
-def _first_bytes(file: Any) -> tuple[bytes, bool]:
+def _first_bytes(file: Readable) -> tuple[bytes, bool]:
     """What decides how a file is read, its first megabyte, or more where rows are long, and whether that is all of it."""
     start = b""
     while more := file.read(_START):
@@ -447,7 +452,7 @@ def _from_arrow(where: str, parts: Iterator[Any], format: TextFormat, check: Che
     return Table(pa.table(columns, names=names), None, [*notes, *_told(words)], format)
 
 
-def _cleaned(column: Any, missing: Sequence[str]) -> tuple[Any, Counter[str]]:
+def _cleaned(column: pa.ChunkedArray, missing: Sequence[str]) -> tuple[pa.ChunkedArray, Counter[str]]:
     """`without_missing` for text in levels too: there the levels are cleaned, and stay."""
     import pyarrow as pa
     import pyarrow.compute as pc

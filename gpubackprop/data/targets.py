@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpubackprop.data import cells
 from gpubackprop.errors import DataError, unknown_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Task = Literal["classification", "regression", "multilabel"]
 TASKS = ("auto", "classification", "regression", "multilabel")
@@ -137,7 +140,7 @@ def _labels(codes: Array, names: Sequence[str]) -> Targets:
     return Targets(place[codes].astype(np.int64), "classification", tuple(names[i] for i in order))
 
 
-def _values(column: Any, task: str, where: str, decimal: str | None) -> tuple[Array, list[str]]:
+def _values(column: pa.Array, task: str, where: str, decimal: str | None) -> tuple[Array, list[str]]:
     """The numbers (n,) of a target column, and what was decided; DataError where they are not numbers beyond doubt."""
     column = column.dictionary_decode() if "dictionary" in str(column.type) else column
     kind = column.type
@@ -165,7 +168,7 @@ def _values(column: Any, task: str, where: str, decimal: str | None) -> tuple[Ar
     return values, [] if cells.as_number(example) is not None else [f"{where}: {example!r} is read as {values[0]:g}"]
 
 
-def _finite(values: Array, column: Any, where: str) -> Array:
+def _finite(values: Array, column: pa.Array, where: str) -> Array:
     if not np.isfinite(values).all():
         row = int(np.argmin(np.isfinite(values)))
         raise DataError(f"{where}: row {row + 1} holds {column[row].as_py()}, which is no target; remove the row")

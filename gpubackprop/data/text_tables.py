@@ -13,10 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from gpubackprop.data.cells import as_number
 from gpubackprop.errors import ArgumentError, DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.csv
 
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None", "?", "-")
 """The cells that stand for a value that is not there, unless `TextFormat.missing` lists others."""
@@ -267,7 +271,7 @@ def read_rows(source: Source, text: set[str]) -> tuple[Any, Words]:
     return pa.table(columns, names=names), words | more
 
 
-def common_type(found: set[Any]) -> Any:
+def common_type(found: set[pa.DataType]) -> pa.DataType | None:
     """The type that holds the values of all these types without loss to a network; None where only text would."""
     import pyarrow as pa
 
@@ -298,23 +302,30 @@ def parts_of_rows(source: Source, text: set[str]) -> Iterator[Any]:
             yield table
 
 
+class Readable(Protocol):
+    """A file of bytes, or what stands for one."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes more; none at the end."""
+
+
 class _AsUtf8:
     """A file in another encoding, read as UTF-8."""
 
-    def __init__(self, file: Any, encoding: str) -> None:
+    def __init__(self, file: Readable, encoding: str) -> None:
         self.file, self.decoder = file, codecs.getincrementaldecoder(encoding)()
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         raw = self.file.read(size)
         return self.decoder.decode(raw, not raw).encode()
 
 
-def _blocks(source: Source, file: Any) -> Iterator[bytes]:
+def _blocks(source: Source, file: Readable) -> Iterator[bytes]:
     """Successive parts of the text after the header, each of whole rows, in UTF-8 without a byte-order mark."""
     layout = source.layout
     utf8 = layout.encoding in ("utf-8", "ascii")
-    file = file if utf8 else _AsUtf8(file, layout.encoding)
-    rest, lines, more = b"", layout.skip, file.read(layout.block).removeprefix(codecs.BOM_UTF8)
+    text = file if utf8 else _AsUtf8(file, layout.encoding)
+    rest, lines, more = b"", layout.skip, text.read(layout.block).removeprefix(codecs.BOM_UTF8)
     while more or rest:
         block = rest + more if rest else more
         # A row ends at a newline with an even number of quotes before it. Where there is none, more is read.
@@ -336,7 +347,7 @@ def _blocks(source: Source, file: Any) -> Iterator[bytes]:
             lines, rows = lines - 1, rows[rows.find(layout.newline) + 1 or len(rows) :]
         if rows.strip():
             yield rows
-        more = file.read(max(layout.block, len(rest))) if more else b""
+        more = text.read(max(layout.block, len(rest))) if more else b""
 
 
 def _parse_all(source: Source, types: dict[str, Any], only: list[str] | None = None) -> tuple[list[Any], Words]:
@@ -405,13 +416,13 @@ def _parse(block: bytes, source: Source, types: dict[str, Any], only: list[str] 
     return pa.table(columns, names=table.column_names), words
 
 
-def bytes_of(rows: Any) -> int:
+def bytes_of(rows: pa.Table | pa.RecordBatch) -> int:
     """The memory of rows in a pyarrow.Table or a batch; 8 bytes a cell at least, which what is made of them will take."""
     size: int = max(rows.nbytes, 8 * rows.num_rows * rows.num_columns)
     return size
 
 
-def without_missing(column: Any, missing: Sequence[str]) -> tuple[Any, Counter[str]]:
+def without_missing(column: pa.ChunkedArray, missing: Sequence[str]) -> tuple[pa.ChunkedArray, Counter[str]]:
     """A text column without blanks around its cells and null where a word for a missing value stands, and these words'
     counts, of all but the empty one."""
     import pyarrow as pa
@@ -426,7 +437,7 @@ def without_missing(column: Any, missing: Sequence[str]) -> tuple[Any, Counter[s
     return pc.if_else(is_missing, pa.scalar(None, column.type), column), counts
 
 
-def _narrowed(column: Any) -> Any:
+def _narrowed(column: pa.ChunkedArray) -> pa.ChunkedArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -438,7 +449,7 @@ def _narrowed(column: Any) -> Any:
     return column
 
 
-def _refuse_row(source: Source, message: str, before: int, row: Any) -> NoReturn:
+def _refuse_row(source: Source, message: str, before: int, row: pa.csv.InvalidRow | None) -> NoReturn:
     if row is None:
         raise DataError(f"{source.name}: after row {before}: {message.splitlines()[0]}")
     hint = "; a quote is not closed" if row.text.count('"') % 2 else ""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.errors import DisagreementError
+
+T = TypeVar("T")
 
 
 class Communicator(ABC):
@@ -45,11 +47,11 @@ class Communicator(ABC):
         return {n // self.size, -(-n // self.size)}
 
     @abstractmethod
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """The values of all ranks, in their order, in every process."""
 
     @abstractmethod
-    def broadcast(self, value: Any) -> Any:
+    def broadcast(self, value: T | None) -> T:
         """Rank 0's value, in every process."""
 
     @abstractmethod

@@ -31,7 +31,10 @@ def all_reduce(ranks: Communicator, be: Backend) -> tuple[AllReduce | None, str]
             return None, f"rank {i}: {each['problem']}"
         if (first := next(k for k, other in enumerate(found) if other["at"] == each["at"])) < i:
             return None, f"ranks {first} and {i} have the same GPU, {each['at']}, where NCCL takes one rank a GPU"
+    from gpubackprop.backend.cuda.cupy_backend import CupyBackend
     from gpubackprop.backend.cuda.nccl import NcclAllReduce, new_unique_id
+
+    assert isinstance(be, CupyBackend)
 
     unique_id = ranks.broadcast(new_unique_id(be) if ranks.leads else None)
     return NcclAllReduce(be, ranks.size, unique_id, ranks.rank), ""
@@ -40,6 +43,8 @@ def all_reduce(ranks: Communicator, be: Backend) -> tuple[AllReduce | None, str]
 def _problem(be: Backend) -> str | None:
     if not be.is_gpu:
         return None
+    from gpubackprop.backend.cuda.cupy_backend import CupyBackend
     from gpubackprop.backend.cuda.nccl import nccl_problem
 
+    assert isinstance(be, CupyBackend)
     return nccl_problem(be)

@@ -7,13 +7,12 @@ import json
 import sys
 import time
 import warnings
-from typing import Any
 
 import numpy as np
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.backend.cpu.threads import share_cores
-from gpubackprop.distributed.communicator import Communicator
+from gpubackprop.distributed.communicator import Communicator, T
 from gpubackprop.distributed.gpus import AllReduce, all_reduce
 from gpubackprop.errors import MissingExtraError
 
@@ -49,11 +48,12 @@ class MpiCommunicator(Communicator):
         if self.size > 1:
             atexit.register(self._end)
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         return [json.loads(text) for text in self._world.allgather(json.dumps(value))]
 
-    def broadcast(self, value: Any) -> Any:
-        return json.loads(self._world.bcast(json.dumps(value) if self.leads else None))
+    def broadcast(self, value: T | None) -> T:
+        led: T = json.loads(self._world.bcast(json.dumps(value) if self.leads else None))
+        return led
 
     def share(self, host: np.ndarray) -> None:
         self._world.Bcast(host)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import time
 from multiprocessing.connection import Client, Connection, Listener
-from typing import Any
 
 import numpy as np
 
 from gpubackprop.backend.base import Array, Backend
-from gpubackprop.distributed.communicator import Communicator
+from gpubackprop.distributed.communicator import Communicator, T
 from gpubackprop.distributed.gpus import AllReduce, all_reduce
 from gpubackprop.errors import DeviceError
 
@@ -50,18 +49,18 @@ class SocketCommunicator(Communicator):
         except (OSError, EOFError, ValueError) as error:
             raise DeviceError(f"rank {rank} of {size} did not find the others at {at}: {error}") from error
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         if self.leads:
-            return list(self.broadcast([value, *(json.loads(self._receive(r)) for r in range(1, self.size))]))
+            return self.broadcast([value, *(json.loads(self._receive(r)) for r in range(1, self.size))])
         self._send(0, value)
-        return list(self.broadcast(None))
+        return self.broadcast(None)
 
-    def broadcast(self, value: Any) -> Any:
-        if not self.leads:
-            return json.loads(self._receive(0))
-        for r in range(1, self.size):
-            self._send(r, value)
-        return json.loads(json.dumps(value))
+    def broadcast(self, value: T | None) -> T:
+        if self.leads:
+            for r in range(1, self.size):
+                self._send(r, value)
+        led: T = json.loads(json.dumps(value) if self.leads else self._receive(0))
+        return led
 
     def share(self, host: np.ndarray) -> None:
         flat = host.reshape(-1).view(np.uint8)
@@ -83,7 +82,7 @@ class SocketCommunicator(Communicator):
         assert self._gpus is not None
         self._gpus.sum(array)
 
-    def _send(self, rank: int, value: Any) -> None:
+    def _send(self, rank: int, value: object) -> None:
         try:
             self._links[rank].send_bytes(json.dumps(value).encode())
         except OSError as error:

@@ -281,7 +281,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return manifest, arrays
 
 
-def _checked(manifest: Any, path: Path) -> dict[str, Any]:
+def _checked(manifest: object, path: Path) -> dict[str, Any]:
     """The manifest, once it has exactly the entries that `snapshot` gives it, each of its type."""
     if not isinstance(manifest, dict):
         raise CheckpointError(f"{path}: damaged: its description is no JSON object")
@@ -358,7 +358,7 @@ def _backend(device: str | Backend, precision: str | None, manifest: dict[str, A
         return get_backend(device)
 
 
-def _count(value: Any) -> int:
+def _count(value: object) -> int:
     # NumPy before 2 would wrap a negative number around.
     if type(value) is not int or not 0 <= value < 2**64:
         raise CheckpointError(f"its number of steps or epochs is {value!r}")

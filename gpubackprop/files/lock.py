@@ -8,7 +8,7 @@ import os
 import socket
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from gpubackprop.errors import DataError
 
@@ -42,7 +42,7 @@ class FolderLock:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
 
-    def _lock(self, file: Any, folder: Path) -> None:
+    def _lock(self, file: IO[str], folder: Path) -> None:
         try:
             _lock_file(file.fileno())
         except OSError as error:

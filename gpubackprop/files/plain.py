@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from math import isfinite
-from typing import Any
 
 
-def as_json(value: Any, indent: int | None = None) -> str:
+def as_json(value: object, indent: int | None = None) -> str:
     """The JSON of a plain value, in one line unless `indent` says otherwise. JSON has no NaN: what is not finite becomes null.
 
     What UTF-8 cannot hold, such as the name of a file in another encoding, is written as an escape, and comes back.
@@ -16,7 +15,7 @@ def as_json(value: Any, indent: int | None = None) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> object:
     """The same plain value with None for every NaN and infinity in it."""
     if isinstance(value, float) and not isfinite(value):
         return None

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import sqrt
 from numbers import Real
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gpubackprop.activations import ACTIVATIONS
 from gpubackprop.backend.base import Array, Backend
@@ -33,6 +35,10 @@ from gpubackprop.optimizers.schedules import Schedule, get_schedule
 from gpubackprop.pipeline.encoder import Encoder
 from gpubackprop.sparse import SparseRows
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+    from sklearn.preprocessing import LabelBinarizer
+
 try:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.model_selection import train_test_split
@@ -45,6 +51,9 @@ try:
 except ImportError as error:
     raise MissingExtraError("gb.MLPClassifier and gb.MLPRegressor", "sklearn") from error
 
+Matrix: TypeAlias = "np.ndarray | csr_matrix"
+Input: TypeAlias = "ArrayLike | csr_matrix"
+"""What scikit-learn takes, and data frames with text."""
 CHUNK = 4096
 """Rows of a prediction, or of a sum over all rows, that are dense at a time."""
 WORTH_A_GPU = 2**27
@@ -178,7 +187,7 @@ class _Adam(_Penalised):
 # -- rows ---------------------------------------------------------------------------------------------------------------
 
 
-def _has_text(x: Any) -> bool:
+def _has_text(x: object) -> bool:
     """Whether x is a data frame with columns that are no numbers."""
     if not (hasattr(x, "dtypes") and hasattr(x, "columns")):
         return hasattr(x, "__arrow_c_stream__")
@@ -195,7 +204,53 @@ class _OnAnEngine:
     text into inputs, and `other_weights_`, the arrays of normalisation layers by their names in the network.
     """
 
-    def _network(self: Any) -> Network:
+    # The constructors' arguments, and what scikit-learn's methods leave.
+    activation: str
+    solver: str
+    alpha: float
+    batch_size: int | str
+    learning_rate: str
+    learning_rate_init: float
+    power_t: float
+    max_iter: int
+    shuffle: bool
+    tol: float
+    verbose: bool | int
+    momentum: float
+    nesterovs_momentum: bool
+    early_stopping: bool
+    validation_fraction: float
+    beta_1: float
+    beta_2: float
+    epsilon: float
+    n_iter_no_change: float
+    device: str | Backend
+    precision: str | None
+    dropout: float
+    normalization: str | None
+    optimizer: str | Optimizer | None
+    schedule: str | Schedule | None
+    coefs_: list[np.ndarray]
+    intercepts_: list[np.ndarray]
+    other_weights_: dict[str, np.ndarray]
+    encoder_: Encoder
+    n_outputs_: int
+    out_activation_: str
+    n_iter_: int
+    t_: int
+    loss_: float
+    loss_curve_: list[float]
+    best_validation_score_: float | None
+    _best_coefs: list[np.ndarray]
+    _best_intercepts: list[np.ndarray]
+    _no_improvement_count: int
+    _random_state: np.random.RandomState
+    _label_binarizer: LabelBinarizer
+    _unpack: Callable[[np.ndarray], None]
+    _held: tuple[tuple[object, ...], Network]
+    """The last network, and what it was made for."""
+
+    def _network(self) -> Network:
         """A network of the shape of `coefs_`, with these weights; the one of the last call where it fits."""
         widths = [self.coefs_[0].shape[0], *(len(b) for b in self.intercepts_)]
         dtype = np.dtype(self.coefs_[0].dtype)
@@ -215,11 +270,11 @@ class _OnAnEngine:
         )
         if "_held" not in vars(self) or self._held[0] != key:
             self._held = key, self._built(widths, dtype, l2, seed)
-        net: Network = self._held[1]
+        net = self._held[1]
         net.engine.write(self._arrays(net))
         return net
 
-    def _built(self: Any, widths: list[int], dtype: np.dtype[Any], l2: float, seed: int) -> Network:
+    def _built(self, widths: list[int], dtype: np.dtype[Any], l2: float, seed: int) -> Network:
         f, normalised = _OWN.get(self.activation, self.activation), self.normalization is not None
         layers: list[Layer] = []
         for i, (d, m) in enumerate(pairwise(widths)):
@@ -231,7 +286,7 @@ class _OnAnEngine:
                 layers.append(Dropout(self.dropout))
         device, precision = self.device, self.precision
         if device == "auto":
-            rows = 200 if self.batch_size == "auto" else self.batch_size
+            rows = 200 if isinstance(self.batch_size, str) else self.batch_size
             device = "auto" if 3 * rows * sum(d * m for d, m in pairwise(widths)) >= WORTH_A_GPU else "cpu"
         try:
             device = get_backend(device, precision=precision or "native")
@@ -242,7 +297,7 @@ class _OnAnEngine:
             device, precision = "cpu", None
         return Network(layers, loss=self._loss(), device=device, dtype=dtype, precision=precision, seed=seed, l2=l2)
 
-    def _arrays(self: Any, net: Network) -> dict[str, np.ndarray]:
+    def _arrays(self, net: Network) -> dict[str, np.ndarray]:
         """`coefs_`, `intercepts_` and `other_weights_`, by the names of the network."""
         others = vars(self).get("other_weights_") or (net.initial_arrays() if self.normalization else {})
         arrays = dict(others)
@@ -250,7 +305,7 @@ class _OnAnEngine:
             arrays |= {f"{i}.weight": np.asarray(W, net.dtype), f"{i}.bias": np.asarray(b, net.dtype)}
         return arrays
 
-    def _take(self: Any, net: Network) -> None:
+    def _take(self, net: Network) -> None:
         """Host copies of the network's arrays into the attributes."""
         arrays = net.get_weights()
         self.coefs_ = [arrays.pop(f"{i}.weight") for i in _dense_layers(net)]
@@ -258,7 +313,7 @@ class _OnAnEngine:
         if arrays:
             self.other_weights_ = arrays
 
-    def _loss(self: Any) -> Loss:
+    def _loss(self) -> Loss:
         several = self.n_outputs_ > 1
         if self.out_activation_ == "logistic":
             return _SummedBinaryCrossEntropy() if several else get_loss("binary_cross_entropy")
@@ -266,11 +321,11 @@ class _OnAnEngine:
             return _SummedPoisson() if several else get_loss("poisson")
         return get_loss("cross_entropy" if self.out_activation_ == "softmax" else "half_squared_error")
 
-    def _targets(self: Any, y: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    def _targets(self, y: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
         """scikit-learn's targets (n, m) as the loss takes them."""
         return y.argmax(axis=1) if self.out_activation_ == "softmax" else np.ascontiguousarray(y, dtype)
 
-    def _forward_pass_fast(self: Any, X: Any, check_input: bool = True) -> np.ndarray:
+    def _forward_pass_fast(self, X: Input, check_input: bool = True) -> np.ndarray:
         if check_input and "encoder_" in vars(self):
             X = self.encoder_.transform(table_from(X))
         elif check_input:
@@ -278,7 +333,7 @@ class _OnAnEngine:
         found: np.ndarray = self._network().predict(X)
         return found
 
-    def _validate_input(self: Any, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
+    def _validate_input(self, X: Input, y: ArrayLike, incremental: bool, reset: bool) -> tuple[Matrix, np.ndarray]:
         if self.solver == "lbfgs" and (self.dropout or self.normalization or self.optimizer):
             raise ValueError(
                 'solver="lbfgs" trains a plain network: dropout, normalization and optimizer need solver="adam" or "sgd"'
@@ -300,7 +355,7 @@ class _OnAnEngine:
         checked: tuple[Any, Any] = super()._validate_input(X, y, incremental, reset)  # type: ignore[misc]
         return checked
 
-    def _fit(self: Any, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
+    def _fit(self, X: Input, y: ArrayLike, sample_weight: ArrayLike | None = None, incremental: bool = False) -> object:
         vars(self).pop("_restored", None)
         weight = getattr(self, "class_weight", None)
         if weight is not None:
@@ -310,7 +365,7 @@ class _OnAnEngine:
             sample_weight = of_classes if sample_weight is None else np.asarray(sample_weight) * of_classes
         return super()._fit(X, y, sample_weight=sample_weight, incremental=incremental)  # type: ignore[misc]
 
-    def __getstate__(self: Any) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
         """Host arrays alone: the network is made anew, on the CPU where its device is not there."""
         state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
         kept = {k: v for k, v in state.items() if k != "_held"}
@@ -319,12 +374,12 @@ class _OnAnEngine:
     # -- L-BFGS -------------------------------------------------------------------------------------------------------
 
     def _loss_grad_lbfgs(
-        self: Any,
+        self,
         packed_coef_inter: np.ndarray,
-        X: Any,
+        X: Matrix,
         y: np.ndarray,
         sample_weight: np.ndarray | None,
-        *buffers: Any,
+        *buffers: object,
     ) -> tuple[float, np.ndarray]:
         """The loss with its penalty, and its gradient as scikit-learn packs it, summed over chunks of the rows."""
         self._unpack(packed_coef_inter)
@@ -348,7 +403,7 @@ class _OnAnEngine:
                     b_grad += len(w) / mass * found[f"{i}.bias"]
         return loss, np.hstack([a.ravel() for a in (*W_grads, *b_grads)])
 
-    def _constant(self: Any, y: np.ndarray, shares: np.ndarray) -> float:
+    def _constant(self, y: np.ndarray, shares: np.ndarray) -> float:
         """scikit-learn's loss less this library's: for Poisson's, terms in y alone, summed with `shares`."""
         if self.out_activation_ != "exp":
             return 0.0
@@ -356,7 +411,7 @@ class _OnAnEngine:
 
     # -- gradient descent ---------------------------------------------------------------------------------------------
 
-    def _rule(self: Any) -> Optimizer:
+    def _rule(self) -> Optimizer:
         if isinstance(self.optimizer, str):
             return get_optimizer(self.optimizer, learning_rate=self.learning_rate_init)
         if self.optimizer is not None:
@@ -365,7 +420,7 @@ class _OnAnEngine:
             return _SGD(self.learning_rate_init, self.alpha, self.momentum, self.nesterovs_momentum)
         return _Adam(self.learning_rate_init, self.alpha, (self.beta_1, self.beta_2), self.epsilon)
 
-    def _parts(self: Any, X: Any, y: np.ndarray, weights: Any) -> tuple[Any, ...]:
+    def _parts(self, X: Matrix, y: np.ndarray, weights: np.ndarray | None) -> tuple[Any, ...]:
         """X, y and weights to train on, and those to validate on, drawn as scikit-learn draws them."""
         if not self.early_stopping:
             return X, y, weights, None, None, None
@@ -384,15 +439,16 @@ class _OnAnEngine:
         w_train, w_held_out = (None, None) if weights is None else parts[4:]
         return parts[0], parts[2], w_train, parts[1], held_out, w_held_out
 
-    def _fit_stochastic(self: Any, X: Any, y: np.ndarray, sample_weight: np.ndarray | None, *rest: Any) -> None:
+    def _fit_stochastic(self, X: Matrix, y: np.ndarray, sample_weight: np.ndarray | None, *rest: object) -> None:
         """Epochs of batches until scikit-learn's rule ends them; rest: its buffers, and whether this is one epoch more."""
         incremental = rest[-1]
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
         X, y, weights, *held_out = self._parts(X, y, sample_weight)
         n = X.shape[0]
-        size = min(200 if self.batch_size == "auto" else self.batch_size, n)
-        if self.batch_size != "auto" and self.batch_size > n:
+        asked = 200 if isinstance(self.batch_size, str) else self.batch_size
+        size = min(asked, n)
+        if asked > n and self.batch_size != "auto":
             warnings.warn(
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
             )
@@ -411,8 +467,8 @@ class _OnAnEngine:
             rule.bind(engine.parameters)
             held = None if weights is None else np.empty((n, 1), net.dtype)
             targets = self._targets(y, net.dtype)
-            X = SparseRows(X, net.dtype) if hasattr(X, "tocsr") else X
-            source = be.stream(X, targets, held) or Rows(be, X, targets, net.dtype, weights=held)
+            x: Array = SparseRows(X, net.dtype) if hasattr(X, "tocsr") else X
+            source = be.stream(x, targets, held) or Rows(be, x, targets, net.dtype, weights=held)
         if self.schedule is not None:
             rule.schedule = get_schedule(self.schedule)
         rule.span(rule.t, (1 if incremental else self.max_iter) * len(batches))
@@ -430,13 +486,13 @@ class _OnAnEngine:
                     for b, m, mass in zip(batches, rows, masses, strict=True):
                         shares[order[b]] = weights[order[b]] * (m / mass if mass else 0.0)
                     be.copy_in(shares.astype(net.dtype).reshape(-1, 1), source.weights)
-                penalised = isinstance(rule, _Penalised)
-                if penalised:
-                    rule.plan(rows, masses)
+                penalised = rule if isinstance(rule, _Penalised) else None
+                if penalised is not None:
+                    penalised.plan(rows, masses)
                 with engine.fit():
                     engine.reset()
                     engine.train(source, 0, len(batches), rule, size)
-                total = engine.read()[0] + (rule.penalties if penalised else 0.0)
+                total = engine.read()[0] + (0.0 if penalised is None else penalised.penalties)
                 self.n_iter_ += 1
                 self.t_ += n
                 self.loss_ = total / n + self._constant(y, shares / n)
@@ -467,13 +523,13 @@ class _OnAnEngine:
             if "_best_others" in vars(self):
                 self.other_weights_ = self._best_others
 
-    def _update_no_improvement_count(self: Any, early_stopping: bool, *held_out: Any) -> None:
+    def _update_no_improvement_count(self, early_stopping: bool, *held_out: object) -> None:
         best = getattr(self, "best_validation_score_", None)
         super()._update_no_improvement_count(early_stopping, *held_out)  # type: ignore[misc]
         if "other_weights_" in vars(self) and self.best_validation_score_ != best:
             self._best_others = self.other_weights_
 
-    def _ends(self: Any, rule: Optimizer) -> bool:
+    def _ends(self, rule: Optimizer) -> bool:
         """Whether the fit ends that has not improved for `n_iter_no_change` epochs, or goes on at a fifth of the rate."""
         what = "Validation score" if self.early_stopping else "Training loss"
         told = f"{what} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} consecutive epochs."
@@ -493,7 +549,7 @@ def _dense_layers(net: Network) -> list[int]:
     return [i for i, layer in enumerate(net.layers) if isinstance(layer, Dense)]
 
 
-def _keep(estimator: Any, arguments: dict[str, Any]) -> None:
+def _keep(estimator: object, arguments: dict[str, Any]) -> None:
     """A constructor's arguments, each as the attribute of its name and nothing else, as scikit-learn's `clone` needs."""
     for name, value in arguments.items():
         if name not in ("self", "__class__"):
@@ -532,7 +588,7 @@ class MLPClassifier(_OnAnEngine, _TheirClassifier):  # type: ignore[misc]
 
     def __init__(
         self,
-        hidden_layer_sizes: Any = (100,),
+        hidden_layer_sizes: int | Sequence[int] = (100,),
         activation: str = "relu",
         *,
         solver: str = "adam",
@@ -543,7 +599,7 @@ class MLPClassifier(_OnAnEngine, _TheirClassifier):  # type: ignore[misc]
         power_t: float = 0.5,
         max_iter: int = 200,
         shuffle: bool = True,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
         tol: float = 1e-4,
         verbose: bool | int = False,
         warm_start: bool = False,
@@ -585,7 +641,7 @@ class MLPRegressor(_OnAnEngine, _TheirRegressor):  # type: ignore[misc]
     def __init__(
         self,
         loss: str = "squared_error",
-        hidden_layer_sizes: Any = (100,),
+        hidden_layer_sizes: int | Sequence[int] = (100,),
         activation: str = "relu",
         *,
         solver: str = "adam",
@@ -596,7 +652,7 @@ class MLPRegressor(_OnAnEngine, _TheirRegressor):  # type: ignore[misc]
         power_t: float = 0.5,
         max_iter: int = 200,
         shuffle: bool = True,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
         tol: float = 1e-4,
         verbose: bool | int = False,
         warm_start: bool = False,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from gpubackprop.activations import Activation
 from gpubackprop.data.tables import table_from
@@ -19,6 +20,9 @@ from gpubackprop.layers.stack import of_layer
 from gpubackprop.network.network import Network
 from gpubackprop.pipeline.encoder import CALENDAR, FARTHEST, Column, Encoder
 from gpubackprop.pipeline.model import Model
+
+if TYPE_CHECKING:
+    import onnx
 
 OPSET, ML_OPSET, IR_VERSION = 20, 3, 9
 
@@ -69,32 +73,32 @@ class _Graph:
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
 
-    def finished(self) -> Any:
+    def finished(self) -> onnx.ModelProto:
         """The ONNX model."""
         make = self.helper
         graph = make.make_graph(self.nodes, "gpubackprop", self.inputs, self.outputs, self.constants)
         sets = [make.make_opsetid("", OPSET), make.make_opsetid("ai.onnx.ml", ML_OPSET)]
         return make.make_model(graph, opset_imports=sets, ir_version=IR_VERSION, producer_name="gpubackprop")
 
-    def input(self, name: str, width: int, kind: Any = None) -> str:
+    def input(self, name: str, width: int, kind: int | None = None) -> str:
         """A new input (n, width)."""
         self.inputs.append(self.helper.make_tensor_value_info(name, kind or self.real, ["n", width]))
         return name
 
-    def output(self, name: str, value: str, width: int | None, kind: Any = None) -> None:
+    def output(self, name: str, value: str, width: int | None, kind: int | None = None) -> None:
         """Make a value an output (n, width), or (n,)."""
         self.nodes.append(self.helper.make_node("Identity", [value], [name]))
         shape = ["n"] if width is None else ["n", width]
         self.outputs.append(self.helper.make_tensor_value_info(name, kind or self.real, shape))
 
-    def constant(self, value: Any, dtype: Any = None) -> str:
+    def constant(self, value: ArrayLike, dtype: DTypeLike | None = None) -> str:
         """A constant array."""
         name = f"c{len(self.constants)}"
         array = np.asarray(value, dtype or self.dtype)
         self.constants.append(self.array(array, name))
         return name
 
-    def do(self, operator: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+    def do(self, operator: str, *inputs: str, domain: str = "", **attributes: object) -> str:
         """The first output of an operator."""
         name = f"v{len(self.nodes)}"
         self.nodes.append(self.helper.make_node(operator, list(inputs), [name], domain=domain, **attributes))
@@ -214,7 +218,7 @@ class _Graph:
         """
         s, do = column.settings, self.do
 
-        def c(value: Any) -> str:
+        def c(value: ArrayLike) -> str:
             return self.constant(value, np.float64)
 
         def whole(x: str, by: float) -> str:

@@ -80,7 +80,7 @@ def load_torch(net: Network, state: Mapping[str, Any] | str | os.PathLike[str]) 
     return names
 
 
-def _read(state: Any) -> dict[str, np.ndarray]:
+def _read(state: object) -> dict[str, np.ndarray]:
     """The arrays on the host, by name. Tensors of PyTorch are asked for theirs; bfloat16 comes as float32."""
     if isinstance(state, (str, os.PathLike)):
         from safetensors import SafetensorError, safe_open
@@ -103,7 +103,7 @@ def _read(state: Any) -> dict[str, np.ndarray]:
     return {name: np.asarray(_host(value)) for name, value in state.items()}
 
 
-def _host(value: Any) -> Any:
+def _host(value: Any) -> object:
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         return (value.float() if "bfloat16" in str(value.dtype) else value).numpy()

@@ -60,7 +60,7 @@ class Layer:
     W: Array
     b: Array
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         # A subclass with mathematics of its own must say so itself, whatever its parent says.
         if "recordable" not in vars(cls) and {"forward", "gradients", "backward", "propagate"} & vars(cls).keys():

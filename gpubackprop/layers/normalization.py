@@ -130,7 +130,7 @@ class BatchNorm(_Norm):
             xp.multiply(v.xhat, v.rstd, out=v.xhat)
         self._scale(be, v)
 
-    def buffers(self, dtype: Any) -> Buffers:
+    def buffers(self, dtype: DTypeLike) -> Buffers:
         real = compute_type(dtype)
         together: Buffers = {"sums": ((2 * self.width,), real), "count": ((1,), real), "unbiased": ((1,), real)}
         return {**super().buffers(dtype), **(together if self.synchronized else {})}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpubackprop.activations import Activation
 from gpubackprop.backend.base import Backend
@@ -24,7 +24,7 @@ def mlp(
     dropout: float = 0.0,
     loss: str | Loss = "half_squared_error",
     device: str | Backend = "auto",
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     precision: str | None = None,
     seed: int = 0,
     l1: float = 0.0,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.sparse import SparseRows
@@ -24,7 +23,7 @@ class Rows:
         be: Backend,
         x: Array,
         y: Array,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         resident: bool = True,
         weights: Array | None = None,
     ) -> None:

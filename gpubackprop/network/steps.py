@@ -164,14 +164,14 @@ class Steps:
             norms = self.sums[1:].reshape(())
             xp.add(norms, optimizer.norm, out=norms)
 
-    def _do(self, layer: Layer, function: Callable[..., Any], *arguments: Any) -> None:
+    def _do(self, layer: Layer, function: Callable[..., Any], *arguments: object) -> None:
         if layer.recordable:
             _without_result(layer, function, self.be, *arguments)
         else:
             self.be.call(_without_result, layer, function, self.be, *arguments)
 
 
-def _without_result(layer: Layer, function: Callable[..., Any], *arguments: Any) -> None:
+def _without_result(layer: Layer, function: Callable[..., Any], *arguments: object) -> None:
     if function(*arguments) is not None:
         raise ArgumentError(
             f"{type(layer).__name__}.{function.__name__} returned an array; a layer writes its results into the arrays that it "

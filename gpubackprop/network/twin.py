@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+
+from numpy.typing import DTypeLike
 
 from gpubackprop.backend.base import Backend
 from gpubackprop.network.network import Network
 
 
 def twin(
-    net: Network, device: str | Backend | None = None, *, dtype: Any = None, precision: str | None = None
+    net: Network, device: str | Backend | None = None, *, dtype: DTypeLike | None = None, precision: str | None = None
 ) -> Network:
     """A network of its own that does what `net` does at its next step; `net` stays as it is.
 

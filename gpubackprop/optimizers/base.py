@@ -106,7 +106,7 @@ class Optimizer:
     def learning_rate(self, value: float) -> None:
         self._learning_rate = positive("learning_rate", value)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         # All else that the constructor was given is part of the recorded step, where a later change would be ignored.
         fixed = self.__dict__.get("_fixed", {})
         if name in fixed and value != fixed[name]:

@@ -6,10 +6,11 @@ Biases and the gains of normalisations (one-dimensional arrays) are not scaled, 
 from __future__ import annotations
 
 from math import sqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.checks import positive, share, whole_number
+from gpubackprop.network.parameters import Parameters
 from gpubackprop.optimizers.base import Common, Optimizer
 from gpubackprop.optimizers.moments import BetaOptions, _Moments
 from gpubackprop.optimizers.schedules import Polynomial
@@ -22,7 +23,7 @@ class _Layerwise(Optimizer):
     workspace = ("_w", "_u", "_both", "_other")
     elementwise = False
 
-    def bind(self, parameters: Any) -> None:
+    def bind(self, parameters: Parameters) -> None:
         if self.parameters is not parameters:
             be, P = parameters.backend, parameters.P
             self._w, self._u, self._both, self._other = (be.zeros((), P.dtype) for _ in range(4))

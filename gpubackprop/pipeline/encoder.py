@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -18,6 +18,9 @@ from gpubackprop.data.tables import Table
 from gpubackprop.data.text_tables import listed
 from gpubackprop.errors import ArgumentError, CheckpointError, DataError
 from gpubackprop.layout import aligned
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -219,7 +222,7 @@ def described(columns: Sequence[Column], most: int = 60) -> list[str]:
 # -- the kinds: the cells of a column, and what was learnt of it -> raw inputs (n, width) ------------------------------------
 
 
-def _number(column: Any, s: Mapping[str, Any]) -> Floats:
+def _number(column: pa.Array, s: Mapping[str, Any]) -> Floats:
     values = cells.yes_or_no(column) if s["decimal"] == "yes or no" else cells.numbers(column, s["decimal"])
     absent = np.isnan(values)
     values = np.where(absent, s["median"], values)
@@ -230,14 +233,14 @@ def _number(column: Any, s: Mapping[str, Any]) -> Floats:
     return np.stack(parts, axis=1)
 
 
-def _category(column: Any, s: Mapping[str, Any]) -> Floats:
+def _category(column: pa.Array, s: Mapping[str, Any]) -> Floats:
     codes = _codes(column, s["levels"])
     if "means" in s:
         return np.asarray(s["means"], np.float64)[codes]
     return np.eye(len(s["levels"]) + 2)[:, s["used"]][codes]
 
 
-def _date(column: Any, s: Mapping[str, Any]) -> Floats:
+def _date(column: pa.Array, s: Mapping[str, Any]) -> Floats:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -262,7 +265,7 @@ CALENDAR = {"year": 0, "month": 12, "day_of_week": 7, "hour": 24}
 """pyarrow's names for the parts of a point in time, with the period after which they come again (0: never)."""
 
 
-def _codes(column: Any, known: Sequence[str]) -> Codes:
+def _codes(column: pa.Array, known: Sequence[str]) -> Codes:
     """Places (n,) of the cells in the known levels; len(known) for other levels, len(known) + 1 for missing cells."""
     codes, found = cells.levels(column)
     place = {level: i for i, level in enumerate(known)}
@@ -351,7 +354,7 @@ def _fit(table: Table, name: str, target: _Target, choices: ColumnChoices, seen:
 
 
 def _understood(
-    name: str, values: Any, target: _Target, choices: ColumnChoices, decimal: str | None
+    name: str, values: pa.Array, target: _Target, choices: ColumnChoices, decimal: str | None
 ) -> tuple[Column, list[bytes]]:
     """The column as what its cells are, not scaled yet, and its keys."""
     kind = values.type
@@ -390,7 +393,7 @@ def _gaps(column: Column) -> Column:
 
 
 def _number_column(
-    name: str, values: Any, decimal: str, how: str, choices: ColumnChoices, target: _Target
+    name: str, values: pa.Array, decimal: str, how: str, choices: ColumnChoices, target: _Target
 ) -> tuple[Column, list[bytes]]:
     import pyarrow as pa
 
@@ -442,7 +445,7 @@ def _category_column(name: str, codes: Codes, found: list[str], target: _Target)
     return column, [_key(codes)]
 
 
-def _date_column(name: str, values: Any, format: str, unsure: bool = False) -> tuple[Column, list[bytes]]:
+def _date_column(name: str, values: pa.Array, format: str, unsure: bool = False) -> tuple[Column, list[bytes]]:
     seconds = cells.numbers(cells.times(values, format))
     absent = np.isnan(seconds)
     column = Column(name, "date", "", int(absent.sum()), len(np.unique(seconds[~absent])))
@@ -464,7 +467,7 @@ def _date_column(name: str, values: Any, format: str, unsure: bool = False) -> t
     return _gaps(column), [_key(seconds)]
 
 
-def _carries_nothing(column: Column, values: Any) -> str:
+def _carries_nothing(column: Column, values: pa.Array) -> str:
     """Why the column cannot help; "" where it may."""
     if column.levels == 1 and not column.missing:
         return f"constant: {str(values[0].as_py())[:40]!r} in every row"
@@ -475,7 +478,7 @@ def _carries_nothing(column: Column, values: Any) -> str:
     return ""
 
 
-def _remarks(column: Column, values: Any) -> list[str]:
+def _remarks(column: Column, values: pa.Array) -> list[str]:
     """What is new in the cells of a column, against the training rows."""
     remarks = []
     if column.kind != "category":

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpubackprop.checks import Data
 from gpubackprop.data import NAMES, Dataset, Standardizer, Table, TextFormat, cells, load, load_rows
 from gpubackprop.data.sampling import load_sample
 from gpubackprop.data.tables import is_table, table_from
@@ -80,7 +81,7 @@ class Model:
             raise ArgumentError("predict_proba is for classes, and this network predicts values: call predict")
         return self.answers(self.read(rows), batch_size)
 
-    def score(self, rows: Rows, y: Any = None, batch_size: int | None = None) -> dict[str, float]:
+    def score(self, rows: Rows, y: Data | None = None, batch_size: int | None = None) -> dict[str, float]:
         """{"accuracy", "loss"}, or {"r2", "mean_absolute_error" (in the unit of the targets), "loss"}, of raw rows.
 
         y: the names of the classes (n,), or values (n, m) or (n,); left out where `rows` is a data set, a name or a file,
@@ -223,7 +224,12 @@ class Model:
         return Part(x, y, f"{len(x):,} rows of {data}")
 
     def load_data(
-        self, source: str, *, target: str | None = None, folder: str | None = None, same: bool = False
+        self,
+        source: str,
+        *,
+        target: str | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        same: bool = False,
     ) -> Dataset:
         """A data set to score the network on, its columns read as in training; target: None: as in training.
 
@@ -270,7 +276,7 @@ class Model:
         known = self.data.get("format")
         return known and TextFormat(**known)
 
-    def _target(self, y: Any) -> Array:
+    def _target(self, y: Data | None) -> Array:
         raw = np.asarray(y)
         if not self.classes:
             if raw.ndim not in (1, 2) or raw.dtype.kind not in "fiub":

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpubackprop.data import Dataset, Standardizer, Table, cells, split
 from gpubackprop.data.targets import Task
@@ -178,7 +179,7 @@ def outputs_for(task: Task, classes: int, targets: int, loss: Loss) -> int:
     return 1 if loss.output == "sigmoid" and classes == 2 else classes
 
 
-def encode(y: Array, outputs: int, loss: Loss, scale: Standardizer | None, dtype: Any) -> Array:
+def encode(y: Array, outputs: int, loss: Loss, scale: Standardizer | None, dtype: DTypeLike) -> Array:
     """Targets as the loss takes them: labels (n,), 0/1 (n, m), one-hot (n, k), or values (n, m), standardised."""
     if y.ndim == 2:
         values: Array = y.astype(dtype) if scale is None else scale.transform(y, dtype)

@@ -19,7 +19,7 @@ from gpubackprop.metrics import (
     roc_auc,
     root_mean_squared_error,
 )
-from gpubackprop.pipeline.model import Array, Model
+from gpubackprop.pipeline.model import Array, Model, Rows
 
 MOST = 50_000_000
 """Rows times classes up to which ROC AUC is taken, which sorts the outputs of each class."""
@@ -56,7 +56,7 @@ FIRST = 2
 """Metrics that are looked at first: accuracy and loss, or R^2 and the mean absolute error."""
 
 
-def report(model: Model, x: Any, y: Array, batch_size: int | None = None) -> Report:
+def report(model: Model, x: Rows, y: Array, batch_size: int | None = None) -> Report:
     """The metrics of raw rows x, an array (n, d) or a table, with raw targets y, labels (n,) or values (n, m).
 
     Classes: accuracy, loss (as in training, penalties included), balanced accuracy, macro F1, ROC AUC and, where the outputs are

@@ -50,6 +50,7 @@ from gpubackprop.training import (
     History,
     Interrupts,
     Trainer,
+    Training,
     TrainingInterrupted,
     evaluate,
 )
@@ -519,7 +520,7 @@ class _TrainingScore(Callback):
     def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
         self.x, self.y = x, y
 
-    def on_epoch_end(self, trainer: Trainer, record: dict[str, Any]) -> None:
+    def on_epoch_end(self, trainer: Training, record: dict[str, Any]) -> None:
         scores = evaluate(trainer.net, self.x, self.y)
         record.update({k: v for k, v in scores.items() if k in ("accuracy", "r2")})
 
@@ -532,11 +533,11 @@ class _HistoryFile(Callback):
     def __init__(self, run: RunFolder, report: Say) -> None:
         self.run, self.trouble = run, Trouble("history", report)
 
-    def on_fit_start(self, trainer: Trainer, plan: FitPlan) -> None:
+    def on_fit_start(self, trainer: Training, plan: FitPlan) -> None:
         if trainer.resumed:
             self.run.write_history(trainer.history)
 
-    def on_epoch_end(self, trainer: Trainer, record: dict[str, Any]) -> None:
+    def on_epoch_end(self, trainer: Training, record: dict[str, Any]) -> None:
         try:
             if self.trouble.told:
                 self.run.write_history(trainer.history)
@@ -549,7 +550,8 @@ class _HistoryFile(Callback):
 
 def _broadcast(ranks: Communicator | None, path: Path | None) -> Path:
     """Rank 0's path, in every process."""
-    return Path(str(path) if ranks is None else ranks.broadcast(None if path is None else str(path.absolute())))
+    led: str = str(path) if ranks is None else ranks.broadcast(None if path is None else str(path.absolute()))
+    return Path(led)
 
 
 def _check_same(model: Model, data: Dataset) -> None:
@@ -557,7 +559,9 @@ def _check_same(model: Model, data: Dataset) -> None:
         raise DataError(f"{data.name}: not the data that the run was trained on; it can go on with the same rows only")
 
 
-def _same_data(model: Model, data: Dataset | str | os.PathLike[str] | None, folder: Any) -> Dataset:
+def _same_data(
+    model: Model, data: Dataset | str | os.PathLike[str] | None, folder: str | os.PathLike[str] | None
+) -> Dataset:
     """The data that the model was trained on; DataError where they are others, or are not known."""
     known = model.data
     if not isinstance(data, Dataset):

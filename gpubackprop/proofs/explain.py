@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpubackprop.activations import Activation
 from gpubackprop.checks import Data, check_x, check_y
 from gpubackprop.errors import ArgumentError, unknown_name
 from gpubackprop.layers import Dense
@@ -237,7 +238,7 @@ class _Explainer:
         """a(l): the outputs of the network that ends behind f(l)."""
         return [self._part(0, i, self.dense[i].activation).predict(self.x) for i in range(len(self.dense))]
 
-    def _part(self, first: int, last: int, activation: Any) -> Network:
+    def _part(self, first: int, last: int, activation: str | Activation | None) -> Network:
         layers = [_like(layer) for layer in self.dense[first:last]]
         layers.append(_like(self.dense[last], activation))
         weights = {
@@ -257,7 +258,7 @@ class _Explainer:
             weights |= {f"{k}.{name}": self.weights[f"{i + k}.{name}"] for name in layer.parameter_shapes()}
         return self._network([identity, *map(_like, rest)], weights, self.net.loss_function)
 
-    def _pass_through(self, width: int, loss: str | Loss, activation: Any = None) -> Network:
+    def _pass_through(self, width: int, loss: str | Loss, activation: str | Activation | None = None) -> Network:
         """The network a = f(x), whose weights are the identity matrix."""
         weights = {"0.weight": np.eye(width)}
         return self._network([Dense(width, width, activation, bias=False)], weights, loss)

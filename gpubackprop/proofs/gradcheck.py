@@ -153,7 +153,7 @@ class _Central:
         kink = any(not np.array_equal(a, b) for a, b in zip(*signs, strict=True))
         return float(above - below) / (2 * self.eps), one_sided, kink
 
-    def moved(self, point: _Point, probe: _Probe, step: Any) -> tuple[np.ndarray, np.ndarray]:
+    def moved(self, point: _Point, probe: _Probe, step: float | complex) -> tuple[np.ndarray, np.ndarray]:
         """(P, x) a step along the probe away from the point."""
         kind = np.result_type(np.float64, type(step))
         P, x = point.P.astype(kind), point.x.astype(kind)

@@ -1,6 +1,6 @@
 """Training: the loop, what listens to it, and what it leaves behind."""
 
-from gpubackprop.training.callbacks import Callback, EarlyStopping, FitPlan, FitProgress, GradientTolerance
+from gpubackprop.training.callbacks import Callback, EarlyStopping, FitPlan, FitProgress, GradientTolerance, Training
 from gpubackprop.training.checkpoints import Checkpoints
 from gpubackprop.training.evaluation import evaluate
 from gpubackprop.training.history import History
@@ -17,6 +17,7 @@ __all__ = [
     "History",
     "Interrupts",
     "Trainer",
+    "Training",
     "TrainingInterrupted",
     "evaluate",
 ]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from gpubackprop.checks import not_negative, positive, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError, unknown_name
 from gpubackprop.metrics import NAMES, larger_is_better
+from gpubackprop.network.network import Network
+from gpubackprop.optimizers import Optimizer
 from gpubackprop.training.history import History
 
 
@@ -36,10 +38,36 @@ class FitProgress:
     seconds_left: float
 
 
+class Training(Protocol):
+    """A `Trainer` in the middle of a fit, as a callback sees it."""
+
+    net: Network
+    optimizer: Optimizer
+    history: History
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the fit goes on from a checkpoint."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the fit ends after this epoch."""
+
+    @property
+    def steps_done(self) -> int:
+        """Steps since the fit began, those before a checkpoint included."""
+
+    def stop(self, reason: str) -> None:
+        """End the fit after this epoch; `History.stopped` keeps the reason."""
+
+    def state(self) -> dict[str, Any]:
+        """The fit for a checkpoint: name -> host array or plain value."""
+
+
 class Callback:
     """Listens to a fit. Every method does nothing unless it is defined.
 
-    trainer: the `Trainer`, with its `net`, `optimizer` and `history`; `trainer.stop(reason)` ends the fit after the epoch.
+    trainer: the `Trainer`; `trainer.stop(reason)` ends the fit after the epoch.
     every_steps: call `on_progress` after every so many steps of the fit too, those that end an epoch excepted. writes: it prints,
     or writes files, and changes nothing of the training: where several processes train together, rank 0 alone calls it.
     """
@@ -47,23 +75,23 @@ class Callback:
     every_steps: int | None = None
     writes: bool = False
 
-    def on_fit_start(self, trainer: Any, plan: FitPlan) -> None:
+    def on_fit_start(self, trainer: Training, plan: FitPlan) -> None:
         """Before the first step."""
 
-    def on_progress(self, trainer: Any, progress: FitProgress) -> None:
+    def on_progress(self, trainer: Training, progress: FitProgress) -> None:
         """Inside an epoch, a few times a second at most."""
 
-    def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
+    def on_epoch_end(self, trainer: Training, record: dict[str, Any]) -> None:
         """After an epoch, with its record, which may still be added to."""
 
-    def on_fit_end(self, trainer: Any, history: History) -> None:
+    def on_fit_end(self, trainer: Training, history: History) -> None:
         """After the last epoch, however it ended, an error or an interrupt included."""
 
     def state(self) -> dict[str, Any]:
         """What it remembers from epoch to epoch, for a checkpoint: name -> host array, or a value that JSON can hold."""
         return {}
 
-    def set_state(self, trainer: Any, state: dict[str, Any]) -> None:
+    def set_state(self, trainer: Training, state: dict[str, Any]) -> None:
         """Go on from what `state` gave; called after `on_fit_start` where a fit goes on from a checkpoint."""
 
 
@@ -101,10 +129,10 @@ class EarlyStopping(Callback):
         self.best_epoch = 0
         self.weights: dict[str, np.ndarray] | None = None
 
-    def on_fit_start(self, trainer: Any, plan: FitPlan) -> None:
+    def on_fit_start(self, trainer: Training, plan: FitPlan) -> None:
         self.best, self.best_epoch, self.weights = np.inf, 0, None
 
-    def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
+    def on_epoch_end(self, trainer: Training, record: dict[str, Any]) -> None:
         if self.monitor not in record:
             raise unknown_name("column to monitor", self.monitor, record)
         assert self._sign is not None
@@ -121,7 +149,7 @@ class EarlyStopping(Callback):
         weights = {f"weights.{name}": array for name, array in (self.weights or {}).items()}
         return {"best": self.best if np.isfinite(self.best) else None, "best_epoch": self.best_epoch, **weights}
 
-    def set_state(self, trainer: Any, state: dict[str, Any]) -> None:
+    def set_state(self, trainer: Training, state: dict[str, Any]) -> None:
         weights = {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
         shapes = {k: v.shape for k, v in trainer.net.get_weights().items()} if weights else {}
         if {k: v.shape for k, v in weights.items()} != shapes:
@@ -130,7 +158,7 @@ class EarlyStopping(Callback):
         self.best_epoch = whole_number("best_epoch", state["best_epoch"], least=0)
         self.weights = weights or None
 
-    def on_fit_end(self, trainer: Any, history: History) -> None:
+    def on_fit_end(self, trainer: Training, history: History) -> None:
         if self.weights is not None and all(np.isfinite(w).all() for w in self.weights.values()):
             trainer.net.set_weights(self.weights)
             history.best_epoch = self.best_epoch
@@ -142,6 +170,6 @@ class GradientTolerance(Callback):
     def __init__(self, tolerance: float) -> None:
         self.tolerance = positive("gradient_tolerance", tolerance)
 
-    def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
+    def on_epoch_end(self, trainer: Training, record: dict[str, Any]) -> None:
         if record["gradient_norm"] <= self.tolerance:
             trainer.stop("gradient_tolerance")

@@ -20,7 +20,7 @@ from gpubackprop.checks import whole_number
 from gpubackprop.errors import ArgumentError, CheckpointError
 from gpubackprop.files.checkpoint import Checkpoint, Snapshot, load_checkpoint, snapshot, write
 from gpubackprop.files.manifest import Custom
-from gpubackprop.training.callbacks import Callback, FitPlan, FitProgress
+from gpubackprop.training.callbacks import Callback, FitPlan, FitProgress, Training
 from gpubackprop.training.history import History
 from gpubackprop.training.interrupts import Interrupts, TrainingInterrupted
 
@@ -92,7 +92,7 @@ class Checkpoints(Callback):
         self._writer = _Writer(self._write, report)
         self._due = time.monotonic()
 
-    def on_fit_start(self, trainer: Any, plan: FitPlan) -> None:
+    def on_fit_start(self, trainer: Training, plan: FitPlan) -> None:
         self.plan, self.best, self._improved = plan, None, False
         for record in trainer.history:
             self._improves(record)
@@ -108,14 +108,14 @@ class Checkpoints(Callback):
             raise CheckpointError(f"{self.folder}: cannot be made: {error.strerror}") from error
         self._due = time.monotonic() + (self.every.seconds or 0.0)
 
-    def on_progress(self, trainer: Any, progress: FitProgress) -> None:
+    def on_progress(self, trainer: Training, progress: FitProgress) -> None:
         every = self.every
         steps = (progress.epoch - 1) * progress.steps_per_epoch + progress.step
         if (every.steps and steps % every.steps == 0) or (every.seconds and time.monotonic() >= self._due):
             self.save(trainer)
         self._poll(trainer)
 
-    def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
+    def on_epoch_end(self, trainer: Training, record: dict[str, Any]) -> None:
         if not isfinite(record["loss"]):
             return
         every, epoch = self.every, record["epoch"]
@@ -132,12 +132,12 @@ class Checkpoints(Callback):
             self.save(trainer)
         self._poll(trainer)
 
-    def on_fit_end(self, trainer: Any, history: History) -> None:
+    def on_fit_end(self, trainer: Training, history: History) -> None:
         # Who interrupts twice does not want to wait; what is being written replaces nothing until it is whole.
         if not self.interrupts.forced:
             self.flush()
 
-    def save(self, trainer: Any) -> None:
+    def save(self, trainer: Training) -> None:
         """Take a snapshot now; it is written as soon as the one before is. Sums that overflowed are not worth one."""
         self._due = time.monotonic() + (self.every.seconds or 0.0)
         self._improved = False
@@ -157,7 +157,7 @@ class Checkpoints(Callback):
             self.best = value
         return improved
 
-    def _poll(self, trainer: Any) -> None:
+    def _poll(self, trainer: Training) -> None:
         if self.interrupts.signal is not None:
             self.save(trainer)
             self.flush()

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from gpubackprop.metrics import COLUMNS
 from gpubackprop.terminal import Terminal, say
-from gpubackprop.training.callbacks import Callback, FitPlan, FitProgress
+from gpubackprop.training.callbacks import Callback, FitPlan, FitProgress, Training
 from gpubackprop.training.history import History
 
 LINES = 20
@@ -28,7 +28,7 @@ class Display(Callback):
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
-    def on_fit_start(self, trainer: Any, plan: FitPlan) -> None:
+    def on_fit_start(self, trainer: Training, plan: FitPlan) -> None:
         self.plan = plan
         self.started = time.perf_counter()
         self._every = max(-(-plan.epochs // LINES), 1)
@@ -45,14 +45,14 @@ class Display(Callback):
             self._task = self._bar.add_task(f"epoch 1/{plan.epochs}", total=total, state="")
             self._bar.start()
 
-    def on_progress(self, trainer: Any, progress: FitProgress) -> None:
+    def on_progress(self, trainer: Training, progress: FitProgress) -> None:
         if self._bar is not None:
             state = _state({"loss": progress.loss}, self._last, progress.samples_per_second, progress.seconds_left)
             done = (progress.epoch - 1) * self.plan.steps_per_epoch + progress.step
             epoch = f"epoch {progress.epoch}/{self.plan.epochs}"
             self._bar.update(self._task, completed=done, description=epoch, state=state)
 
-    def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
+    def on_epoch_end(self, trainer: Training, record: dict[str, Any]) -> None:
         epoch, epochs = record["epoch"], self.plan.epochs
         left = (time.perf_counter() - self.started) / (epoch - self._before) * (epochs - epoch)
         scores = {k: v for k, v in record.items() if isinstance(v, (int, float)) and (k == "loss" or k not in COLUMNS)}
@@ -65,7 +65,7 @@ class Display(Callback):
             short = _state({"loss": record["loss"]}, self._last, record["samples_per_second"], left)
             self._bar.update(self._task, completed=epoch * self.plan.steps_per_epoch, state=short)
 
-    def on_fit_end(self, trainer: Any, history: History) -> None:
+    def on_fit_end(self, trainer: Training, history: History) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -7,7 +7,6 @@ are the last that are known to be finite.
 from __future__ import annotations
 
 from math import isfinite
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ RESTORES = 10
 """Times that a fit goes back before it stops."""
 
 
-def checked_on_nan(value: Any) -> str:
+def checked_on_nan(value: object) -> str:
     """`value`, if it is one of `ON_NAN`. Raises ArgumentError otherwise."""
     if value not in ON_NAN:
         raise ArgumentError(f"on_nan must be {', '.join(ON_NAN[:-1])} or {ON_NAN[-1]}; got {value!r}")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpubackprop.errors import ArgumentError, DataError, MissingExtraError, unknown_name
 from gpubackprop.files.atomic import replacing
@@ -16,6 +16,11 @@ from gpubackprop.files.plain import as_json
 from gpubackprop.layout import html
 from gpubackprop.metrics import COLUMNS, larger_is_better
 from gpubackprop.training.figures import figure, png
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+    from matplotlib.figure import Figure
 
 SHOWN = 10
 """Epochs in a table of the history."""
@@ -74,7 +79,7 @@ class History:
     def _repr_html_(self) -> str:
         return html([repr(self)], self.rows())
 
-    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """The `curves` of this fit, a matplotlib Figure; path: a PNG to write too. Raises what `curves` raises, and DataError
         where the file cannot be written."""
         made = curves({"": self})
@@ -83,7 +88,7 @@ class History:
                 file.write(png(made))
         return made
 
-    def to_frame(self, library: str | None = None) -> Any:
+    def to_frame(self, library: str | None = None) -> pandas.DataFrame | polars.DataFrame:
         """A data frame, a row an epoch. library: "pandas" or "polars"; None: the one that is imported already, or installed.
 
         Raises ArgumentError for another library, MissingExtraError where there is none.
@@ -142,7 +147,7 @@ def _number(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def curves(histories: Mapping[str, History], title: str = "") -> Any:
+def curves(histories: Mapping[str, History], title: str = "") -> Figure:
     """A matplotlib Figure: on the left the losses (logarithmic), on the right those metrics that are best large.
     histories: by the name that each has in the legend, "" for none.
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.backend.base import Array
-from gpubackprop.checks import check_x, check_y, whole_number
+from gpubackprop.checks import Data, check_x, check_y, whole_number
 from gpubackprop.errors import ArgumentError, DeviceError, unknown_name
 from gpubackprop.files.regular import memory as machine_memory
 from gpubackprop.layers.stack import walk
@@ -140,7 +140,7 @@ class NoiseScale:
 
 
 def gradient_noise_scale(
-    net: Network, x: Any, y: Any, *, batch_size: int = 32, batches: int = 64, seed: int = 0
+    net: Network, x: Data, y: Data, *, batch_size: int = 32, batches: int = 64, seed: int = 0
 ) -> NoiseScale:
     """How large a batch still helps: up to about this many rows, twice the batch takes nearly half the steps; far above it,
     hardly fewer.
@@ -151,19 +151,19 @@ def gradient_noise_scale(
     It grows while a network learns. Raises ArgumentError for fewer rows than two batches, and what `Network.loss` raises.
     """
     small = whole_number("batch_size", batch_size)
-    x = check_x(x, net.widths[0], net.dtype, net.backend)
-    y = check_y(y, len(x), net.widths[-1], net.dtype, net.loss_function, net.backend)
-    count = min(whole_number("batches", batches, least=2), len(x) // small)
+    rows = check_x(x, net.widths[0], net.dtype, net.backend)
+    targets = check_y(y, len(rows), net.widths[-1], net.dtype, net.loss_function, net.backend)
+    count = min(whole_number("batches", batches, least=2), len(rows) // small)
     if count < 2:
         raise ArgumentError(
-            f"x must have two batches of {small} rows at least; got {len(x)} rows: take a smaller batch_size"
+            f"x must have two batches of {small} rows at least; got {len(rows)} rows: take a smaller batch_size"
         )
     frozen = tuple(f"{name}." for name, layer in walk(net.layers) if not layer.trainable)
-    order = np.sort(host_generator(seed, _NOISE).permutation(len(x))[: count * small].reshape(count, small), axis=1)
+    order = np.sort(host_generator(seed, _NOISE).permutation(len(rows))[: count * small].reshape(count, small), axis=1)
     total: Any = 0.0
     squares = 0.0
-    for rows in order:
-        _, found = net.loss_and_gradients(x[rows], y[rows])
+    for drawn in order:
+        _, found = net.loss_and_gradients(rows[drawn], targets[drawn])
         gradient = np.concatenate([g.ravel().astype(np.float64) for k, g in found.items() if not k.startswith(frozen)])
         total, squares = total + gradient, squares + float(gradient @ gradient) / count
     large, of_mean = count * small, float(total @ total) / count**2

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from gpubackprop.errors import ArgumentError, DataError
 from gpubackprop.files.atomic import replacing
 from gpubackprop.files.plain import as_json
-from gpubackprop.training.callbacks import Callback, FitPlan
+from gpubackprop.training.callbacks import Callback, FitPlan, Training
 
 
 class LogFile(Callback):
@@ -29,12 +30,12 @@ class LogFile(Callback):
             raise ArgumentError(f"path must end in .csv or .jsonl; got {str(path)!r}")
         self._columns: list[str] = []
 
-    def on_fit_start(self, trainer: Any, plan: FitPlan) -> None:
+    def on_fit_start(self, trainer: Training, plan: FitPlan) -> None:
         if self.path.exists() and not (self.overwrite or trainer.resumed):
             raise ArgumentError(f"{self.path} is there already: name another file, or say overwrite=True")
         self._write(trainer.history.records)
 
-    def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
+    def on_epoch_end(self, trainer: Training, record: dict[str, Any]) -> None:
         if self._is_csv and not record.keys() <= {*self._columns}:
             self._write(trainer.history.records)
             return
@@ -59,7 +60,7 @@ class LogFile(Callback):
             file.write("".join([*head, *map(self._line, records)]).encode())
 
 
-def _row(cells: Any) -> str:
+def _row(cells: Iterable[object]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()

@@ -15,12 +15,13 @@ from dataclasses import asdict, dataclass
 from math import isfinite, nan
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gpubackprop.backend.base import Array, Backend, RowSource
-from gpubackprop.checks import check_weights, check_x, check_y, not_negative, positive, whole_number
+from gpubackprop.checks import Data, check_weights, check_x, check_y, not_negative, positive, whole_number
 from gpubackprop.distributed import Communicator, join
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from gpubackprop.files.checkpoint import FORGED, Checkpoint, load_checkpoint, this_process
@@ -46,6 +47,7 @@ from gpubackprop.training.together import begin, check_weights_agree
 REPORTS_PER_SECOND = 4
 _ORDER = 1
 
+T = TypeVar("T")
 Pair = tuple[Array, Array]
 
 
@@ -219,12 +221,12 @@ class Trainer:
 
     def fit(
         self,
-        x: Any,
-        y: Any = None,
+        x: Data | Stream,
+        y: Data | None = None,
         *,
         epochs: int = 10,
         batch_size: int | Literal["auto"] | None = 32,
-        sample_weight: Any = None,
+        sample_weight: ArrayLike | None = None,
         validation_data: tuple[Any, Any] | None = None,
         shuffle: bool = True,
         patience: int | None = None,
@@ -284,17 +286,17 @@ class Trainer:
             raise ArgumentError(f"monitor={monitor!r} is what patience watches: give patience too, or leave both out")
         functions = None if metrics is None else checked(metrics)
         _check_split(validation_split)
-        x, y, weights, validation = self._checked(x, y, sample_weight, validation_data, validation_split)
-        self._check_metrics(functions, x.first_checked(self.net)[1] if isinstance(x, Stream) else y)
+        rows, targets, weights, validation = self._checked(x, y, sample_weight, validation_data, validation_split)
+        self._check_metrics(functions, x.first_checked(self.net)[1] if isinstance(x, Stream) else targets)
         if isinstance(x, Stream) and (training_metrics or (functions is not None and validation is None)):
             raise ArgumentError(
                 "metrics of the training rows need all of them in memory, which those of a Stream are not: give validation_data, "
                 "and leave training_metrics out"
             )
         first = 0 if first_epoch is None else whole_number("first_epoch", first_epoch, least=0)
-        size = self._batch_size(batch_size, x, y)
+        size = self._batch_size(batch_size, rows, targets)
         fit = _Fit(
-            n=len(x),
+            n=len(rows),
             size=size,
             first=first,
             epochs=first + whole_number("epochs", epochs, least=0),
@@ -309,14 +311,14 @@ class Trainer:
             training_metrics=training_metrics or (functions is not None and validation is None),
             validation_split=validation_split,
             scale=learning_rate_factor(scale_learning_rate, size, base_batch_size),
-            warmup=round(not_negative("warmup", warmup) * -(-len(x) // size)),
+            warmup=round(not_negative("warmup", warmup) * -(-len(rows) // size)),
         )
         self._metrics = metrics
         with self.net.engine.fit():
             if first_epoch is not None:
                 self.net.epochs = first
             self._fit, self.history, self._reason = fit, History(), None
-            return self._train(x, y, weights, validation, verbose=verbose)
+            return self._train(rows, targets, weights, validation, verbose=verbose)
 
     def _batch_size(self, asked: int | Literal["auto"] | None, x: Array | Stream, y: Array) -> int:
         if asked is None:
@@ -371,11 +373,11 @@ class Trainer:
 
     def continue_fit(
         self,
-        x: Any,
-        y: Any = None,
+        x: Data | Stream,
+        y: Data | None = None,
         validation_data: tuple[Any, Any] | None = None,
         *,
-        sample_weight: Any = None,
+        sample_weight: ArrayLike | None = None,
         more_epochs: int = 0,
         metrics: Sequence[Metric] = (),
         verbose: bool | Literal["auto"] = "auto",
@@ -398,7 +400,7 @@ class Trainer:
             fit = _Fit(**extra["fit"])
         except FORGED as error:
             raise CheckpointError(f"the checkpoint does not hold the state of a fit: {error!r}") from error
-        x, y, weights, validation = self._checked(x, y, sample_weight, validation_data, fit.validation_split)
+        rows, targets, weights, validation = self._checked(x, y, sample_weight, validation_data, fit.validation_split)
         try:
             history = History.restored(extra["history"])
             reason, rows_at_once = extra["reason"], extra["rows_at_once"]
@@ -409,9 +411,9 @@ class Trainer:
                 raise ArgumentError("the history does not have a record for each epoch")
             ordered = fit.shuffle and fit.step and not isinstance(x, Stream)
             order = _checked_order(extra["order"], fit.n) if ordered else None
-            digests = _digests(self.net.backend, x, y, weights, validation)
+            digests = _digests(self.net.backend, rows, targets, weights, validation)
             others = [name for name, digest in digests.items() if extra["digests"][name] != digest]
-            if not isinstance(reason, (str, NoneType)) or (fit.n != len(x) and not others):
+            if not isinstance(reason, (str, NoneType)) or (fit.n != len(rows) and not others):
                 raise ArgumentError(f"{fit.n} rows and {reason!r}")
         except FORGED as error:
             raise CheckpointError(f"the checkpoint does not hold the state of a fit: {error!r}") from error
@@ -431,7 +433,7 @@ class Trainer:
                 digests,
             )
             self.net.engine.rows_at_once = rows_at_once
-            return self._train(x, y, weights, validation, order, verbose)
+            return self._train(rows, targets, weights, validation, order, verbose)
 
     def state(self) -> dict[str, Any]:
         """The fit that is running, for a checkpoint beside network and optimizer: name -> host array or plain value.
@@ -588,14 +590,15 @@ class Trainer:
                 self._data, self._listening, self._order = (), [], None
         return self.history
 
-    def _led(self, value: Any) -> Any:
+    def _led(self, value: T) -> T:
         """Rank 0's value, a plain one, in every process. Raises TrainingInterrupted where a signal has ended it there."""
         if self.ranks is None:
             return value
-        answer = self.ranks.broadcast({"value": value})
+        answer: dict[str, Any] = self.ranks.broadcast({"value": value})
         if "signal" in answer:
             raise TrainingInterrupted(answer["signal"], answer["message"])
-        return answer["value"]
+        led: T = answer["value"]
+        return led
 
     def _in_common(self, callbacks: list[Callback], order: np.ndarray | None) -> dict[str, Any]:
         """What must be the same in all processes of this fit, besides network and optimizer."""
@@ -732,14 +735,19 @@ class Trainer:
         return False
 
     def _checked(
-        self, x: Any, y: Any, weights: Any, validation: Any, held_out: float | None
+        self,
+        x: Data | Stream,
+        y: Data | None,
+        sample_weight: ArrayLike | None,
+        validation: tuple[Data, Data] | None,
+        held_out: float | None,
     ) -> tuple[Array, Array, Array | None, Pair | None]:
         """What a fit is given, checked and, with a validation_split, divided."""
         net, be = self.net, self.net.backend
         if isinstance(x, Stream):
             if held_out is not None:
                 raise ArgumentError("validation_split needs rows in memory: give validation_data beside a Stream")
-            if y is not None or weights is not None:
+            if y is not None or sample_weight is not None:
                 raise ArgumentError("a Stream has its own targets, and no sample_weight: leave y and sample_weight out")
             return x, None, None, self._checked_validation(validation)
         if y is None:
@@ -750,27 +758,27 @@ class Trainer:
             raise ArgumentError(
                 "validation_split would read a memory-mapped x whole: give its last rows as validation_data"
             )
-        x = check_x(x, net.widths[0], net.dtype, be)
-        y = check_y(y, len(x), net.widths[-1], net.dtype, net.loss_function, be)
-        weights = check_weights(weights, len(x), net.dtype, net.loss_function, be)
+        rows = check_x(x, net.widths[0], net.dtype, be)
+        targets = check_y(y, len(rows), net.widths[-1], net.dtype, net.loss_function, be)
+        weights = check_weights(sample_weight, len(rows), net.dtype, net.loss_function, be)
         if held_out is None:
-            return x, y, weights, self._checked_validation(validation)
+            return rows, targets, weights, self._checked_validation(validation)
         from gpubackprop.data.splitting import split
 
-        targets = y if isinstance(y, np.ndarray) else be.to_host(y)
-        strata = targets if targets.ndim == 1 else None
-        if strata is None and net.loss_function.output in ("sigmoid", "softmax") and np.isin(targets, (0, 1)).all():
-            strata = np.unique(targets, axis=0, return_inverse=True)[1].reshape(-1)
-        kept, held = split(len(x), held_out, seed=net.seed, labels=strata)
+        host = targets if isinstance(targets, np.ndarray) else be.to_host(targets)
+        strata = host if host.ndim == 1 else None
+        if strata is None and net.loss_function.output in ("sigmoid", "softmax") and np.isin(host, (0, 1)).all():
+            strata = np.unique(host, axis=0, return_inverse=True)[1].reshape(-1)
+        kept, held = split(len(rows), held_out, seed=net.seed, labels=strata)
 
-        def rows(array: Array, index: np.ndarray) -> Array:
+        def taken(array: Array, index: np.ndarray) -> Array:
             if isinstance(array, SparseRows):
                 return array.taken(index)
             on_host = isinstance(array, np.ndarray) or not be.owns(array)
             return array[index] if on_host else be.asarray(be.to_host(array)[index])
 
         weights = None if weights is None else weights[kept]
-        return rows(x, kept), rows(y, kept), weights, (rows(x, held), rows(y, held))
+        return taken(rows, kept), taken(targets, kept), weights, (taken(rows, held), taken(targets, held))
 
     def _check_metrics(self, metrics: dict[str, Metric | None] | None, y: Array) -> None:
         """Refuse, before the first step, those that the loss has no use for."""

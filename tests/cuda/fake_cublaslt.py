@@ -84,6 +84,8 @@ class Library:
         """The same, but the answer is success and a list of none."""
         self.broken: set[str] = set()
         """Epilogues whose results are wrong."""
+        self.relu_hides_nan = False
+        """Whether ReLU of NaN is 0: "max(x, 0)", as the documentation has it, may be read both ways."""
         self.failing: set[tuple[str, int]] = set()
         """(epilogue, algorithm) that is offered and then fails when it is run."""
         self.two_kernels = False
@@ -318,7 +320,9 @@ class Library:
             self.matmuls.append(name)
             self.ran.append(number)
             numbers = factors or (factor(alpha), factor(beta))
-            _product(values, name, sizes, layouts, (a, b, d), numbers, scratch, name in self.broken)
+            _product(
+                values, name, sizes, layouts, (a, b, d), numbers, scratch, name in self.broken, self.relu_hides_nan
+            )
 
         fake_cupy.run(work, queue, milliseconds + self.slow.get(name, 0.0))
 
@@ -363,7 +367,15 @@ def _first_half(values: Any, sizes: Any, layouts: Any, addresses: Any, workspace
 
 
 def _product(
-    values: Any, name: str, sizes: Any, layouts: Any, addresses: Any, factors: Any, workspace: int, broken: bool
+    values: Any,
+    name: str,
+    sizes: Any,
+    layouts: Any,
+    addresses: Any,
+    factors: Any,
+    workspace: int,
+    broken: bool,
+    hides_nan: bool,
 ) -> None:
     M, N, K = sizes
     d = _column_major(addresses[2], layouts[2])
@@ -404,7 +416,7 @@ def _product(
         if name.endswith("_BGRAD"):
             np.copyto(bias, z.sum(axis=1), casting="unsafe")
         if name.startswith("RELU"):
-            z = np.where(z > 0, z, 0)  # NaN becomes 0, as in the library
+            z = np.fmax(z, 0) if hides_nan else np.maximum(z, 0)
         if broken:
             z = z + 1
         d[...] = z.astype(d.dtype)

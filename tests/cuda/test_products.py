@@ -85,6 +85,19 @@ def test_self_test(gpu, epilogue, type_):  # noqa: F811
     assert epilogue_error(planner, problem) > TOLERANCE[type_]
 
 
+@pytest.mark.parametrize("epilogue", ["RELU", "RELU_BIAS", "RELU_AUX_BIAS"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_an_epilogue_that_hides_nan_is_not_used(gpu, epilogue, transposed):  # noqa: F811
+    *_, da, db = matrices(gpu.cupy, 33, 7, 130, np.float32, (transposed, False))
+    out, aux = gpu.cupy.empty((33, 130), np.float32), gpu.cupy.zeros((33, 256), np.uint8)
+    bias = gpu.cupy.zeros((130,), np.float32)
+    for hides in (False, True):
+        gpu.library.relu_hides_nan = hides
+        products = Products(Planner(gpu.cupy, 0), tf32=False)
+        assert products.multiply(da, db, out, epilogue, bias=bias, aux=aux) is not hides
+    assert "NaN into 0" in products.refused[f"{epilogue} in float32"]
+
+
 def test_small_problems_keep_what_matters():
     for m in (1, 9, 128, 130, 1000, 4096):
         small = Problem(m, 10**6, 784, False, False, ("float32",) * 2, epilogue="RELU_AUX_BIAS").small()

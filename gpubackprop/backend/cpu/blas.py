@@ -46,7 +46,7 @@ class DirectBlas:
     take: another type than float32 or float64, or a matrix without unit stride along one axis.
     """
 
-    def __init__(self, library: Any, prefix: str, suffix: str, integer: Any) -> None:
+    def __init__(self, library: ctypes.CDLL, prefix: str, suffix: str, integer: type[ctypes._SimpleCData[int]]) -> None:
         self.name = f"{prefix}gemm{suffix}"
         self.integer = integer
         self.integer_size = ctypes.sizeof(integer)
@@ -111,7 +111,7 @@ class DirectBlas:
         for letter, _ in _REALS.values():
             self._routines.pop(letter + routine, None)
 
-    def _call(self, routine: str, operands: tuple[Any, ...], *arguments: Any) -> Direct:
+    def _call(self, routine: str, operands: tuple[Any, ...], *arguments: object) -> Direct:
         letter = _REALS[operands[-1].dtype][0]
         call = Direct(self._routines[letter + routine], *arguments)
         call.routine, call.operands = routine, operands
@@ -182,5 +182,5 @@ def layout(a: np.ndarray) -> tuple[bool, int] | None:
     return None
 
 
-def _pointer(a: np.ndarray) -> Any:
+def _pointer(a: np.ndarray) -> ctypes.c_void_p:
     return a.ctypes.data_as(ctypes.c_void_p)

@@ -29,7 +29,7 @@ _SAME_BITS = 2
 
 
 @cache
-def _library() -> Any:
+def _library() -> ctypes.CDLL:
     """libmkl_rt as the package `mkl` brings it. Raises MissingExtraError where that is not installed, DeviceError where it cannot
     be loaded."""
     try:

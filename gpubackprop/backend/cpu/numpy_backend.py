@@ -152,13 +152,13 @@ class NumpyBackend(ArrayBackend):
 
         return steps
 
-    def call(self, function: Callable[..., None], *arguments: Any) -> None:
+    def call(self, function: Callable[..., None], *arguments: object) -> None:
         if self._calls is None:
             function(*arguments)
         else:
             self._calls.append((function, arguments))
 
-    def _run(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    def _run(self, function: Callable[..., Any], *arguments: object, **options: object) -> None:
         if self._calls is None:
             function(*arguments, **options)
         else:

@@ -85,7 +85,7 @@ class RecordingNamespace:
         # Not through self, which holds this function.
         calls = self._calls
 
-        def keep(*arguments: Any, **options: Any) -> None:
+        def keep(*arguments: object, **options: Any) -> None:
             if options.get("out") is None and name not in ("copyto", "put"):
                 raise DeviceError(
                     f"xp.{name} without out= makes a new array, which cannot be recorded: write into an array from "
@@ -126,7 +126,7 @@ def prepare_reduction(name: str, arguments: tuple[Any, ...], options: dict[str, 
     return None if given else (_REDUCTIONS[name], call)
 
 
-def _operand(value: Any, dtype: Any) -> Any:
+def _operand(value: object, dtype: np.dtype[Any] | None) -> object:
     if isinstance(value, np.generic) and not isinstance(value, float):
         return np.asarray(value)
     if dtype is None or isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -135,7 +135,7 @@ def _operand(value: Any, dtype: Any) -> Any:
     return np.asarray(value, dtype) if dtype.kind in "fc" or (dtype.kind in "iu" and isinstance(value, int)) else value
 
 
-def _flattened(arguments: tuple[Any, ...], out: Any) -> tuple[tuple[Any, ...], Any]:
+def _flattened(arguments: tuple[Any, ...], out: object) -> tuple[tuple[object, ...], object]:
     """The operands as one-dimensional views and 0-d scalars, which NumPy does in one loop without setting up any other;
     as they are where that is not possible."""
     if not isinstance(out, np.ndarray) or not out.flags.c_contiguous:

@@ -23,12 +23,12 @@ _TAKEN_ALONE = {"gemm": 2**18, "gemv": 9216, "axpy": 10_000, "axpby": 10_000}
 """Sizes up to which OpenBLAS gives a call one thread by itself."""
 
 
-def _size(function: Any, arguments: tuple[Any, ...]) -> tuple[str, int] | None:
+def _size(function: Callable[..., object], arguments: tuple[Any, ...]) -> tuple[str, int] | None:
     """("gemm", n k m), ("gemv", n k) or ("axpy", n) of a recorded call; None for what is no call of BLAS."""
     operands: tuple[Any, ...] = getattr(function, "operands", ())
     if operands:
         arrays = [a for a in operands if isinstance(a, np.ndarray)]
-        routine: str = function.routine
+        routine: str = getattr(function, "routine", "")
         if routine == "gemm":
             return routine, arrays[0].size * arrays[1].shape[-1]
         return routine, max(a.size for a in arrays)
@@ -53,7 +53,7 @@ class _Turns:
     """The number of BLAS's threads is one for the whole process: programs that take one, and programs that take all, from
     several threads of Python, wait for each other. Programs of the same kind do not."""
 
-    def __init__(self, get: Any, put: Any) -> None:
+    def __init__(self, get: Callable[[], int], put: Callable[[int], object]) -> None:
         self.get, self.put = get, put
         self._before = 1
         self._make()
@@ -132,7 +132,7 @@ def with_threads(run: Callable[..., Any], one: bool | None) -> Callable[..., Any
         return run
     begin, end, kind = found.begin, found.end, one
 
-    def limited(*arguments: Any) -> Any:
+    def limited(*arguments: object) -> object:
         if not begin(kind):
             return run(*arguments)
         try:

@@ -111,7 +111,7 @@ class Library:
     Raises DeviceError where a function is missing, or an attribute has another width than is documented.
     """
 
-    def __init__(self, library: Any) -> None:
+    def __init__(self, library: ctypes.CDLL) -> None:
         try:
             self._functions = {name: getattr(library, f"cublasLt{name}") for name in _SIGNATURES}
             status, version = library.cublasLtGetStatusString, library.cublasLtGetVersion
@@ -126,13 +126,13 @@ class Library:
         """As 10000 major + 100 minor + patch."""
         self._check_widths()
 
-    def call(self, name: str, *arguments: Any) -> None:
+    def call(self, name: str, *arguments: object) -> None:
         """Raises CublasLtError, with the library's own words, for a status that is not 0."""
         status = self._functions[name](*arguments)
         if status:
             raise CublasLtError(f"{self._status(status).decode()} (status {status} of cublasLt{name})")
 
-    def create(self, kind: str, *arguments: Any) -> int:
+    def create(self, kind: str, *arguments: object) -> int:
         """A new object: kind "", "MatmulDesc", "MatrixLayout" or "MatmulPreference"."""
         place = c_void_p()
         self.call(f"{kind}Create", ctypes.byref(place), *arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -245,7 +245,13 @@ class CudaBackend(CupyBackend):
         super().dot(a, b, out)
 
     def _quickest(
-        self, what: str, shape: tuple[int, ...], x: Array, f: str | None, ways: dict[str, Way], saving: Any = None
+        self,
+        what: str,
+        shape: tuple[int, ...],
+        x: Array,
+        f: str | None,
+        ways: dict[str, Way],
+        saving: Mapping[str, Callable[[], float]] | None = None,
     ) -> str:
         """Do it in the quickest of these ways: an epilogue, or "plain", a product and what comes after it."""
         if self.products is None or not self.products.epilogues:

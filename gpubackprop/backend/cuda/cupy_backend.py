@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpubackprop.backend.array_backend import ArrayBackend
-from gpubackprop.backend.base import Array, Backend, DeviceInfo
+from gpubackprop.backend.base import Array, Backend, DeviceInfo, RowSource
 from gpubackprop.backend.cuda.diagnosis import explain
 from gpubackprop.backend.cuda.staging import Staging
 from gpubackprop.checks import memory_of
@@ -82,7 +82,7 @@ class CupyBackend(ArrayBackend):
                 raise
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._depth == 1:
             self._device.__exit__(*error)
         super().__exit__(*error)
@@ -126,7 +126,7 @@ class CupyBackend(ArrayBackend):
     def owns(self, array: object) -> bool:
         return isinstance(array, self.cupy.ndarray) and array.device.id == self.index
 
-    def adopt(self, array: Any) -> Array | None:
+    def adopt(self, array: object) -> Array | None:
         where = memory_of(array)
         if isinstance(array, self.cupy.ndarray) or where not in (("cuda", self.index), ("cuda", None)):
             return super().adopt(array)
@@ -150,7 +150,7 @@ class CupyBackend(ArrayBackend):
     data_share = 0.5
     """The share of the memory that is free now which a data set may take; a larger one is streamed."""
 
-    def stream(self, x: np.ndarray, y: np.ndarray, weights: Array | None = None) -> Any:
+    def stream(self, x: np.ndarray, y: np.ndarray, weights: Array | None = None) -> RowSource | None:
         if not (isinstance(x, np.ndarray) and isinstance(y, np.ndarray)):
             return None
         with self:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import cupy
 
 log = logging.getLogger("gpubackprop.cuda")
 
@@ -16,7 +20,7 @@ class Recorder:
     launch: launches a graph, in turn with what else uses the memory that its products use.
     """
 
-    def __init__(self, cupy: Any, launch: Callable[[Any], None] | None = None) -> None:
+    def __init__(self, cupy: ModuleType, launch: Callable[[Any], None] | None = None) -> None:
         self.cupy = cupy
         self._launch = launch
         self.parts: list[Callable[[], Any]] | None = None
@@ -52,7 +56,7 @@ class Recorder:
         finally:
             self.parts = None
 
-    def call(self, function: Callable[..., None], *arguments: Any) -> None:
+    def call(self, function: Callable[..., None], *arguments: object) -> None:
         """Put a host call between what was captured before it and what comes after."""
         assert self.parts is not None
         self._close()
@@ -64,7 +68,7 @@ class Recorder:
         graph = self._stream.end_capture()
         self.parts.append(graph.launch if self._launch is None else partial(self._launch, graph))
 
-    def _abandon(self, stream: Any) -> None:
+    def _abandon(self, stream: cupy.cuda.Stream) -> None:
         """End a capture that went wrong: a stream that is left capturing would spoil whatever follows."""
         try:
             stream.end_capture()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ class Kernels:
     DeviceError where NVRTC refuses, MissingExtraError where it is not installed.
     """
 
-    def __init__(self, cupy: Any, index: int) -> None:
+    def __init__(self, cupy: ModuleType, index: int) -> None:
         self.cupy = cupy
         device = cupy.cuda.Device(index)
         self.multiprocessors = int(device.attributes["MultiProcessorCount"])
@@ -35,7 +36,7 @@ class Kernels:
         self._partial: dict[str, Array] = {}
         self._loaded: dict[tuple[Any, ...], tuple[Callable[..., None], tuple[Callable[[Any], Any], ...]]] = {}
 
-    def launch(self, name: str, template: tuple[str | int, ...], geometry: Launch, *arguments: Any) -> None:
+    def launch(self, name: str, template: tuple[str | int, ...], geometry: Launch, *arguments: object) -> None:
         """Queue one launch. Nothing is checked on the way but the number of arguments: the callers own the types."""
         key = (name, template)
         if key not in self._loaded:
@@ -86,7 +87,7 @@ class Kernels:
         return made.cubin, lowered
 
 
-def _pointer(array: Any) -> np.uint64:
+def _pointer(array: Array) -> np.uint64:
     return _NULL if array is None else np.uint64(array.data.ptr)
 
 

@@ -31,7 +31,12 @@ class _Body:
     """The parts of a graph of steps. It holds the rows weakly: a graph is not launched once they are gone."""
 
     def __init__(
-        self, backend: Any, rows: RowSource, batch: BatchBuffers, step: Callable[[], None], optimizer: Optimizer
+        self,
+        backend: Any,
+        rows: RowSource,
+        batch: BatchBuffers,
+        step: Callable[[], None],
+        optimizer: Optimizer,
     ) -> None:
         self.be, self.step, self.optimizer = backend, step, optimizer
         self.rows: weakref.ref[RowSource] = weakref.ref(rows)
@@ -69,7 +74,12 @@ class DeviceLoop:
     """
 
     def __init__(
-        self, backend: Any, rows: RowSource, batch: BatchBuffers, step: Callable[[], None], optimizer: Optimizer
+        self,
+        backend: Any,
+        rows: RowSource,
+        batch: BatchBuffers,
+        step: Callable[[], None],
+        optimizer: Optimizer,
     ) -> None:
         self._body = body = _Body(backend, rows, batch, step, optimizer)
         # What the step's own program does not launch is launched once here: a kernel should not be loaded during a capture.

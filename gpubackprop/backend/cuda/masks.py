@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from gpubackprop.backend.base import Array
 class Masks:
     """The masks of the arrays that ReLUs write their outputs to. xp: CuPy. An array's mask lives as long as it does."""
 
-    def __init__(self, xp: Any) -> None:
+    def __init__(self, xp: ModuleType) -> None:
         self._xp = xp
         self._held: dict[int, tuple[weakref.ref[Any], Array]] = {}
         self._valid: set[int] = set()

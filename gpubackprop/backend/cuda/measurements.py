@@ -28,7 +28,7 @@ class Measurements:
         found = self._found.get(kind)
         return found if isinstance(found, dict) else {}
 
-    def add(self, kind: str, key: str, value: Any) -> None:
+    def add(self, kind: str, key: str, value: object) -> None:
         """One more; written down by `save`."""
         self._found[kind] = {**self.of(kind), key: value}
         self._unsaved = True

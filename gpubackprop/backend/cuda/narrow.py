@@ -81,7 +81,7 @@ class Narrow:
         self._kernels.launch("finish_column_sums", ("float", "float"), table.finish_columns(size), *finish)
 
     def _launch(
-        self, name: str, x: Array, arrays: Sequence[Any], places: Sequence[tuple[int, int]], *arguments: Any
+        self, name: str, x: Array, arrays: Sequence[Any], places: Sequence[tuple[int, int]], *arguments: object
     ) -> None:
         """arrays: a, z and delta of each layer, None for what the kernel must leave alone."""
         numbers: list[int] = []

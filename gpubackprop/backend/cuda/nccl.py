@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from gpubackprop.backend.base import Array
+from gpubackprop.backend.cuda.cupy_backend import CupyBackend
 
 _TYPES = {"float16": "NCCL_FLOAT16", "float32": "NCCL_FLOAT32", "float64": "NCCL_FLOAT64"}
 
 
-def nccl_problem(be: Any) -> str | None:
+def nccl_problem(be: CupyBackend) -> str | None:
     """Why the GPU of a CuPy backend cannot be reached through NCCL, or None."""
     try:
         be.cupy.cuda.nccl.get_version()
@@ -18,7 +19,7 @@ def nccl_problem(be: Any) -> str | None:
     return None
 
 
-def new_unique_id(be: Any) -> dict[str, Any]:
+def new_unique_id(be: CupyBackend) -> dict[str, Any]:
     """What the processes of one communicator find each other by, as plain values: made by one, handed to all."""
     made = be.cupy.cuda.nccl.get_unique_id()
     # CuPy's older versions hand out numbers in a tuple, the newer ones bytes, and take what they hand out.
@@ -32,7 +33,7 @@ class NcclAllReduce:
     what was queued before and what comes after; the host does not wait. It is to be used inside `with be:`.
     """
 
-    def __init__(self, be: Any, size: int, unique_id: dict[str, Any], rank: int) -> None:
+    def __init__(self, be: CupyBackend, size: int, unique_id: dict[str, Any], rank: int) -> None:
         self._cupy, self._nccl = be.cupy, be.cupy.cuda.nccl
         numbers = unique_id["numbers"]
         with be:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from gpubackprop.backend.cuda import cublaslt
 from gpubackprop.backend.cuda.cublaslt import Algorithm, CublasLtError, Library, Result
 from gpubackprop.backend.cuda.measurements import Measurements
 from gpubackprop.backend.cuda.timing import seconds_a_call
+
+if TYPE_CHECKING:
+    import cupy
 
 log = logging.getLogger("gpubackprop.cuda")
 
@@ -255,7 +258,7 @@ class Planner:
         """Whether what is queued now goes into a graph, so that nothing can be tried out."""
         return bool(self.cupy.cuda.get_current_stream().is_capturing())
 
-    def launch(self, graph: Any) -> None:
+    def launch(self, graph: cupy.cuda.Graph) -> None:
         """Launch a graph in which there are products, on the current stream."""
         # The products of a step have all been timed by the time that it is launched.
         self.measurements.save()

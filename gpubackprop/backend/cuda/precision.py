@@ -4,6 +4,7 @@ that keeps small deltas alive."""
 from __future__ import annotations
 
 import weakref
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ _INTERVAL = 2000
 """PyTorch's: the scale doubles after so many steps in a row whose gradients are finite."""
 
 
-def half_type(precision: str, cupy: Any) -> np.dtype[Any] | None:
+def half_type(precision: str, cupy: ModuleType) -> np.dtype[Any] | None:
     """The type that activations are stored in, or None where it is the parameters' own.
 
     Raises ArgumentError for an unknown precision, DeviceError for "bf16" where CuPy has no such arrays.

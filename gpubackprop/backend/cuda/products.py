@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from gpubackprop.backend.base import Array
 from gpubackprop.backend.cuda.choices import Choices
 from gpubackprop.backend.cuda.cublaslt import DATA_TYPE, CublasLtError
 from gpubackprop.backend.cuda.plans import Operands, Planner, Problem, UnsupportedError
-from gpubackprop.backend.cuda.selftest import TOLERANCE, epilogue_error
+from gpubackprop.backend.cuda.selftest import TOLERANCE, epilogue_error, keeps_nan
 
 log = logging.getLogger("gpubackprop.cuda")
 
@@ -41,8 +40,8 @@ class Products:
         out: Array,
         epilogue: str = "DEFAULT",
         *,
-        alpha: Any = 1.0,
-        beta: Any = 0.0,
+        alpha: float | Array = 1.0,
+        beta: float | Array = 0.0,
         bias: Array | None = None,
         aux: Array | None = None,
         device_alpha: bool = False,
@@ -101,6 +100,8 @@ class Products:
         tolerance = TOLERANCE["tf32" if small.tf32 else small.types[1]]
         try:
             error = self.epilogue_error(self.planner, small)
+            if error <= tolerance and not keeps_nan(self.planner, small):
+                return "it turns NaN into 0, which would hide that a product overflowed"
         except (UnsupportedError, CublasLtError) as reason:
             return f"could not be tested: {reason}"
         if error <= tolerance:

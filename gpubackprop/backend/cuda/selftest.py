@@ -55,6 +55,23 @@ def epilogue_error(planner: Planner, problem: Problem) -> float:
     return max([_relative(out, want), *errors])
 
 
+def keeps_nan(planner: Planner, problem: Problem) -> bool:
+    """Whether NaN in a row of the right operand comes out as NaN: cuBLASLt documents ReLU as max(x, 0), which leaves open whether
+    a product that overflowed is hidden by it. Always of epilogues without a maximum. Waits for the device."""
+    if not problem.epilogue.startswith("RELU"):
+        return True
+    p, cupy = problem, planner.cupy
+    a_type, d_type = (_numpy_type(t) for t in p.types)
+    b = np.ones((p.N, p.K), a_type)
+    b[0] = np.nan
+    a_there, out = cupy.asarray(np.ones((p.M, p.K), a_type)), cupy.asarray(np.zeros((p.N, p.M), d_type))
+    b_there = cupy.asarray(np.ascontiguousarray(b.T if p.transpose_b else b))
+    rest = [cupy.asarray(np.zeros(size, d_type)) for size in (p.M, p.N * p.aux_ld)]
+    bias, aux = (v.data.ptr for v in rest)
+    _do(planner, p, Operands(a_there.data.ptr, b_there.data.ptr, out.data.ptr, bias=bias, aux=aux))
+    return bool(np.isnan(cupy.asnumpy(out)[0].astype(np.float64)).all())
+
+
 def _do(planner: Planner, problem: Problem, operands: Operands) -> None:
     planner.run(planner.plan(problem, operands), operands)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from threading import Lock
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -28,7 +28,7 @@ PIECE = 8 * 2**20
 class Staging:
     """`copy(host, out)`: write a host array into a C-contiguous device array of its shape, converting the type."""
 
-    def __init__(self, cupy: Any) -> None:
+    def __init__(self, cupy: ModuleType) -> None:
         self._cupy = cupy
         self._slots: list[_Slot] = []
         self._turn = Lock()
@@ -72,7 +72,7 @@ class Staging:
 class _Slot:
     """One piece's page-locked memory, and the event that says that the device has read it."""
 
-    def __init__(self, cupy: Any) -> None:
+    def __init__(self, cupy: ModuleType) -> None:
         self.free = cupy.cuda.Event(disable_timing=True)
         self._memory = np.empty(0, np.uint8)
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpubackprop.backend.base import Array
 from gpubackprop.backend.cuda.staging import page_locked
+
+if TYPE_CHECKING:
+    import cupy
 
 SLOTS = 2
 
@@ -103,7 +106,7 @@ class StreamedRows:
             self._next = None
 
 
-def _close(thread: ThreadPoolExecutor, stream: Any, slots: list[_Slot]) -> None:
+def _close(thread: ThreadPoolExecutor, stream: cupy.cuda.Stream, slots: list[_Slot]) -> None:
     """Let go of the slots once nothing is copied to them any more: in the thread, after what it is doing."""
 
     def last() -> None:
@@ -114,7 +117,9 @@ def _close(thread: ThreadPoolExecutor, stream: Any, slots: list[_Slot]) -> None:
     thread.shutdown(wait=False)
 
 
-def _fill(be: Any, stream: Any, slot: _Slot, index: Any, n: int, sources: tuple[np.ndarray, ...]) -> None:
+def _fill(
+    be: Any, stream: cupy.cuda.Stream, slot: _Slot, index: np.ndarray | slice, n: int, sources: tuple[np.ndarray, ...]
+) -> None:
     """In the thread: gather rows into page-locked memory, and queue their copies."""
     with be.cupy.cuda.Device(be.index):
         slot.free.synchronize()

@@ -63,7 +63,7 @@ def seconds_a_call(cupy: ModuleType, work: Callable[[], object]) -> float:
     if run(work) > LONG:
         return median(run(work) for _ in range(LEAST))
     try:
-        what = _graph_of(cupy, many).launch
+        what = _graph_of(cupy, many)
     except RuntimeError as error:  # CuPy's, for whatever the driver says
         log.warning("work that is timed could not be captured, and is timed without a graph: %s", error)
         what = many
@@ -71,7 +71,7 @@ def seconds_a_call(cupy: ModuleType, work: Callable[[], object]) -> float:
     return median(run(what) for _ in range(LEAST)) / CALLS
 
 
-def _graph_of(cupy: ModuleType, work: Callable[[], object]) -> Any:
+def _graph_of(cupy: ModuleType, work: Callable[[], object]) -> Callable[[], object]:
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
         stream.begin_capture()
@@ -79,7 +79,8 @@ def _graph_of(cupy: ModuleType, work: Callable[[], object]) -> Any:
             work()
         finally:
             graph = stream.end_capture()
-    return graph
+    launch: Callable[[], object] = graph.launch
+    return launch
 
 
 def memory_in_use(backend: Any) -> int:

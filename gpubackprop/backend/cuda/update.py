@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -44,7 +45,7 @@ class Scalars(tuple[Array, ...]):
 class _Segments:
     """Where the arrays lie in the flat buffers, on the device, and whether their step is scaled to their norm."""
 
-    def __init__(self, xp: Any, segments: tuple[Segment, ...], dtype: DTypeLike) -> None:
+    def __init__(self, xp: ModuleType, segments: tuple[Segment, ...], dtype: DTypeLike) -> None:
         self.count = len(segments)
         self.longest = max(s.size for s in segments)
         self.offsets: Array = xp.asarray(np.array([s.start for s in segments], np.int64))
@@ -56,7 +57,7 @@ class _Segments:
 class Updates:
     """The optimizers' kernels. xp: CuPy."""
 
-    def __init__(self, kernels: Kernels, xp: Any) -> None:
+    def __init__(self, kernels: Kernels, xp: ModuleType) -> None:
         self._kernels, self._xp = kernels, xp
         self._segments: WeakKeyDictionary[Optimizer, tuple[Any, _Segments]] = WeakKeyDictionary()
 

@@ -11,10 +11,17 @@ import platform
 import sys
 from threading import Lock
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpubackprop import __version__
 from gpubackprop.files import cache
+
+if TYPE_CHECKING:
+    from numba.core.base import BaseContext
+    from numba.core.caching import NullCache
+    from numba.core.codegen import Codegen
+    from numba.core.compiler import CompileResult
+    from numba.core.typing.templates import Signature
 
 _ONE_AT_A_TIME = Lock()
 
@@ -47,7 +54,7 @@ def _prefix(source: str) -> str:
     return f"step-{cache.digest(source)}-"
 
 
-def _machine_code(prefix: str) -> Any:
+def _machine_code(prefix: str) -> NullCache:
     """A cache as a Numba dispatcher has one, for one function whose entries' names begin with `prefix`."""
     import llvmlite
     import numba
@@ -58,16 +65,16 @@ def _machine_code(prefix: str) -> Any:
     versions = __version__, numba.__version__, llvmlite.__version__, platform.python_version()
 
     class CodeFiles(NullCache):  # type: ignore[misc]
-        def name(self, signature: Any, target: Any) -> str:
+        def name(self, signature: Signature, target: Codegen) -> str:
             return f"{prefix}{cache.digest(*versions, signature, target.magic_tuple())}.code"
 
-        def load_overload(self, sig: Any, target_context: Any) -> Any:
+        def load_overload(self, sig: Signature, target_context: BaseContext) -> CompileResult | None:
             target_context.refresh()
             content = cache.load(self.name(sig, target_context.codegen()))
             # The digest and the owner of the file were checked: this process, or one like it, pickled it.
             return None if content is None else CompileResult._rebuild(target_context, *pickle.loads(content))
 
-        def save_overload(self, sig: Any, data: Any) -> None:
+        def save_overload(self, sig: Signature, data: CompileResult) -> None:
             if not data.library.has_dynamic_globals:
                 cache.store(self.name(sig, data.codegen), dumps(data._reduce()))
 

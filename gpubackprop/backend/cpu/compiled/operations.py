@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpubackprop.backend.cpu.blas import Direct
 from gpubackprop.backend.cpu.recorder import Call
@@ -170,7 +171,9 @@ def _ufunc(ufunc: np.ufunc, arguments: tuple[Any, ...], options: dict[str, Any])
     return Elementwise(name, arrays, list(resolved[:-1]), out)
 
 
-def _reduction(ufunc: np.ufunc, a: np.ndarray, axis: Any, dtype: Any, out: np.ndarray, keepdims: bool) -> Reduction:
+def _reduction(
+    ufunc: np.ufunc, a: np.ndarray, axis: int | None, dtype: DTypeLike | None, out: np.ndarray, keepdims: bool
+) -> Reduction:
     name = ufunc.__name__
     if name not in ("add", "maximum", "minimum") or a.size == 0:
         raise UntranslatableError(f"{name}.reduce")
@@ -202,6 +205,6 @@ def _product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> Product:
     return Product(rows, columns, 0.0, out.reshape(len(rows), columns.shape[1]))
 
 
-def _copy(value: Any, out: np.ndarray) -> Elementwise:
+def _copy(value: object, out: np.ndarray) -> Elementwise:
     array = np.asarray(value)
     return Elementwise("copy", [array], [array.dtype], out)

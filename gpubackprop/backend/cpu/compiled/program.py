@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 
@@ -71,7 +71,9 @@ class EpochProgram:
     checks; None for the rows as they lie.
     """
 
-    def __init__(self, source: StepSource, run: Any, x: np.ndarray, y: np.ndarray, h: tuple[np.ndarray, ...]) -> None:
+    def __init__(
+        self, source: StepSource, run: Callable[..., None], x: np.ndarray, y: np.ndarray, h: tuple[np.ndarray, ...]
+    ) -> None:
         self.rows = len(x)
         self._like = x, y, np.empty((1, len(h)), x.dtype)
         self._arrays = source.arrays

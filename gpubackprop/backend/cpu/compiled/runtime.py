@@ -38,7 +38,7 @@ f4, f8 = _pointer_to(types.float32), _pointer_to(types.float64)
 i8, u8, u1 = _pointer_to(types.int64), _pointer_to(types.uint64), _pointer_to(types.uint8)
 
 
-def _gemm(letter: str, real: types.Type) -> Any:
+def _gemm(letter: str, real: types.Type) -> types.ExternalFunction | None:
     """cblas_?gemm by a symbol of its own, which code that is loaded from the disk cache finds as well."""
     blas = direct_blas()
     if blas is None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpubackprop.backend.cpu.blas import direct_blas, layout
 from gpubackprop.backend.cpu.compiled.operations import (
@@ -33,7 +34,7 @@ _POINTERS = {"f": "f4", "d": "f8", "l": "i8", "q": "i8", "L": "u8", "Q": "u8", "
 _TYPES = {"f": "float32", "d": "float64", "l": "int64", "q": "int64", "L": "uint64", "Q": "uint64", "?": "uint8"}
 
 
-def type_of(dtype: Any) -> str:
+def type_of(dtype: DTypeLike) -> str:
     """The name of a NumPy type in the generated code."""
     char = np.dtype(dtype).char
     if char not in _TYPES:
