@@ -174,12 +174,18 @@ def check_y(
 
 
 def check_weights(
-    value: ArrayLike | None, n: int, dtype: np.dtype[Any], loss: LossFunction, be: Backend, name: str = "sample_weight"
+    value: ArrayLike | None,
+    n: int,
+    dtype: np.dtype[Any],
+    loss: LossFunction,
+    be: Backend,
+    name: str = "sample_weight",
+    some: bool = True,
 ) -> np.ndarray | None:
     """`value` as the weights of n rows, a host array (n, 1) of the type that the loss is computed in; None for None.
 
-    Raises ArgumentError for another shape, weights that are not finite or below 0, weights that are all 0, and for a loss that
-    counts all rows alike.
+    some: whether one of them must be above 0, as of all rows of a fit one must. Raises ArgumentError for another shape, weights
+    that are not finite or below 0, with `some` weights that are all 0, and for a loss that counts all rows alike.
     """
     if value is None:
         return None
@@ -188,7 +194,7 @@ def check_weights(
     there = on_device(value, be, name)
     value = value if there is None else be.to_host(there)
     weights = check_array(value, (n,), compute_type(be.storage(dtype)), name)
-    if weights.min() < 0 or not weights.any():
+    if weights.min() < 0 or (some and not weights.any()):
         raise ArgumentError(f"{name} must be 0 or more, and above 0 for some row; got {weights.min():g} as the least")
     return weights.reshape(-1, 1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from gpubackprop.network.stream import WINDOW, Chunk, Piece, Stream
 Array = NDArray[Any]
 BLOCK = 1 << 20
 """Bytes of x that are read from an .npy file at once, so that its rows can be shuffled in blocks of them."""
+_NO_COLUMNS = "has no columns with names, which target, columns and weight ask for: leave them out"
 _SUFFIXES = (".npz", *(table + packed for table in SUFFIXES for packed in COMPRESSED))
 
 
@@ -32,6 +34,7 @@ def open_stream(
     *,
     rows: int | None = None,
     columns: Sequence[str] | None = None,
+    weight: str | None = None,
     window: int = WINDOW,
     format: TextFormat | None = None,
 ) -> Stream:
@@ -39,8 +42,9 @@ def open_stream(
 
     source: an .npy file of x (n, d) with y beside it, or "x.npy,y.npy" (as for `gb.data.load`), which are read in blocks of a
     megabyte; an .npz file; a table (text or Parquet, in parts; Parquet's row groups are its pieces); a folder of such files, its
-    shards; or a function that returns an iterable of chunks (x, y), called anew for each epoch. target, columns: of tables, the
-    column to predict (several: a list) and those to predict from (None: all others); all of them numbers. rows: of what a
+    shards; or a function that returns an iterable of chunks (x, y) or (x, y, sample_weight), called anew for each epoch. target,
+    columns, weight: of tables, the column to predict (several: a list), those to predict from (None: all others), and one of
+    sample weights; all of them numbers. rows: of what a
     function returns; None: it is called once to count them. window: rows that are shuffled together. format: of text tables.
 
     Text is read from its beginning to its end, and so is what a function returns: their rows are shuffled within the window
@@ -49,10 +53,13 @@ def open_stream(
 
     Raises DataError for files that cannot be used, ArgumentTypeError for another kind of source.
     """
+    asked = _Columns([target] if isinstance(target, str) else list(target or ()), columns, weight)
     if callable(source):
         name = getattr(source, "__name__", type(source).__name__)
+        if asked.named:
+            raise ArgumentTypeError(f"{name}: {_NO_COLUMNS}")
         if rows is None:
-            rows = sum(len(x) for x, _ in Piece(name, 0, lambda: iter(source())).chunks())
+            rows = sum(len(x) for x, *_ in Piece(name, 0, lambda: iter(source())).chunks())
         return Stream([Piece(name, whole_number("rows", rows), lambda: iter(source()))], window)
     if not isinstance(source, (str, os.PathLike)):
         raise ArgumentTypeError(
@@ -61,15 +68,26 @@ def open_stream(
         )
     if rows is not None:
         raise ArgumentTypeError("rows is for a function that returns chunks; files say themselves how many they have")
-    pieces, files = _pieces_of(source, target, columns, format)
+    pieces, files = _pieces_of(source, asked, format)
     return Stream(pieces, window, files)
 
 
+@dataclass(frozen=True)
+class _Columns:
+    """Names of columns of a table: the targets, the inputs (None: all others), the weights of the rows (None: none)."""
+
+    goals: Sequence[str]
+    inputs: Sequence[str] | None
+    weight: str | None
+
+    @property
+    def named(self) -> list[str]:
+        """All of them."""
+        return [*self.goals, *(self.inputs or ()), *filter(None, [self.weight])]
+
+
 def _pieces_of(
-    path: str | os.PathLike[str],
-    target: str | Sequence[str] | None,
-    columns: Sequence[str] | None,
-    format: TextFormat | None,
+    path: str | os.PathLike[str], asked: _Columns, format: TextFormat | None
 ) -> tuple[list[Piece], list[Path]]:
     """The pieces of a file or of all files in a folder, in the order of their names, and these files.
 
@@ -77,7 +95,7 @@ def _pieces_of(
     """
     path = Path(path)
     if not path.is_dir():
-        pieces, files = _of_file(str(path), target, columns, format)
+        pieces, files = _of_file(str(path), asked, format)
         return pieces, files
     inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.is_file())
     shards = [f for f in inside if named_x(f) if f.suffix.lower() == ".npy"]
@@ -86,31 +104,29 @@ def _pieces_of(
         raise DataError(
             f"{path}: holds no shards: no .npz, no table, and no .npy whose name ends in x, such as 01_x.npy"
         )
-    found = [_of_file(str(shard), target, columns, format) for shard in sorted(shards)]
+    found = [_of_file(str(shard), asked, format) for shard in sorted(shards)]
     return [piece for pieces, _ in found for piece in pieces], [file for _, files in found for file in files]
 
 
-def _of_file(
-    source: str, target: str | Sequence[str] | None, columns: Sequence[str] | None, format: TextFormat | None
-) -> tuple[list[Piece], list[Path]]:
+def _of_file(source: str, asked: _Columns, format: TextFormat | None) -> tuple[list[Piece], list[Path]]:
     name = source.lower()
+    if asked.named and name.endswith((".npy", ".npz")):
+        raise DataError(f"{source}: {_NO_COLUMNS}")
     if name.endswith(".npy"):
         pair = npy_pair(source)
         return _of_npy(*pair), [*pair]
     path, _ = regular_file(source)
     if name.endswith(".npz"):
         return [Piece(source, rows_of_npz(path), lambda: iter([read_npz_pair(path)]))], [path]
-    goals = [target] if isinstance(target, str) else list(target or ())
-    if not goals:
+    if not asked.goals:
         raise DataError(f"{source}: say which column to predict, target=NAME")
-    read = partial(_chunks_of_table, source, goals, columns, format)
+    read = partial(_chunks_of_table, source, asked, format)
     with path.open("rb") as file:
         is_parquet = file.read(4) == b"PAR1"
     if is_parquet:
         groups = enumerate(rows_of_groups(path))
         return [Piece(f"{source}: row group {i}", rows, partial(read, [i])) for i, rows in groups if rows], [path]
-    wanted = [*goals, *(columns or ())]
-    rows = sum(len(part) for part in read_table_parts(source, wanted=wanted, format=format))
+    rows = sum(len(part) for part in read_table_parts(source, wanted=asked.named, format=format))
     return [Piece(source, rows, read)], [path]
 
 
@@ -158,22 +174,24 @@ def _block_of_npy(found: Sequence[tuple[Path, int, tuple[int, ...], Any]], start
 
 def _chunks_of_table(
     source: str,
-    goals: Sequence[str],
-    columns: Sequence[str] | None,
+    asked: _Columns,
     format: TextFormat | None,
     row_groups: Sequence[int] | None = None,
 ) -> Iterator[Chunk]:
     done = 0
-    for part in read_table_parts(source, wanted=[*goals, *(columns or ())], format=format, row_groups=row_groups):
-        names = [part.find(goal, source) for goal in goals]
-        used = [n for n in part.names if n not in names] if columns is None else [part.find(c, source) for c in columns]
+    for part in read_table_parts(source, wanted=asked.named, format=format, row_groups=row_groups):
+        names = [part.find(goal, source) for goal in asked.goals]
+        weight = [part.find(asked.weight, source)] if asked.weight is not None else []
+        inputs = [n for n in part.names if n not in (*names, *weight)] if asked.inputs is None else asked.inputs
+        used = [part.find(name, source) for name in inputs]
         found = [_numbers(part, name, source, done) for name in used]
         x = np.empty((len(part), len(used)), np.result_type(np.float32, *(values.dtype for values in found)))
         for i, values in enumerate(found):
             x[:, i] = values
         y = np.stack([_numbers(part, name, source, done) for name in names], axis=1)
         is_label = len(names) == 1 and "int" in str(part.column(names[0]).type)
-        yield x, y[:, 0].astype(np.int64) if is_label else y
+        weights = (_numbers(part, name, source, done) for name in weight)
+        yield x, y[:, 0].astype(np.int64) if is_label else y, *weights
         done += len(part)
 
 

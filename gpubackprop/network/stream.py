@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubackprop.backend.base import Array, Backend
-from gpubackprop.checks import check_x, check_y, whole_number
+from gpubackprop.checks import check_weights, check_x, check_y, whole_number
 from gpubackprop.errors import DataError, GpuBackpropError
 from gpubackprop.network.network import Network
 from gpubackprop.random import host_generator
@@ -33,12 +33,12 @@ WINDOW = 1 << 16
 PATIENCE = 10.0
 """Seconds that are waited for the reading thread to end, where it hangs in somebody's iterator."""
 _ORDER = 1
-
 _ENDS = 4096
+_NAMES = ("x", "y", "sample_weight")
 
 Host = NDArray[Any]
-Chunk = tuple[Host, Host]
-"""Rows x (n, d) and their targets y, (n,) or (n, m)."""
+Chunk = tuple[Host, ...]
+"""Rows x (n, d), their targets y, (n,) or (n, m), and, where they have some, their weights (n,)."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,15 @@ class Piece:
         """Its chunks; what goes wrong while they are read becomes DataError with its name."""
         try:
             for chunk in self.read():
-                if not isinstance(chunk, (tuple, list)) or len(chunk) != 2:
-                    raise DataError(f"{self.name}: gave {type(chunk).__name__}, and a chunk is a pair of arrays (x, y)")
-                x, y = np.asarray(chunk[0]), np.asarray(chunk[1])
-                if not x.ndim or not y.ndim or len(x) != len(y):
+                if not isinstance(chunk, (tuple, list)) or len(chunk) not in (2, 3):
                     raise DataError(
-                        f"{self.name}: x has shape {x.shape} and y {y.shape}; expected as many rows of both"
+                        f"{self.name}: gave {type(chunk).__name__}, and a chunk is (x, y) or (x, y, sample_weight), arrays"
                     )
-                yield x, y
+                arrays = tuple(map(np.asarray, chunk))
+                if not all(a.ndim and len(a) == len(arrays[0]) for a in arrays):
+                    shapes = ", ".join(f"{name} {a.shape}" for name, a in zip(_NAMES, arrays, strict=False))
+                    raise DataError(f"{self.name}: its arrays have the shapes {shapes}; expected as many rows of all")
+                yield arrays
         except GpuBackpropError:
             raise
         except Exception as error:
@@ -68,7 +69,7 @@ class Piece:
 
 
 class Stream:
-    """Rows x with their targets y, for `Trainer.fit(stream)`; `open_stream` makes one.
+    """Rows x with their targets y, and with sample weights or without, for `Trainer.fit(stream)`; `open_stream` makes one.
 
     pieces: what the rows come from. window: rows that are shuffled together; two windows are in memory. files: what is read.
     """
@@ -89,13 +90,13 @@ class Stream:
 
     @property
     def first(self) -> Chunk:
-        """A few rows, (x, y), as they are read, of the first piece."""
+        """A few rows as they are read, of the first piece."""
         if self._first is None:
             piece = next(piece for piece in self.pieces if piece.rows)
-            x, y = next(piece.chunks(), (None, None))
-            if x is None or y is None:
+            chunk = next(piece.chunks(), None)
+            if chunk is None:
                 raise DataError(f"{piece.name}: has no rows, and was to have {piece.rows:,}")
-            self._first = x[:64].copy(), y[:64].copy()
+            self._first = tuple(array[:64].copy() for array in chunk)
         return self._first
 
     def fingerprint(self) -> str:
@@ -114,8 +115,8 @@ class Stream:
         return digest.hexdigest()
 
     def first_checked(self, net: Network) -> Chunk:
-        """The few rows of `first` as the network takes them. Raises what `check_x` and `check_y` raise."""
-        return _Check(net, self.first)(*self.first, "the stream")
+        """The few rows of `first` as the network takes them. Raises what `check_x`, `check_y` and `check_weights` raise."""
+        return _Check(net, self.first)(self.first, "the stream")
 
     def rows(self, net: Network, size: int, shuffle: bool) -> StreamRows:
         """The rows for a fit in batches of `size`. Raises what `check_x` and `check_y` raise of the first few."""
@@ -130,9 +131,10 @@ class StreamRows:
 
     x: Array = None
     y: Array = None
-    weights: Array | None = None
     permutation: Array = None
-    """None, all four: nothing of it is whole in memory."""
+    """None, all three: nothing of it is whole in memory."""
+    weights: Array | None
+    """Those of the first few rows; None where rows have none."""
 
     def __init__(self, stream: Stream, net: Network, size: int, shuffle: bool) -> None:
         self.be: Backend = net.backend
@@ -141,10 +143,11 @@ class StreamRows:
         self._window = max(stream.window // size, 1) * size
         self._check = _Check(net, stream.first)
         self.kind = self._check.kind
+        self.weights = next(iter(self._check.first[2:]), None)
         self._epoch = 0
         self._at: tuple[int, int] | None = None
         """Epoch and number of the window that `_held` is."""
-        self._held: tuple[Array, Array] | None = None
+        self._held: tuple[Array, ...] | None = None
         self._ahead: _ReadAhead | None = None
 
     def begin(self, epoch: int) -> None:
@@ -164,7 +167,7 @@ class StreamRows:
         if self._at != (self._epoch, window):
             self._turn_to(window)
         assert self._held is not None
-        for held, out in zip(self._held, (x, y), strict=True):
+        for held, out in zip(self._held, (x, y, weights), strict=False):
             self.be.copy_in(held[offset : offset + len(x)], out)
 
     def close(self) -> None:
@@ -185,14 +188,14 @@ class StreamRows:
             self._ahead = _ReadAhead(reading)
         assert self._ahead is not None
         try:
-            x, y = self._ahead.next()
+            read = self._ahead.next()
         except MemoryError as error:
             # Not the device's, for which the engine would halve the rows of a step.
             raise DataError(
                 f"the host has no memory for two windows of {self._window:,} rows ({error}): open the stream with a smaller "
                 "window"
             ) from error
-        self._held, self._at = (self.be.asarray(x), self.be.asarray(y)), wanted
+        self._held, self._at = tuple(map(self.be.asarray, read)), wanted
 
 
 class _Check:
@@ -207,18 +210,25 @@ class _Check:
         )
         # Pixels stay bytes until they are in a batch.
         self.kept = first[0].dtype if first[0].dtype == np.uint8 else self.dtype
-        x, y = self(*first, "the stream")
-        self.kind = "labels" if y.ndim == 1 else "targets"
-        self.shapes = (x.shape[1:], x.dtype), (y.shape[1:], y.dtype)
+        self.arrays = len(first)
+        self.first = self(first, "the stream")
+        self.kind = "labels" if self.first[1].ndim == 1 else "targets"
+        self.shapes = [(array.shape[1:], array.dtype) for array in self.first]
 
-    def __call__(self, x: Host, y: Host, where: str) -> Chunk:
+    def __call__(self, chunk: Chunk, where: str) -> Chunk:
+        if len(chunk) != self.arrays:
+            with_or_without = "without" if len(chunk) < self.arrays else "with"
+            raise DataError(f"{where}: comes {with_or_without} sample_weight, other than the first rows of the stream")
+        x, y, *rest = chunk
         if self.kept == np.uint8 and x.dtype != np.uint8:
             raise DataError(f"{where}: x has dtype {x.dtype}, where the first rows of the stream have uint8")
         checked = check_x(x, self.widths[0], self.dtype, self.be, f"{where}: x")
         if y.ndim == 1 and not self.loss.labels:
             y = y.reshape(-1, 1)
         y = check_y(y, len(x), self.widths[1], self.dtype, self.loss, self.be, f"{where}: y")
-        return (x if self.kept == np.uint8 else checked), y
+        name = f"{where}: sample_weight"
+        weights = [check_weights(w, len(x), self.dtype, self.loss, self.be, name, some=False) for w in rest]
+        return (x if self.kept == np.uint8 else checked), y, *(w for w in weights if w is not None)
 
 
 def _windows(
@@ -248,7 +258,7 @@ def _windows(
         rest: Chunk | None = None
         for start in range(window * rows, len(stream), rows):
             n = min(rows, len(stream) - start)
-            x, y = (array[:n] for array in next(room))
+            window_arrays = tuple(array[:n] for array in next(room))
             places = host_generator(seed, _ORDER, epoch, start // rows).permutation(n) if shuffle else None
             done = 0
             while done < n:
@@ -257,10 +267,11 @@ def _windows(
                 part = rest or next(chunks)
                 taken = min(n - done, len(part[0]))
                 at: Any = slice(done, done + taken) if places is None else places[done : done + taken]
-                x[at], y[at] = part[0][:taken], part[1][:taken]
-                rest = (part[0][taken:], part[1][taken:]) if taken < len(part[0]) else None
+                for array, rows_read in zip(window_arrays, part, strict=True):
+                    array[at] = rows_read[:taken]
+                rest = tuple(array[taken:] for array in part) if taken < len(part[0]) else None
                 done += taken
-            yield x, y
+            yield window_arrays
         epoch, window = epoch + 1, 0
 
 
@@ -268,13 +279,14 @@ def _checked(pieces: Sequence[Piece], skip: int, check: _Check) -> Iterator[Chun
     """The checked chunks of pieces in order, without the first `skip` rows."""
     for piece in pieces:
         row = 0
-        for x, y in piece.chunks():
-            row += len(x)
+        for chunk in piece.chunks():
+            row += (n := len(chunk[0]))
             if row > piece.rows:
                 raise DataError(f"{piece.name}: has more than the {piece.rows:,} rows that it had when it was opened")
-            if skip < len(x):
-                yield check(x[skip:], y[skip:], f"{piece.name}, from its row {row - len(x) + skip} on")
-            skip = max(0, skip - len(x))
+            if skip < n:
+                left = tuple(array[skip:] for array in chunk)
+                yield check(left, f"{piece.name}, from its row {row - n + skip} on")
+            skip = max(0, skip - n)
         if row < piece.rows:
             raise DataError(f"{piece.name}: has {row:,} rows, and had {piece.rows:,} when it was opened")
 

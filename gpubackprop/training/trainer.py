@@ -325,7 +325,7 @@ class Trainer:
             return len(x)
         if asked != "auto":
             return min(whole_number("batch_size", asked), len(x))
-        few, labels = x.first_checked(self.net) if isinstance(x, Stream) else (x, y)
+        few, labels = x.first_checked(self.net)[:2] if isinstance(x, Stream) else (x, y)
         if self.leads:
             self.batch_sizes = measure_batch_sizes(self.net, self.optimizer, few, labels, len(x))
         fastest: Any = None if self.batch_sizes is None else self.batch_sizes.fastest
@@ -748,7 +748,7 @@ class Trainer:
             if held_out is not None:
                 raise ArgumentError("validation_split needs rows in memory: give validation_data beside a Stream")
             if y is not None or sample_weight is not None:
-                raise ArgumentError("a Stream has its own targets, and no sample_weight: leave y and sample_weight out")
+                raise ArgumentError("a Stream has its own targets and weights: leave y and sample_weight out")
             return x, None, None, self._checked_validation(validation)
         if y is None:
             raise ArgumentError("y is missing: only a Stream (gb.open_stream) has its own targets")

@@ -103,6 +103,25 @@ def test_columns_and_several_targets(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_column_of_weights(tmp_path, small_blocks, kind):
+    stream = gb.open_stream(save(tmp_path, kind), "y", weight="c1")
+    chunks = [chunk for piece in stream.pieces for chunk in piece.chunks()]
+    x, y, weights = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
+    np.testing.assert_array_equal(x.astype(np.float32), np.delete(X, 1, axis=1))
+    np.testing.assert_array_equal(y, Y)
+    np.testing.assert_array_equal(weights.astype(np.float32), X[:, 1])
+
+
+@pytest.mark.parametrize("options", [{"target": "y"}, {"columns": ["c1"]}, {"weight": "c1"}], ids=str)
+def test_columns_of_what_is_no_table(tmp_path, options):
+    for kind in ("npy", "npz"):
+        with pytest.raises(DataError, match="has no columns with names"):
+            gb.open_stream(save(tmp_path, kind), **options)
+    with pytest.raises(ArgumentTypeError, match="has no columns with names"):
+        gb.open_stream(lambda: [(X, Y)], **options)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_cells_that_are_no_numbers_are_refused_with_their_place(tmp_path, kind):
     table = pa.table({"a": [1.0] * 6, "b": ["x", "y", "x", "y", "x", "y"], "c": [1.0, 2.0, 3.0, None, 5.0, 6.0]})
     path = tmp_path / f"t.{kind}"

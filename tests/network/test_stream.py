@@ -20,12 +20,12 @@ N, ROWS, WINDOW, SIZE = 104, 17, 30, 6
 X, Y = make_data(N, 5, 3, "cross_entropy")
 
 
-def pieces(x=X, y=Y, rows=ROWS):
+def pieces(x=X, y=Y, *weights, rows=ROWS):
     def chunks(start):
         # In chunks that end where neither batches nor windows do.
         for first in range(start, min(start + rows, len(x)), 4):
             stop = min(first + 4, start + rows, len(x))
-            yield x[first:stop], y[first:stop]
+            yield tuple(array[first:stop] for array in (x, y, *weights))
 
     starts = range(0, len(x), rows)
     return [Piece(f"piece {i}", min(rows, len(x) - s), lambda s=s: chunks(s)) for i, s in enumerate(starts)]
@@ -102,6 +102,18 @@ def test_with_what_a_fit_can_do(options):
         gb.Trainer(net, gb.SGD(0.1)).fit(*data, **{"epochs": 2, "batch_size": SIZE, "shuffle": False, **options})
         found.append(net.get_weights())
     assert_same_bits(*found)
+
+
+@pytest.mark.parametrize("options", [{}, {"micro_batch_size": 4}], ids=str)
+def test_rows_with_weights(backend, options):
+    weights = np.tile([0.0, 0.0, 0.0, 0.0, 2.0, 0.5, 1.0], 15)[:N]
+    options |= {"epochs": 2, "batch_size": SIZE, "shuffle": False}
+    streamed, in_memory, unweighted = network(device=backend), network(device=backend), network(device=backend)
+    gb.Trainer(streamed, gb.SGD(0.1)).fit(gb.Stream(pieces(X, Y, weights), WINDOW), **options)
+    gb.Trainer(in_memory, gb.SGD(0.1)).fit(X, Y, sample_weight=weights, **options)
+    assert_same_bits(streamed.get_weights(), in_memory.get_weights())
+    gb.Trainer(unweighted, gb.SGD(0.1)).fit(stream(), **options)
+    assert not np.array_equal(streamed.get_weights()["0.weight"], unweighted.get_weights()["0.weight"])
 
 
 def test_steps_in_machine_code_take_no_stream():
@@ -191,7 +203,11 @@ def damaged(how):
     x[50, 2] = {"nan": np.nan}.get(how, x[50, 2])
     y = Y.copy()
     y[50] = {"label": 7}.get(how, y[50])
-    given = pieces(x, y)
+    weights = np.ones(N)
+    weights[50] = -1
+    given = pieces(x, y, *([weights] if "weight" in how else []))
+    if how == "no weights":
+        given[2] = pieces(x, y)[2]
     if how in ("more", "fewer"):
         rows = given[2].rows + (2 if how == "fewer" else -2)
         given[2] = Piece(given[2].name, rows, given[2].read)
@@ -217,8 +233,10 @@ def damaged(how):
         ("more", "piece 2: has more than the 15 rows"),
         ("fewer", "piece 2: has 17 rows, and had 19"),
         ("raises", "piece 2: cannot be read: OSError: the disk is gone"),
-        ("no pair", "piece 2: gave ndarray, and a chunk is a pair"),
-        ("uneven", r"piece 2: x has shape \(17, 5\) and y \(16,\)"),
+        ("no pair", r"piece 2: gave ndarray, and a chunk is \(x, y\)"),
+        ("no weights", "piece 2.* comes without sample_weight, other than the first rows"),
+        ("negative weight", r"piece 2.*: sample_weight must be 0 or more"),
+        ("uneven", r"piece 2: its arrays have the shapes x \(17, 5\), y \(16,\)"),
     ],
 )
 def test_what_goes_wrong_while_reading_reaches_the_caller_with_the_name_of_the_piece(how, message):
