@@ -22,6 +22,7 @@ from gpubackprop.files.regular import regular_file
 from gpubackprop.network.stream import WINDOW, Chunk, Piece, Stream
 
 Array = NDArray[Any]
+WEIGHTS = "sample_weight"
 BLOCK = 1 << 20
 """Bytes of x that are read from an .npy file at once, so that its rows can be shuffled in blocks of them."""
 _NO_COLUMNS = "has no columns with names, which target, columns and weight ask for: leave them out"
@@ -41,11 +42,12 @@ def open_stream(
     """Data to train on that need not fit into memory: `Trainer.fit(gb.open_stream(path), epochs=...)`.
 
     source: an .npy file of x (n, d) with y beside it, or "x.npy,y.npy" (as for `gb.data.load`), which are read in blocks of a
-    megabyte; an .npz file; a table (text or Parquet, in parts; Parquet's row groups are its pieces); a folder of such files, its
-    shards; or a function that returns an iterable of chunks (x, y) or (x, y, sample_weight), called anew for each epoch. target,
-    columns, weight: of tables, the column to predict (several: a list), those to predict from (None: all others), and one of
-    sample weights; all of them numbers. rows: of what a
-    function returns; None: it is called once to count them. window: rows that are shuffled together. format: of text tables.
+    megabyte, and beside a_x.npy the weights of its rows, (n,), where there is an a_sample_weight.npy; an .npz file; a table (text
+    or Parquet, in parts; Parquet's row groups are its pieces); a folder of such files, its shards; or a function that returns an
+    iterable of chunks (x, y) or (x, y, sample_weight), called anew for each epoch. target, columns, weight: of tables, the column
+    to predict (several: a list), those to predict from (None: all others), and one of sample weights; all of them numbers. rows:
+    of what a function returns; None: it is called once to count them. window: rows that are shuffled together. format: of text
+    tables.
 
     Text is read from its beginning to its end, and so is what a function returns: their rows are shuffled within the window
     alone, and rows that lie sorted should be mixed first. Text is counted once here. y is taken as it is: labels 0..k-1, or
@@ -113,8 +115,10 @@ def _of_file(source: str, asked: _Columns, format: TextFormat | None) -> tuple[l
     if asked.named and name.endswith((".npy", ".npz")):
         raise DataError(f"{source}: {_NO_COLUMNS}")
     if name.endswith(".npy"):
-        pair = npy_pair(source)
-        return _of_npy(*pair), [*pair]
+        x_path, y_path = npy_pair(source)
+        weights = x_path.with_name(f"{x_path.stem[:-1]}{WEIGHTS}.npy")
+        paths = [x_path, y_path, *([weights] if named_x(x_path) and weights.exists() else [])]
+        return _of_npy(paths), paths
     path, _ = regular_file(source)
     if name.endswith(".npz"):
         return [Piece(source, rows_of_npz(path), lambda: iter([read_npz_pair(path)]))], [path]
@@ -133,10 +137,11 @@ def _of_file(source: str, asked: _Columns, format: TextFormat | None) -> tuple[l
 # -- .npy --------------------------------------------------------------------------------------------------------------------
 
 
-def _of_npy(x_path: Path, y_path: Path) -> list[Piece]:
-    """Blocks of rows of two files, which are read, not mapped: a file that shrinks meanwhile gives an error, no signal."""
+def _of_npy(paths: Sequence[Path]) -> list[Piece]:
+    """Blocks of rows of the files of x, of y, and of weights if there are some, which are read, not mapped: a file that shrinks
+    meanwhile gives an error, no signal."""
     found = []
-    for path in (x_path, y_path):
+    for path in paths:
         path, size = regular_file(path)
         with path.open("rb") as file:
             shape, fortran, dtype, rest = read_header(file, size, str(path))
@@ -146,11 +151,14 @@ def _of_npy(x_path: Path, y_path: Path) -> list[Piece]:
                 f"{path}: lies column by column; write it again with numpy.save(path, numpy.ascontiguousarray(a))"
             )
         found.append((path, start, shape, dtype))
-    (_, _, shape, dtype), (_, _, y_shape, _) = found
+    (x_path, _, shape, dtype), (y_path, _, y_shape, _), *_ = found
     if len(shape) < 2 or len(y_shape) not in (1, 2) or shape[:1] != y_shape[:1] or not shape[0]:
         raise DataError(
             f"{x_path}: x has shape {shape} and {y_path.name} {y_shape}; expected (n, d) and (n,) or (n, m)"
         )
+    for path, _, of_weights, _ in found[2:]:
+        if of_weights != shape[:1]:
+            raise DataError(f"{path}: has shape {of_weights}, and x {shape}; expected ({shape[0]},)")
     rows, at_once = shape[0], max(1, BLOCK // max(1, dtype.itemsize * int(np.prod(shape[1:]))))
     return [
         Piece(f"{x_path}: from row {start}", min(at_once, rows - start), partial(_block_of_npy, found, start, at_once))
@@ -166,7 +174,7 @@ def _block_of_npy(found: Sequence[tuple[Path, int, tuple[int, ...], Any]], start
         if part.size != rows * width:
             raise DataError(f"{path}: became shorter while it was read")
         parts.append(part.astype(dtype.newbyteorder("="), copy=False).reshape(rows, *shape[1:]))
-    yield parts[0].reshape(len(parts[0]), -1), parts[1]
+    yield parts[0].reshape(len(parts[0]), -1), *parts[1:]
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ def load_sample(
     task: str,
     format: TextFormat | None = None,
     text: Sequence[str] = (),
+    weight: str | None = None,
 ) -> tuple[Dataset, NDArray[np.int64], int]:
     """A data set of a sample of the rows of a table file, the places of the sample's rows in the file, and the number of rows
     there: of the data set's row i the place is places[x.rows[i]], and x.format says how numbers are written in all of the file.
@@ -80,7 +81,7 @@ def load_sample(
 
     decide({w.decimal for w in writings if not w.unsure})
     title = os.path.basename(source).split(".")[0]
-    data = Dataset.from_frame(table, target, task=task, name=title)
+    data = Dataset.from_frame(table, target, task=task, weight=weight, name=title)
     decide({w.decimal for w in writings})
     if isinstance(data.x, Table):
         rows_of = np.arange(len(data.x)) if data.x.rows is None else data.x.rows

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubackprop.data import Dataset
-from gpubackprop.data.pieces import open_stream
+from gpubackprop.data.cells import numbers
+from gpubackprop.data.pieces import WEIGHTS
 from gpubackprop.data.tables import COMPRESSED, is_table, read_table_parts
 from gpubackprop.errors import DataError
 from gpubackprop.files.regular import memory, regular_file
-from gpubackprop.network.stream import WINDOW, Stream
+from gpubackprop.network.stream import WINDOW
 from gpubackprop.pipeline.encoder import Encoder
 from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.preparation import Parts
@@ -47,32 +48,39 @@ def places_held(parts: Parts, places: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(places[np.concatenate([np.zeros(0, np.int64), *held])])
 
 
-def encoded(model: Model, held: NDArray[np.int64], folder: Path) -> Stream:
-    """All rows of the model's table but those at the places `held`, as the network's inputs and targets, in files of `folder`:
-    written where they are not there yet.
+def encode_all(model: Model, held: NDArray[np.int64], folder: Path) -> None:
+    """Write all rows of the model's table but those at the places `held`, as the network's inputs and targets and with their
+    weights, to files of `folder` for `open_stream`, where they are not there yet.
 
     Raises DataError for rows that the sample did not prepare for (an unknown class), and where the folder cannot be written.
     """
-    source, goals = model.data["source"], model.data["targets"]
+    source, goals, weight = model.data["source"], model.data["targets"], model.data["weight"]
+    if (folder / _WHOLE).exists():
+        return
     text = [*goals, *(model.inputs.text if isinstance(model.inputs, Encoder) else ())]
-    if not (folder / _WHOLE).exists():
-        try:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            done = 0
-            for number, part in enumerate(read_table_parts(source, text=text, format=model.format())):
-                places = np.arange(done, done + len(part))
-                done += len(part)
-                rows = part[~np.isin(places, held)]
-                if not len(rows) or any(rows.column(goal).null_count == len(rows) for goal in goals):
-                    continue
-                data = Dataset.from_frame(rows, goals, task=model.data["task"], name=source)
-                x, y = model.match(data)
-                np.save(folder / f"{number:06}_x.npy", model.prepare(x))
-                np.save(folder / f"{number:06}_y.npy", model.prepare_targets(y))
-            (folder / _WHOLE).touch()
-        except OSError as error:
-            raise DataError(
-                f"{folder}: the encoded rows cannot be written: {error.strerror}; they take 4 bytes a number"
-            ) from error
-    return open_stream(folder, window=model.data["window"])
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        done = 0
+        for number, part in enumerate(read_table_parts(source, text=text, format=model.format())):
+            places = np.arange(done, done + len(part))
+            done += len(part)
+            rows = part[~np.isin(places, held)]
+            if not len(rows) or any(rows.column(goal).null_count == len(rows) for goal in goals):
+                continue
+            counts = weight
+            if weight is not None and not numbers(rows.column(column := rows.find(weight, source))).any():
+                # Of all rows some must count, but not of these.
+                rows, counts = rows.without([column]), None
+            data = Dataset.from_frame(rows, goals, task=model.data["task"], weight=counts, name=source)
+            x, y = model.match(data)
+            arrays = {"x": model.prepare(x), "y": model.prepare_targets(y)}
+            if weight is not None:
+                arrays[WEIGHTS] = np.zeros(len(y)) if data.weights is None else data.weights
+            for name, array in arrays.items():
+                np.save(folder / f"{number:06}_{name}.npy", array)
+        (folder / _WHOLE).touch()
+    except OSError as error:
+        raise DataError(
+            f"{folder}: the encoded rows cannot be written: {error.strerror}; they take 4 bytes a number"
+        ) from error

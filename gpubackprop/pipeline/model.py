@@ -250,7 +250,14 @@ class Model:
         """The rows of a table that is streamed which the training looked at (`gpubackprop.data.sampling.load_sample`)."""
         known = self.data
         return load_sample(
-            source, known["sampled"], known["seed"], known["targets"], known["task"], self.format(), known["text"]
+            source,
+            known["sampled"],
+            known["seed"],
+            known["targets"],
+            known["task"],
+            self.format(),
+            known["text"],
+            known["weight"],
         )
 
     def read(self, rows: Rows, folder: str | None = None) -> Array | Table:

@@ -20,6 +20,7 @@ import numpy as np
 
 from gpubackprop.checks import whole_number
 from gpubackprop.data import NAMES, Dataset, Standardizer, Table, TextFormat, load
+from gpubackprop.data.pieces import open_stream
 from gpubackprop.data.sampling import load_sample
 from gpubackprop.data.text_tables import listed
 from gpubackprop.distributed import Communicator, join, local_device
@@ -36,7 +37,7 @@ from gpubackprop.files.plain import finite
 from gpubackprop.losses import get_loss
 from gpubackprop.network.stream import Stream
 from gpubackprop.pipeline.encoder import ColumnChoices, Encoder, described
-from gpubackprop.pipeline.large import encoded, is_large, places_held, rows_together
+from gpubackprop.pipeline.large import encode_all, is_large, places_held, rows_together
 from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.pictures import draw_confusion, draw_curves, draw_predictions
 from gpubackprop.pipeline.preparation import FEWEST, Part, Parts, baseline, divide, fingerprint, outputs_for, told
@@ -152,14 +153,15 @@ def train_run(
     columns = columns or ColumnChoices()
     places, total = None, 0
     if isinstance(data, (str, os.PathLike)) and is_large(os.fspath(data), memory):
-        unfit = {"weight": weight, "group": group, "class_weight": settings.get("class_weight"), "distributed": ranks}
+        unfit = {"group": group, "class_weight": settings.get("class_weight")}
         if given := [name for name, value in unfit.items() if value is not None]:
             raise ArgumentError(
                 f"{os.fspath(data)}: is trained on as a stream, since it would not fit into memory, and a stream takes no "
                 f"{listed(given)}: leave that out, or say memory=NUMBER to have it read whole"
             )
         seed = Settings(**settings).seed
-        loaded, places, total = load_sample(os.fspath(data), SAMPLED, seed, target, task, format, columns.categorical)
+        text = columns.categorical
+        loaded, places, total = load_sample(os.fspath(data), SAMPLED, seed, target, task, format, text, weight)
         format = loaded.x.format if isinstance(loaded.x, Table) else format
         source = _lasting(os.fspath(data))
     elif isinstance(data, Dataset):
@@ -344,8 +346,7 @@ class _Training:
             run.write_json("settings.json", self.about)
             stopped_by = None
             try:
-                stream = None if self.held is None else encoded(self.model, self.held, run.work / ENCODED)
-                history = fit(self.trainer, self.model, self.parts, self.settings, callbacks, self.more_epochs, stream)
+                history = self._fit(callbacks, run.work)
             except KeyboardInterrupt as interrupt:
                 if interrupts.forced:
                     raise
@@ -366,11 +367,23 @@ class _Training:
         try:
             # The first signal of each process is held back, since rank 0 decides.
             with self.interrupts:
-                history = fit(self.trainer, self.model, self.parts, self.settings, [*self.callbacks], self.more_epochs)
+                history = self._fit([*self.callbacks], None)
         except TrainingInterrupted as interrupt:
             run = Run(path, self.model, self.trainer.history, None, "")
             raise RunInterruptedError(interrupt.signal, run) from interrupt
         return Run(path, self.model, history, None, "")
+
+    def _fit(self, callbacks: list[Callback], work: Path | None) -> History:
+        """The fit itself. work: the run folder, where this process writes: of a table that is streamed it encodes the rows there,
+        which the others read when it is done."""
+        stream, ranks = None, self.trainer.ranks
+        if self.held is not None:
+            with ranks or nullcontext():
+                if work is not None:
+                    encode_all(self.model, self.held, work / ENCODED)
+                folder = _broadcast(ranks, work and work / ENCODED)
+            stream = open_stream(folder, window=self.model.data["window"])
+        return fit(self.trainer, self.model, self.parts, self.settings, callbacks, self.more_epochs, stream)
 
     def _keep(self, run: RunFolder, history: History) -> Run:
         """Write what the training gave, and let it take its place."""

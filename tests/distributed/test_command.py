@@ -38,3 +38,23 @@ def test_the_command_trains_in_several_processes_and_speaks_once(tmp_path: Path)
     done = mpi(2, ["-m", "gpubackprop", "train", "--resume", "runs/table-2", "--epochs", "2"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 6/6") == 1
+
+
+def test_a_table_that_is_streamed(tmp_path: Path) -> None:
+    _table(tmp_path)
+    header, *rows = (tmp_path / "table.csv").read_text().splitlines()
+    counted = [f"{i % 3},{row}" for i, row in enumerate(rows)]
+    (tmp_path / "table.csv").write_text("\n".join([f"count,{header}", *counted]))
+    command = ["-m", "gpubackprop", "train", "table.csv", "--target", "size", "--weight", "count", "--memory", "1000"]
+    found = {}
+    for ranks in (1, 2):
+        done = mpi(ranks, [*command, "--epochs", "3", "--out", f"run{ranks}"], tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("trained on as a stream") == 1
+        lines = (tmp_path / f"run{ranks}/history.jsonl").read_text().splitlines()
+        found[ranks] = [json.loads(line)["loss"] for line in lines]
+        assert not (tmp_path / f"run{ranks}/rows").exists()
+    np.testing.assert_allclose(found[2], found[1], rtol=1e-4)
+    done = mpi(2, ["-m", "gpubackprop", "train", "--resume", "run2", "--epochs", "1"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 4/4") == 1

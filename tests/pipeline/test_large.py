@@ -43,14 +43,14 @@ def small_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_trains_on_all_rows_but_those_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, said, seen = write(tmp_path / "big.csv"), [], []
-    original = large.encoded
+    original = runs.open_stream
 
-    def watched(*arguments: Any) -> gb.Stream:
-        stream = original(*arguments)
+    def watched(*arguments: Any, **options: Any) -> gb.Stream:
+        stream = original(*arguments, **options)
         seen.append((stream, np.concatenate([x for piece in stream.pieces for x, _ in piece.chunks()])))
         return stream
 
-    monkeypatch.setattr(runs, "encoded", watched)
+    monkeypatch.setattr(runs, "open_stream", watched)
     run = train_run(
         path, target="y", memory=1000, out=tmp_path / "run", epochs=30, say=said.append, layers=[32], test=0.25
     )
@@ -132,6 +132,22 @@ def test_text_stays_text_and_one_decimal_mark_holds_for_all_parts(tmp_path: Path
     assert code.settings["levels"][0].startswith("00")
 
 
+def test_rows_count_by_their_weights(tmp_path: Path) -> None:
+    """Rows that count nothing say the opposite, in some parts of the file all of them."""
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(size=(2, ROWS))
+    counts = (np.arange(ROWS) % 2 == 0) & (np.arange(ROWS) > 700)
+    says_so = (a - b > 0) == counts
+    lines = [f"{a[i]:.4f},{b[i]:.4f},{2 * counts[i]:.1f},{'yes' if says_so[i] else 'no'}" for i in range(ROWS)]
+    path = tmp_path / "t.csv"
+    path.write_text("a,b,count,y\n" + "\n".join(lines) + "\n")
+    run = train_run(path, target="y", weight="count", memory=1000, out=tmp_path / "run", epochs=20, layers=[16])
+    said = np.array(run.model.predict({"a": a, "b": b}))
+    assert ((said == "yes") == (a - b > 0)).mean() > 0.9
+    again = resume_run(tmp_path / "run", more_epochs=1)
+    assert len(again.history) == 21
+
+
 def test_by_the_command_and_once_more_from_its_settings(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv")
     command(
@@ -171,7 +187,6 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 def test_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv")
     for options, word in (
-        ({"weight": "a"}, "takes no weight"),
         ({"class_weight": "balanced"}, "takes no class_weight"),
         ({"group": "city"}, "takes no group"),
     ):
