@@ -106,9 +106,39 @@ def estimators(results: dict[str, Any]) -> str:
     )
 
 
-TABLES = {"cpu": cpu, "layers": layers, "fit": fit, "accuracy": accuracy, "estimators": estimators}
+def streaming(results: dict[str, Any]) -> str:
+    """Markdown: the speed of training from files, as a share of that with the same batches in memory."""
+    cases = results["results"].values()
+    sources = list(next(iter(cases))["share_of_in_memory"])
+    lines = [
+        [
+            f"256-{'-'.join(map(str, case['hidden']))}-10, batch {case['batch_size']}",
+            f"{case['samples_per_second']['in memory']:,}",
+            *(f"{100 * case['share_of_in_memory'][source]:.0f} %" for source in sources),
+        ]
+        for case in cases
+    ]
+    return "\n".join(
+        [
+            *_table(["network", "rows a second in memory", *sources], lines),
+            "",
+            f"Speed of training from a file, as a share of that in memory; {results['file_bytes'] / 1e6:.0f} MB of float32 rows "
+            f"in the system's cache, within {results['budget_bytes'] >> 20} MB above the libraries, one core for the training and "
+            f"one for reading, on {_where(results['machine'])}. From `benchmarks/streaming.py`.",
+        ]
+    )
+
+
+TABLES = {
+    "cpu": cpu,
+    "layers": layers,
+    "fit": fit,
+    "accuracy": accuracy,
+    "estimators": estimators,
+    "streaming": streaming,
+}
 """Name of a comment on a page, and of the results -> what makes the table."""
-PAGES = ("README.md", "examples/guide/7_from_scikit_learn.md")
+PAGES = ("README.md", "examples/guide/6_devices.md", "examples/guide/7_from_scikit_learn.md")
 
 
 def filled(text: str) -> str:

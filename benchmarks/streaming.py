@@ -117,7 +117,12 @@ def main() -> None:
                 "samples_per_second_under_limit": [round(v) for v in limited["samples_per_second"]],
             }
             print(case, json.dumps(results[case], indent=1), flush=True)
-            whole = {"machine": machine(), "file_bytes": options.rows * D * 4, "budget_bytes": BUDGET, "window": WINDOW}
+            whole = {
+                "machine": machine(("numpy", "pyarrow")),
+                "file_bytes": options.rows * D * 4,
+                "budget_bytes": BUDGET,
+                "window": WINDOW,
+            }
             options.out.write_text(json.dumps(whole | {"results": results}, indent=1) + "\n")
 
 

@@ -120,48 +120,55 @@ class ArrayBackend(Backend):
     ) -> None:
         xp = self.xp
         count = x.shape[axis]
-        if mean is None:
-            xp.multiply(x, x, out=xhat)
-        else:
+        if mean is not None:
             self._sums(x, axis, mean)
             xp.multiply(mean, 1 / count, out=mean)
             xp.subtract(x, mean, out=xhat)
-            # The squares go through xhat twice: the second pass is cheaper than a buffer of its own.
-            xp.multiply(xhat, xhat, out=xhat)
-        self._sums(xhat, axis, var)
+            x = xhat
+        self._dots(x, x, axis, var)
         xp.multiply(var, 1 / count, out=var)
         xp.add(var, eps, out=rstd)
         xp.sqrt(rstd, out=rstd)
         xp.divide(1.0, rstd, out=rstd)
-        if mean is not None:
-            xp.subtract(x, mean, out=xhat)
-            x = xhat
         xp.multiply(x, rstd, out=xhat)
 
     def normalize_backward(
         self, g: Array, axis: int, rstd: Array, xhat: Array, out: Array, centered: bool = True
     ) -> None:
-        xp, t = self.xp, self.scratch(g)
+        xp = self.xp
         mean, dot = self.scratch(rstd, 1), self.scratch(rstd, 2)
         count = g.shape[axis]
         if centered:
             self._sums(g, axis, mean)
             xp.multiply(mean, 1 / count, out=mean)
-        xp.multiply(g, xhat, out=t)
-        self._sums(t, axis, dot)
+        self._dots(g, xhat, axis, dot)
         xp.multiply(dot, 1 / count, out=dot)
-        xp.multiply(xhat, dot, out=t)
-        if centered:
-            xp.subtract(g, mean, out=out)
-            g = out
-        xp.subtract(g, t, out=out)
-        xp.multiply(out, rstd, out=out)
+        # The statistics of rows are parts of them; those of columns hold for all.
+        own = (mean, dot, rstd) if axis else ()
+        for part_g, part_xhat, part_out, *rest in self.row_parts(g, xhat, out, *own):
+            m, d, r = rest or (mean, dot, rstd)
+            t = self.scratch(part_g)
+            xp.multiply(part_xhat, d, out=t)
+            if centered:
+                xp.subtract(part_g, m, out=part_out)
+                part_g = part_out
+            xp.subtract(part_g, t, out=part_out)
+            xp.multiply(part_out, r, out=part_out)
 
     def _sums(self, values: Array, axis: int, out: Array) -> None:
         if axis == 0:
             self.column_sums(values, out[0])
         else:
             self.xp.sum(values, axis=1, out=out, keepdims=True)
+
+    def _dots(self, a: Array, b: Array, axis: int, out: Array) -> None:
+        """Sums of a b along an axis."""
+        if axis == 0:
+            self.column_dots(a, b, out[0])
+        else:
+            t = self.scratch(a)
+            self.xp.multiply(a, b, out=t)
+            self._sums(t, axis, out)
 
     # -- loss, gradients, parameters ------------------------------------------------------------------------------
 
@@ -204,6 +211,11 @@ class ArrayBackend(Backend):
         sums = self._leading(out.size, accumulator(values.dtype), "sums", self.empty)
         self.xp.sum(values, axis=0, dtype=sums.dtype, out=sums)
         self.xp.copyto(out, sums, casting="unsafe")
+
+    def column_dots(self, a: Array, b: Array, out: Array) -> None:
+        t = self.scratch(a)
+        self.xp.multiply(a, b, out=t)
+        self.column_sums(t, out)
 
     def total(self, values: Array, scale: float, out: Array) -> None:
         self.xp.sum(values, dtype=accumulator(values.dtype), out=out)

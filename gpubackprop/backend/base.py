@@ -8,7 +8,7 @@ Each line of mathematics in this library is one of these operations; `ArrayBacke
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any, Protocol, TypeAlias
@@ -279,6 +279,11 @@ class Backend(ABC):
     def arange(self, n: int) -> Array:
         """The integers 0 .. n-1, int64, on the device; not to be written to."""
 
+    def row_parts(self, *arrays: Array | None) -> Iterator[tuple[Any, ...]]:
+        """The same rows of all arrays, (n, ...), part by part: parts that stay in a cache between one operation and the next,
+        where that is faster than all rows at once. What is None stays None."""
+        yield arrays
+
     def storage(self, dtype: DTypeLike) -> np.dtype[Any]:
         """The type in which activations and deltas of a network with parameters of `dtype` are stored."""
         return np.dtype(dtype)
@@ -450,6 +455,10 @@ class Backend(ABC):
     @abstractmethod
     def column_sums(self, values: Array, out: Array) -> None:
         """out_j = sum_i values_ij, added up in the values' own type.  values (n, m) in any layout, out (m,)."""
+
+    @abstractmethod
+    def column_dots(self, a: Array, b: Array, out: Array) -> None:
+        """out_j = sum_i a_ij b_ij, as `column_sums`.  a, b (n, m) in any layout, out (m,). May use scratch slot 0."""
 
     @abstractmethod
     def total(self, values: Array, scale: float, out: Array) -> None:

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import cached_property
 from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any
 
@@ -85,11 +86,16 @@ class Table:
     def __len__(self) -> int:
         return self.columns.num_rows if self.rows is None else len(self.rows)
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """The names of the columns."""
+        # Arrow makes the list anew each time, of thousands of columns in thousands of lookups.
         names: list[str] = self.columns.column_names
         return names
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.names)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -117,7 +123,7 @@ class Table:
 
     def find(self, name: str, where: str) -> str:
         """The column that `name` means (see `find_name`); DataError where there is none."""
-        found = find_name(name, self.names)
+        found = name if name in self._known else find_name(name, self.names)
         if found is None:
             near = get_close_matches(name, self.names, n=2, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}?" if near else f"the columns are {listed(self.names)}"

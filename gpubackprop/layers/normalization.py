@@ -46,32 +46,32 @@ class _Norm(Layer):
         }
 
     def forward(self, be: Backend, v: Tensors, training: bool) -> None:
-        be.normalize(v.x, self.axis, self.eps, v.mean if self.centered else None, v.var, v.rstd, v.xhat)
-        self._scale(be, v)
+        mean = v.mean if self.centered else None
+        for x, part_mean, var, rstd, xhat, a in be.row_parts(v.x, mean, v.var, v.rstd, v.xhat, v.a):
+            be.normalize(x, 1, self.eps, part_mean, var, rstd, xhat)
+            self._scale(be, xhat, a)
 
-    def _scale(self, be: Backend, v: Tensors) -> None:
-        be.xp.multiply(v.xhat, self.parameters["gamma"], out=v.a)
+    def _scale(self, be: Backend, xhat: Array, a: Array) -> None:
+        be.xp.multiply(xhat, self.parameters["gamma"], out=a)
         if self.centered:
-            be.xp.add(v.a, self.parameters["beta"], out=v.a)
+            be.xp.add(a, self.parameters["beta"], out=a)
 
     def gradients(self, be: Backend, v: Tensors, beta: float) -> None:
         """dgamma = column sums of delta * xhat; dbeta = column sums of delta."""
-        xp, t = be.xp, be.scratch(v.delta)
-        xp.multiply(v.delta, v.xhat, out=t)
-        sums = {"gamma": t, "beta": v.delta}
         for name, gradient in self.gradient_arrays.items():
-            values = sums[name]
-            if beta:
-                part = be.scratch(gradient, 1)
-                be.column_sums(values, part)
-                xp.add(gradient, part, out=gradient)
+            out = be.scratch(gradient, 1) if beta else gradient
+            if name == "gamma":
+                be.column_dots(v.delta, v.xhat, out)
             else:
-                be.column_sums(values, gradient)
+                be.column_sums(v.delta, out)
+            if beta:
+                be.xp.add(gradient, out, out=gradient)
 
     def backward(self, be: Backend, v: Tensors, dx: Array, training: bool) -> None:
-        g = be.scratch(v.delta, 3)
-        be.xp.multiply(v.delta, self.parameters["gamma"], out=g)
-        be.normalize_backward(g, self.axis, v.rstd, v.xhat, dx, self.centered)
+        for delta, rstd, xhat, out in be.row_parts(v.delta, v.rstd, v.xhat, dx):
+            g = be.scratch(delta, 3)
+            be.xp.multiply(delta, self.parameters["gamma"], out=g)
+            be.normalize_backward(g, 1, rstd, xhat, out, self.centered)
 
     def settings(self) -> dict[str, Any]:
         return {"width": self.width, "eps": self.eps}
@@ -128,7 +128,8 @@ class BatchNorm(_Norm):
             xp.divide(1.0, v.rstd, out=v.rstd)
             xp.subtract(v.x, mean, out=v.xhat)
             xp.multiply(v.xhat, v.rstd, out=v.xhat)
-        self._scale(be, v)
+        for xhat, a in be.row_parts(v.xhat, v.a):
+            self._scale(be, xhat, a)
 
     def buffers(self, dtype: DTypeLike) -> Buffers:
         real = compute_type(dtype)
@@ -172,7 +173,10 @@ class BatchNorm(_Norm):
         if training and self.synchronized:
             self._backward_together(be, v, dx)
         elif training:
-            super().backward(be, v, dx, training)
+            # A factor of each column, as gamma is, may come after the sums as well.
+            factor = be.scratch(v.rstd, 3)
+            be.xp.multiply(v.rstd, self.parameters["gamma"], out=factor)
+            be.normalize_backward(v.delta, 0, factor, v.xhat, dx)
         else:
             # The running statistics are constants here.
             be.xp.multiply(v.delta, self.parameters["gamma"], out=dx)

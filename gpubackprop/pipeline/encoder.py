@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -190,7 +190,7 @@ class Encoder:
 
     def state(self) -> dict[str, Any]:
         """Everything, as values that JSON can hold."""
-        return {"columns": [asdict(column) for column in self.columns]}
+        return {"columns": [dict(vars(column)) for column in self.columns]}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Encoder:

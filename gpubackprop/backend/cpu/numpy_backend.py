@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpubackprop.activations import ReLU
-from gpubackprop.backend.array_backend import ArrayBackend
+from gpubackprop.backend.array_backend import MANY, ArrayBackend
 from gpubackprop.backend.base import (
     Array,
     BatchBuffers,
@@ -39,6 +39,10 @@ DIRECT = 8 * 1024
 
 SMALL = 1024
 """Elements up to which the fewest calls are fastest. Sums of so few float32 numbers are exact to its rounding."""
+
+
+GROUP = 64
+"""Rows that are added up one after the other; their sums, then, by a product: as exact as a product over all."""
 
 
 ZEROS = 8 * 1024
@@ -234,6 +238,14 @@ class NumpyBackend(ArrayBackend):
             else:
                 f.times_derivative(self, *block)
 
+    def row_parts(self, *arrays: Array | None) -> Iterator[tuple[Any, ...]]:
+        width = max(a.size // len(a) for a in arrays if a is not None)
+        n, rows = next(len(a) for a in arrays if a is not None), max(1, BLOCK // width)
+        for i in range(0, n, rows) if n > rows else ():
+            yield tuple(None if a is None else a[i : i + rows] for a in arrays)
+        if n <= rows:
+            yield arrays
+
     def _blocks_of(self, *arrays: Array) -> Iterator[tuple[Array, ...]]:
         """The arrays themselves, or, where they are large, flat parts of them, whose temporaries stay in the L2 cache."""
         size = arrays[0].size
@@ -270,6 +282,29 @@ class NumpyBackend(ArrayBackend):
             t = self._leading(a.size, np.bool_, 0, self.empty).reshape(a.shape)
             self.xp.greater(a, 0, out=t)
         self.xp.multiply(delta, t, out=delta)
+
+    def _sums(self, values: Array, axis: int, out: Array) -> None:
+        if axis == 1 and values.size >= DIRECT and values.shape[1] <= MANY:
+            # A product takes all threads, and a sixth of the time of NumPy's sum.
+            self.dot(values, self.ones(values.shape[1], values.dtype), out.reshape(-1))
+        else:
+            super()._sums(values, axis, out)
+
+    def _dots(self, a: Array, b: Array, axis: int, out: Array) -> None:
+        if axis == 1 and a.size >= DIRECT and a.shape[1] <= MANY:
+            # One pass over memory in place of three, as in `column_dots`.
+            self.xp.einsum("ij,ij->i", a, b, out=out.reshape(-1))
+        else:
+            super()._dots(a, b, axis, out)
+
+    def column_dots(self, a: Array, b: Array, out: Array) -> None:
+        n, m = a.shape
+        if a.size < DIRECT or n % GROUP or not (a.flags.c_contiguous and b.flags.c_contiguous):
+            super().column_dots(a, b, out)
+            return
+        parts = self._leading(n // GROUP * m, a.dtype, "parts", self.empty).reshape(-1, m)
+        self.xp.einsum("gij,gij->gj", a.reshape(-1, GROUP, m), b.reshape(-1, GROUP, m), out=parts)
+        self.column_sums(parts, out)
 
     def total(self, values: Array, scale: float, out: Array) -> None:
         flat = _flat(values)
