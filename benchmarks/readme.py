@@ -123,8 +123,8 @@ def streaming(results: dict[str, Any]) -> str:
             *_table(["network", "rows a second in memory", *sources], lines),
             "",
             f"Speed of training from a file, as a share of that in memory; {results['file_bytes'] / 1e6:.0f} MB of float32 rows "
-            f"in the system's cache, within {results['budget_bytes'] >> 20} MB above the libraries, one core for the training and "
-            f"one for reading, on {_where(results['machine'])}. From `benchmarks/streaming.py`.",
+            f"in the system's cache, within {results['budget_bytes'] >> 20} MB above the libraries, one core for the training "
+            f"and one for reading, on {_where(results['machine'])}. From `benchmarks/streaming.py`.",
         ]
     )
 

@@ -131,3 +131,19 @@ class Layer:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.settings().items())})"
+
+
+class AccumulatingLayer(Layer):
+    """A layer that can add its gradients to any factor times what any arrays hold, such as a momentum."""
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether it does. A layer that is run anew at each step looks for its gradients where they usually are."""
+        return self.recordable and type(self).gradients is AccumulatingLayer.gradients
+
+    def gradients(self, be: Backend, v: Tensors, beta: float) -> None:
+        self.gradients_into(be, v, self.gradient_arrays, beta)
+
+    def gradients_into(self, be: Backend, v: Tensors, arrays: dict[str, Array], beta: float) -> None:
+        """The gradients from v.x and v.delta, added to beta times what `arrays` holds by the parameters' names."""
+        raise NotImplementedError(f"{type(self).__name__} must define gradients_into(be, v, arrays, beta)")

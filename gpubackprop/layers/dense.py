@@ -11,10 +11,10 @@ from gpubackprop.backend.base import Array, Backend, Tensors
 from gpubackprop.checks import check_array, whole_number
 from gpubackprop.errors import ArgumentError
 from gpubackprop.initializers import Initializer, get_initializer
-from gpubackprop.layers.base import Layer, Stream
+from gpubackprop.layers.base import AccumulatingLayer, Stream
 
 
-class Dense(Layer):
+class Dense(AccumulatingLayer):
     """a = f(x W + b).  x (n, d), W (d, m), b (m,), a (n, m).
 
     inputs d and outputs m: widths; activation f: a name, {"name": ..., its settings} or an `Activation`; bias: whether there is
@@ -63,9 +63,6 @@ class Dense(Layer):
 
     def forward(self, be: Backend, v: Tensors, training: bool) -> None:
         be.affine(v.x, self.W, self.b, self.activation, v.z, v.a)
-
-    def gradients(self, be: Backend, v: Tensors, beta: float) -> None:
-        self.gradients_into(be, v, self.gradient_arrays, beta)
 
     def gradients_into(self, be: Backend, v: Tensors, arrays: dict[str, Array], beta: float) -> None:
         """dC/dW and dC/db added to beta times what `arrays` ("weight", "bias") holds."""

@@ -10,12 +10,12 @@ from numpy.typing import DTypeLike
 from gpubackprop.backend.base import Array, Backend, Tensors
 from gpubackprop.checks import positive, whole_number
 from gpubackprop.errors import ArgumentError
-from gpubackprop.layers.base import Layer
+from gpubackprop.layers.base import AccumulatingLayer
 from gpubackprop.losses import Buffers
 from gpubackprop.precision import compute_type
 
 
-class _Norm(Layer):
+class _Norm(AccumulatingLayer):
     """a = gamma xhat + beta, xhat = (x - mean) / sqrt(var + eps); gamma starts at 1, beta at 0. Or, if it is not centered,
     a = gamma xhat, xhat = x / sqrt(mean of x^2 + eps)."""
 
@@ -56,15 +56,16 @@ class _Norm(Layer):
         if self.centered:
             be.xp.add(a, self.parameters["beta"], out=a)
 
-    def gradients(self, be: Backend, v: Tensors, beta: float) -> None:
+    def gradients_into(self, be: Backend, v: Tensors, arrays: dict[str, Array], beta: float) -> None:
         """dgamma = column sums of delta * xhat; dbeta = column sums of delta."""
-        for name, gradient in self.gradient_arrays.items():
+        for name, gradient in arrays.items():
             out = be.scratch(gradient, 1) if beta else gradient
             if name == "gamma":
                 be.column_dots(v.delta, v.xhat, out)
             else:
                 be.column_sums(v.delta, out)
             if beta:
+                be.xp.multiply(gradient, beta, out=gradient)
                 be.xp.add(gradient, out, out=gradient)
 
     def backward(self, be: Backend, v: Tensors, dx: Array, training: bool) -> None:

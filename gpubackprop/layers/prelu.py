@@ -9,10 +9,10 @@ import numpy as np
 from gpubackprop.backend.base import Array, Backend, Tensors
 from gpubackprop.checks import finite, whole_number
 from gpubackprop.errors import ArgumentError
-from gpubackprop.layers.base import Layer
+from gpubackprop.layers.base import AccumulatingLayer
 
 
-class PReLU(Layer):
+class PReLU(AccumulatingLayer):
     """a = x where x > 0, else slope x, with a trained slope (He et al., 2015): one for all units, or one for each.
 
     x (n, width). initial: the slope to begin with. Raises ArgumentError for a wrong width or a slope that is no finite number.
@@ -46,8 +46,8 @@ class PReLU(Layer):
         xp.maximum(v.x, 0.0, out=v.a)
         xp.add(v.a, t, out=v.a)
 
-    def gradients(self, be: Backend, v: Tensors, beta: float) -> None:
-        xp, t, gradient = be.xp, be.scratch(v.x), self.gradient_arrays["slope"]
+    def gradients_into(self, be: Backend, v: Tensors, arrays: dict[str, Array], beta: float) -> None:
+        xp, t, gradient = be.xp, be.scratch(v.x), arrays["slope"]
         xp.minimum(v.x, 0.0, out=t)
         xp.multiply(t, v.delta, out=t)
         part = be.scratch(gradient, 1)
@@ -58,6 +58,7 @@ class PReLU(Layer):
         else:
             be.column_sums(t, part)
         if beta:
+            xp.multiply(gradient, beta, out=gradient)
             xp.add(gradient, part, out=gradient)
         else:
             xp.copyto(gradient, part)

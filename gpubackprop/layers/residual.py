@@ -12,12 +12,12 @@ from gpubackprop.activations import get_activation
 from gpubackprop.backend.base import Array, Backend, Tensors
 from gpubackprop.errors import ArgumentError
 from gpubackprop.layers import stack
-from gpubackprop.layers.base import Layer, Stream
+from gpubackprop.layers.base import AccumulatingLayer, Layer, Stream
 
 _IDENTITY = get_activation("identity")
 
 
-class Residual(Layer):
+class Residual(AccumulatingLayer):
     """a = x + F(x), where F is the chain `layers` (He et al., "Identity mappings in deep residual networks", 2016).
 
     x, F(x) and a are (n, width): the chain ends as wide as it begins. Its arrays are called "<index here>.<index inside>.<name>",
@@ -81,9 +81,18 @@ class Residual(Layer):
             if i:
                 layer.propagate(be, inner, v.inner[i - 1], self.layers[i - 1].activation, training)
 
-    def gradients(self, be: Backend, v: Tensors, beta: float) -> None:
-        for layer, inner in zip(self.layers, v.inner, strict=True):
-            layer.gradients(be, inner, beta)
+    @property
+    def accumulates(self) -> bool:
+        """Whether all layers inside that have gradients do."""
+        inside = [layer for layer in self.layers if layer.gradient_arrays]
+        return super().accumulates and all(isinstance(e, AccumulatingLayer) and e.accumulates for e in inside)
+
+    def gradients_into(self, be: Backend, v: Tensors, arrays: dict[str, Array], beta: float) -> None:
+        for i, (layer, inner) in enumerate(zip(self.layers, v.inner, strict=True)):
+            if isinstance(layer, AccumulatingLayer):
+                layer.gradients_into(be, inner, stack.of_layer(arrays, i), beta)
+            else:
+                layer.gradients(be, inner, beta)
 
     def backward(self, be: Backend, v: Tensors, dx: Array, training: bool) -> None:
         below = Tensors(saved=v.x, delta=dx)

@@ -10,7 +10,8 @@ import numpy as np
 from gpubackprop.activations import get_activation
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.errors import ArgumentError
-from gpubackprop.layers import Dense, Layer
+from gpubackprop.layers import Layer
+from gpubackprop.layers.base import AccumulatingLayer
 from gpubackprop.layers.stack import of_layer
 from gpubackprop.losses import Loss
 from gpubackprop.network.parameters import Parameters
@@ -116,7 +117,7 @@ class Steps:
                 pass
             elif into is None:
                 self._do(layer, layer.gradients, v, beta)
-            elif isinstance(layer, Dense):
+            elif isinstance(layer, AccumulatingLayer):
                 layer.gradients_into(self.be, v, of_layer(into, i), beta)
             if i > (first if update else 0):
                 self._do(layer, layer.propagate, v, batch.tensors[i - 1], self.layers[i - 1].activation, training)
@@ -127,8 +128,7 @@ class Steps:
     def accumulates(self) -> bool:
         """Whether all gradients can be written into another flat buffer than G, and nothing is added to them there."""
         trained = [layer for layer in self.layers if layer.gradient_arrays]
-        # A layer that is run anew at each step looks for its gradients where they usually are.
-        known = all(layer.recordable and type(layer).gradients is Dense.gradients for layer in trained)
+        known = all(isinstance(layer, AccumulatingLayer) and layer.accumulates for layer in trained)
         return known and not self.l1 and not self.l2
 
     def penalty(self, with_delta: bool) -> None:

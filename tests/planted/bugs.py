@@ -309,14 +309,14 @@ BUGS = [
     ),
     Bug(
         "gain's gradient from x for xhat",
-        "layers.normalization:_Norm.gradients",
+        "layers.normalization:_Norm.gradients_into",
         "be.column_dots(v.delta, v.xhat, out)",
         "be.column_dots(v.delta, v.x, out)",
         "gradients",
     ),
     Bug(
         "gradients of a normalisation overwritten",
-        "layers.normalization:_Norm.gradients",
+        "layers.normalization:_Norm.gradients_into",
         "if beta:",
         "if False:",
         "contract",

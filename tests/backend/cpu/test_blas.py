@@ -187,14 +187,28 @@ def test_which_route_is_taken_is_said(direct: DirectBlas) -> None:
     assert direct.name.endswith(("gemm64_", "gemm"))
 
 
-def test_momentum_goes_into_the_products(direct: DirectBlas) -> None:
+def _chain(kind: str) -> list[gb.Layer]:
+    inside: dict[str, list[gb.Layer]] = {
+        "plain": [],
+        "batch_norm": [gb.BatchNorm(128)],
+        "layer_norm": [gb.LayerNorm(128)],
+        "rms_norm": [gb.RMSNorm(128)],
+        "prelu": [gb.PReLU(128)],
+        "residual": [gb.Residual([gb.LayerNorm(128), gb.Dense(128, 128, "tanh"), gb.PReLU(128, shared=True)])],
+    }
+    return [gb.Dense(96, 128, "relu"), *inside[kind], gb.Dense(128, 10)]
+
+
+@pytest.mark.parametrize("kind", ["plain", "batch_norm", "layer_norm", "rms_norm", "prelu", "residual"])
+def test_momentum_goes_into_the_products(direct: DirectBlas, kind: str) -> None:
     be = NumpyBackend()
-    net = gb.mlp([96, 128, 10], loss="cross_entropy", device=be, seed=3)
-    x, y = np.ones((128, 96), np.float32), np.zeros(128, int)
+    net = gb.Network(_chain(kind), loss="cross_entropy", device=be, seed=3)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(128, 96)).astype(np.float32), rng.integers(0, 10, 128)
     optimizer = gb.SGD(0.1, momentum=0.9)
     net.train_step(x, y, optimizer)
     before = net.engine.parameters.G.copy()
-    _, gradients = net.loss_and_gradients(x, y)
+    _, gradients = net.loss_and_gradients(x, y, training=True)
     velocity = {k: v.copy() for k, v in zip(gradients, _views(net, optimizer.state["velocity"]), strict=True)}
     net.engine.parameters.G[...] = before
     net.train_step(x, y, optimizer)
