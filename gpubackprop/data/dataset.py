@@ -117,8 +117,6 @@ class Dataset:
 
 def _weights(table: Table, column: str, where: str) -> NDArray[np.float64]:
     weights = cells.numbers(table.column(column))
-    if np.isnan(weights).any() or weights.min() < 0 or not weights.sum() > 0:
-        raise ArgumentError(
-            f"{where}: column {column}: weights must be numbers, 0 or more and not all 0, one for each row"
-        )
+    if np.isnan(weights).any() or weights.min() < 0:
+        raise ArgumentError(f"{where}: column {column}: weights must be numbers, 0 or more, one for each row")
     return weights

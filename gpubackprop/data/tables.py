@@ -86,16 +86,15 @@ class Table:
     def __len__(self) -> int:
         return self.columns.num_rows if self.rows is None else len(self.rows)
 
-    @cached_property
+    @property
     def names(self) -> list[str]:
         """The names of the columns."""
-        # Arrow makes the list anew each time, of thousands of columns in thousands of lookups.
-        names: list[str] = self.columns.column_names
-        return names
+        return list(self._known)
 
     @cached_property
-    def _known(self) -> frozenset[str]:
-        return frozenset(self.names)
+    def _known(self) -> dict[str, None]:
+        # Arrow makes the list of names anew each time, which takes long where thousands of columns are looked up.
+        return dict.fromkeys(self.columns.column_names)
 
     @property
     def shape(self) -> tuple[int, int]:

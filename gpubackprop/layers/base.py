@@ -63,7 +63,8 @@ class Layer:
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         # A subclass with mathematics of its own must say so itself, whatever its parent says.
-        if "recordable" not in vars(cls) and {"forward", "gradients", "backward", "propagate"} & vars(cls).keys():
+        own = {"forward", "gradients", "gradients_into", "backward", "propagate", "propagate_inside"} & vars(cls).keys()
+        if "recordable" not in vars(cls) and own:
             cls.recordable = False
 
     def build(self, width: int) -> int:

@@ -89,9 +89,10 @@ class Residual(AccumulatingLayer):
 
     def gradients_into(self, be: Backend, v: Tensors, arrays: dict[str, Array], beta: float) -> None:
         for i, (layer, inner) in enumerate(zip(self.layers, v.inner, strict=True)):
-            if isinstance(layer, AccumulatingLayer):
+            if isinstance(layer, AccumulatingLayer) and layer.accumulates:
                 layer.gradients_into(be, inner, stack.of_layer(arrays, i), beta)
             else:
+                # Then `arrays` are the usual ones, since this block does not accumulate either.
                 layer.gradients(be, inner, beta)
 
     def backward(self, be: Backend, v: Tensors, dx: Array, training: bool) -> None:

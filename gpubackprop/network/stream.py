@@ -256,6 +256,8 @@ def _windows(
         skip = window * rows - int(stops[first] - pieces[first].rows)
         chunks = _checked(pieces[first:], skip, check)
         rest: Chunk | None = None
+        # Of a whole epoch some row must count, as of all rows in memory.
+        counts = window > 0 or check.arrays < len(_NAMES)
         for start in range(window * rows, len(stream), rows):
             n = min(rows, len(stream) - start)
             window_arrays = tuple(array[:n] for array in next(room))
@@ -271,6 +273,9 @@ def _windows(
                     array[at] = rows_read[:taken]
                 rest = tuple(array[taken:] for array in part) if taken < len(part[0]) else None
                 done += taken
+            counts = counts or bool(window_arrays[-1].any())
+            if not counts and start + n == len(stream):
+                raise DataError("the stream: all sample weights are 0; some row must have one above 0")
             yield window_arrays
         epoch, window = epoch + 1, 0
 

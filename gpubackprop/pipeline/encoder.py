@@ -190,7 +190,7 @@ class Encoder:
 
     def state(self) -> dict[str, Any]:
         """Everything, as values that JSON can hold."""
-        return {"columns": [dict(vars(column)) for column in self.columns]}
+        return {"columns": [{**vars(c), "settings": {**c.settings}, "inputs": [*c.inputs]} for c in self.columns]}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Encoder:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubackprop.data import Dataset
-from gpubackprop.data.cells import numbers
 from gpubackprop.data.pieces import WEIGHTS
 from gpubackprop.data.tables import COMPRESSED, is_table, read_table_parts
 from gpubackprop.errors import DataError
@@ -61,24 +60,26 @@ def encode_all(model: Model, held: NDArray[np.int64], folder: Path) -> None:
     try:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        done = 0
+        done, total, counted = 0, 0.0, 0
         for number, part in enumerate(read_table_parts(source, text=text, format=model.format())):
             places = np.arange(done, done + len(part))
             done += len(part)
             rows = part[~np.isin(places, held)]
             if not len(rows) or any(rows.column(goal).null_count == len(rows) for goal in goals):
                 continue
-            counts = weight
-            if weight is not None and not numbers(rows.column(column := rows.find(weight, source))).any():
-                # Of all rows some must count, but not of these.
-                rows, counts = rows.without([column]), None
-            data = Dataset.from_frame(rows, goals, task=model.data["task"], weight=counts, name=source)
+            data = Dataset.from_frame(rows, goals, task=model.data["task"], weight=weight, name=source)
             x, y = model.match(data)
             arrays = {"x": model.prepare(x), "y": model.prepare_targets(y)}
-            if weight is not None:
-                arrays[WEIGHTS] = np.zeros(len(y)) if data.weights is None else data.weights
+            if data.weights is not None:
+                arrays[WEIGHTS] = data.weights
+                total, counted = total + float(data.weights.sum()), counted + len(y)
             for name, array in arrays.items():
                 np.save(folder / f"{number:06}_{name}.npy", array)
+        if weight is not None and not total:
+            raise DataError(f"{source}: column {weight}: no row counts; some must have a weight above 0")
+        for path in sorted(folder.glob(f"*_{WEIGHTS}.npy")):
+            # With the mean 1, as those of a table in memory, so that the learning rate means the same.
+            np.save(path, np.load(path) * (counted / total))
         (folder / _WHOLE).touch()
     except OSError as error:
         raise DataError(

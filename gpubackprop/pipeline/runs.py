@@ -152,7 +152,10 @@ def train_run(
         )
     columns = columns or ColumnChoices()
     places, total = None, 0
-    if isinstance(data, (str, os.PathLike)) and is_large(os.fspath(data), memory):
+    # Machines of several sizes go by that of rank 0.
+    streams = isinstance(data, (str, os.PathLike)) and is_large(os.fspath(data), memory)
+    streams = streams if ranks is None else ranks.broadcast(streams)
+    if isinstance(data, (str, os.PathLike)) and streams:
         unfit = {"group": group, "class_weight": settings.get("class_weight")}
         if given := [name for name, value in unfit.items() if value is not None]:
             raise ArgumentError(
@@ -200,7 +203,8 @@ def train_run(
         )
     held = None if places is None else places_held(parts, places)
     if held is not None:
-        model.data["window"] = rows_together(model.network.widths[0], memory)
+        together = rows_together(model.network.widths[0], memory)
+        model.data["window"] = together if ranks is None else ranks.broadcast(together)
     rows = len(parts.train.x) if held is None else total - len(held)
     sizes = None
     if chosen.batch_size == "auto":
@@ -379,10 +383,13 @@ class _Training:
         stream, ranks = None, self.trainer.ranks
         if self.held is not None:
             with ranks or nullcontext():
+                if ranks is not None:
+                    # What they cannot do together they find before rank 0 encodes for an hour.
+                    ranks.attach(self.model.network.backend)
                 if work is not None:
                     encode_all(self.model, self.held, work / ENCODED)
                 folder = _broadcast(ranks, work and work / ENCODED)
-            stream = open_stream(folder, window=self.model.data["window"])
+                stream = open_stream(folder, window=self.model.data["window"])
         return fit(self.trainer, self.model, self.parts, self.settings, callbacks, self.more_epochs, stream)
 
     def _keep(self, run: RunFolder, history: History) -> Run:
@@ -463,7 +470,8 @@ def prepare(
         )
     checked_on_nan(settings.on_nan)
     learning_rate_factor(settings.scale_learning_rate, 1, settings.base_batch_size)
-    settings.row_weights(part.y, part.weights, data.task)
+    if origin.get("sampled") is None:
+        settings.row_weights(part.y, part.weights, data.task)
     inputs: Encoder | Standardizer | None = None
     width = data.x.shape[1]
     if isinstance(part.x, Table):

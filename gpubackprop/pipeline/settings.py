@@ -146,7 +146,7 @@ class Settings:
         """What each training row's loss is multiplied by, (n,) with the mean 1, or None: a column of weights, and with
         class_weight="balanced" n / (classes * rows of its class), so that each class counts the same.
 
-        Raises ArgumentError for another class_weight, and for one where there are no classes.
+        Raises ArgumentError for another class_weight, for one where there are no classes, and for weights that are all 0.
         """
         if self.class_weight is not None:
             if self.class_weight != "balanced":
@@ -156,6 +156,8 @@ class Settings:
             found, which, rows = np.unique(y, return_inverse=True, return_counts=True)
             by_class = (len(y) / (len(found) * rows))[which]
             weights = by_class if weights is None else weights * by_class
+        if weights is not None and not weights.any():
+            raise ArgumentError("weight: no row of the training part counts; some must have a weight above 0")
         return None if weights is None else weights / weights.mean()
 
     def network(self, inputs: int, outputs: int, loss: Loss) -> Network:

@@ -271,3 +271,32 @@ def test_in_words() -> None:
     ]
     assert lines[-1].startswith(f"{net.parameter_count:,} parameters")
     assert [d.shape[1] for d in net.deltas(*batch())] == [6, 4, 6, 6, 6, 3]
+
+
+@pytest.mark.parametrize("recordable", [False, True])
+def test_a_layer_inside_that_has_gradients_of_its_own(recordable: bool) -> None:
+    class Halved(gb.Dense):
+        def gradients(self, be: Any, v: Any, beta: float) -> None:
+            super().gradients(be, v, beta)
+            be.xp.multiply(self.gradient_arrays["weight"], 0.0, out=self.gradient_arrays["weight"])
+
+    Halved.recordable = recordable
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(128, 96)), rng.integers(0, 3, 128)
+    net = gb.Network(
+        [gb.Residual([Halved(96, 96, "relu")]), gb.Dense(96, 3)], loss="cross_entropy", device="cpu", seed=1
+    )
+    _, gradients = net.loss_and_gradients(x, y)
+    assert not gradients["0.0.weight"].any()
+    assert gradients["0.0.bias"].any()
+    before = net.get_weights()["0.0.weight"]
+    for _ in range(3):
+        net.train_step(x, y, gb.SGD(0.1, momentum=0.9))
+    np.testing.assert_array_equal(net.get_weights()["0.0.weight"], before)
+
+
+@pytest.mark.parametrize("method", ["gradients_into", "propagate_inside", "gradients", "backward"])
+def test_a_class_with_mathematics_of_its_own_is_not_recorded_unless_it_says_so(method: str) -> None:
+    for base in (gb.PReLU, gb.LayerNorm, gb.Dense):
+        assert base.recordable
+        assert not type("Own", (base,), {method: lambda self, *arguments: None}).recordable

@@ -116,6 +116,15 @@ def test_rows_with_weights(backend, options):
     assert not np.array_equal(streamed.get_weights()["0.weight"], unweighted.get_weights()["0.weight"])
 
 
+def test_some_row_of_a_stream_must_count():
+    weights = np.zeros(N)
+    trainer = gb.Trainer(network(), gb.SGD(0.1))
+    with pytest.raises(DataError, match="all sample weights are 0"):
+        trainer.fit(gb.Stream(pieces(X, Y, weights), WINDOW), epochs=1, batch_size=SIZE)
+    weights[-1] = 1
+    trainer.fit(gb.Stream(pieces(X, Y, weights), WINDOW), epochs=2, batch_size=SIZE)
+
+
 def test_steps_in_machine_code_take_no_stream():
     pytest.importorskip("numba")
     found = []

@@ -299,5 +299,16 @@ def test_wide_tables_are_not_searched_column_by_column(monkeypatch: pytest.Monke
     encoder.transform(table)
     encoder.remarks(table)
     assert all(table.find(name, "the table") == name for name in table.names)
-    assert table.names is table.names
     assert len(asked) < 10
+
+
+def test_what_is_handed_out_is_a_copy() -> None:
+    table, y = table_from({"a": [1.0, 2.0, 3.0, 4.0], "b": ["x", "y", "x", "y"]}), np.array([0, 1, 1, 0])
+    table.names.append("c")
+    assert table.names == ["a", "b"]
+    encoder = Encoder.fit(table, y, 2, ColumnChoices(categorical=("b",)))
+    before = json.dumps(encoder.state())
+    for column in encoder.state()["columns"]:
+        column["settings"]["median"] = 1e9
+        column["inputs"].append("c")
+    assert json.dumps(encoder.state()) == before

@@ -148,6 +148,53 @@ def test_rows_count_by_their_weights(tmp_path: Path) -> None:
     assert len(again.history) == 21
 
 
+def _weighted(path: Path, counts: np.ndarray, missing: int = -1) -> Path:
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(size=(2, len(counts)))
+    said = np.where(a - b > 0, "yes", "no")
+    said[missing:] = "" if missing >= 0 else said[missing:]
+    lines = [f"{a[i]:.4f},{b[i]:.4f},{counts[i]:g},{said[i]}" for i in range(len(counts))]
+    path.write_text("a,b,count,y\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def test_the_unit_of_the_weights_does_not_matter(tmp_path: Path) -> None:
+    counts = np.random.default_rng(5).integers(1, 4, ROWS).astype(float)
+    losses = []
+    for i, (factor, memory) in enumerate(((1, None), (1000, None), (1, 1000), (1000, 1000))):
+        path = _weighted(tmp_path / f"{i}.csv", factor * counts)
+        options: dict[str, Any] = {
+            "optimizer": "sgd",
+            "learning_rate": 0.01,
+            "layers": [8],
+            "epochs": 3,
+            "batch_size": 64,
+        }
+        run = train_run(path, target="y", weight="count", memory=memory, out=tmp_path / f"run{i}", **options)
+        losses.append(run.history["loss"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    # The blocks of a stream, and so the order of its rows, depend on the length of the text.
+    np.testing.assert_allclose(losses[2:], [losses[0], losses[0]], rtol=0.2)
+
+
+def test_weights_that_are_0_in_a_part_or_in_the_sample(tmp_path: Path) -> None:
+    # In the last block rows count that have no target; in the sample of 800 hardly any row counts, or none.
+    counts = np.ones(ROWS)
+    counts[1500:-5] = 0
+    path = _weighted(tmp_path / "part.csv", counts, missing=ROWS - 5)
+    train_run(path, target="y", weight="count", memory=1000, out=tmp_path / "part", epochs=1)
+    counts[:] = 0
+    counts[7] = 1
+    path = _weighted(tmp_path / "rare.csv", counts)
+    run = train_run(path, target="y", weight="count", memory=1000, out=tmp_path / "rare", epochs=1, seed=1)
+    assert np.isfinite(run.history["loss"]).all()
+    none = _weighted(tmp_path / "none.csv", np.zeros(ROWS))
+    with pytest.raises(DataError, match="column count: no row counts"):
+        train_run(none, target="y", weight="count", memory=1000, out=tmp_path / "none", epochs=1)
+    with pytest.raises(ArgumentError, match="no row of the training part counts"):
+        train_run(none, target="y", weight="count", out=tmp_path / "whole", epochs=1)
+
+
 def test_by_the_command_and_once_more_from_its_settings(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv")
     command(

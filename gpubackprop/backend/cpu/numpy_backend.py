@@ -284,14 +284,15 @@ class NumpyBackend(ArrayBackend):
         self.xp.multiply(delta, t, out=delta)
 
     def _sums(self, values: Array, axis: int, out: Array) -> None:
-        if axis == 1 and values.size >= DIRECT and values.shape[1] <= MANY:
-            # A product takes all threads, and a sixth of the time of NumPy's sum.
+        if axis == 1 and values.size >= BLOCK and values.shape[1] <= MANY:
+            # A product takes all threads, and a sixth of the time of NumPy's sum. Of fewer numbers neither this nor `einsum` is
+            # worth a step that machine code can do, which knows nothing of them.
             self.dot(values, self.ones(values.shape[1], values.dtype), out.reshape(-1))
         else:
             super()._sums(values, axis, out)
 
     def _dots(self, a: Array, b: Array, axis: int, out: Array) -> None:
-        if axis == 1 and a.size >= DIRECT and a.shape[1] <= MANY:
+        if axis == 1 and a.size >= BLOCK and a.shape[1] <= MANY:
             # One pass over memory in place of three, as in `column_dots`.
             self.xp.einsum("ij,ij->i", a, b, out=out.reshape(-1))
         else:
@@ -299,7 +300,7 @@ class NumpyBackend(ArrayBackend):
 
     def column_dots(self, a: Array, b: Array, out: Array) -> None:
         n, m = a.shape
-        if a.size < DIRECT or n % GROUP or not (a.flags.c_contiguous and b.flags.c_contiguous):
+        if a.size < BLOCK or n % GROUP or not (a.flags.c_contiguous and b.flags.c_contiguous):
             super().column_dots(a, b, out)
             return
         parts = self._leading(n // GROUP * m, a.dtype, "parts", self.empty).reshape(-1, m)

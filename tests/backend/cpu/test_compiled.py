@@ -207,6 +207,17 @@ def test_what_pays() -> None:
     assert MachineCode(step.calls, batch.x, batch.targets, optimizer.h).saved == 0
 
 
+@pytest.mark.parametrize("norm", [gb.BatchNorm, gb.LayerNorm, gb.RMSNorm])
+def test_a_normalisation_of_the_size_that_machine_code_is_good_at(norm: Any) -> None:
+    """NumPy's faster ways for large arrays, which the generated code does not know, are for larger ones."""
+    net = gb.Network([gb.Dense(16, 64, "relu"), norm(64), gb.Dense(64, 3)], loss="cross_entropy", device="cpu")
+    x, y = make_data(256, 16, 3, "cross_entropy")
+    batch = net.engine.load(x.astype(np.float32), y)
+    optimizer = gb.Adam()
+    step: Any = net.engine.training_program(batch, optimizer)
+    assert MachineCode(step.calls, batch.x, batch.targets, optimizer.h).saved > 1e-5
+
+
 def test_a_long_step_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "load", lambda text: pytest.fail("compiled"))
     code = Case(mlp((3, *[4] * 60, 4))).code()
