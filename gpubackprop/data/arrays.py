@@ -77,13 +77,13 @@ def load_npz(path: str | os.PathLike[str], task: str) -> Dataset:
     return assemble(path, dict(zip(("x", "y", "x_test", "y_test"), read, strict=False)), task)
 
 
-def read_npz_pair(path: Path) -> tuple[Array, Array]:
-    """x and y of an .npz archive as they were saved. Raises what `load_npz` raises."""
+def read_npz_chunk(path: Path) -> tuple[Array, ...]:
+    """x and y of an .npz archive as they were saved, and sample_weight if it has that. Raises what `load_npz` raises."""
     path, size = regular_file(path)
     with _archive(path) as archive:
         members = _members(archive, path, size)
-        x, y = (_read_member(archive, members[_member(members, name, path)], path) for name in ("x", "y"))
-        return x, y
+        names = [_member(members, name, path) for name in ("x", "y")] + ["sample_weight"] * ("sample_weight" in members)
+        return tuple(_read_member(archive, members[name], path) for name in names)
 
 
 def rows_of_npz(path: Path) -> int:

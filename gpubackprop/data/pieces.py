@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gpubackprop.checks import whole_number
 from gpubackprop.data import cells
-from gpubackprop.data.arrays import named_x, npy_pair, read_header, read_npz_pair, rows_of_npz
+from gpubackprop.data.arrays import named_x, npy_pair, read_header, read_npz_chunk, rows_of_npz
 from gpubackprop.data.tables import COMPRESSED, SUFFIXES, Table, read_table_parts, rows_of_groups
 from gpubackprop.data.text_tables import TextFormat
 from gpubackprop.errors import ArgumentTypeError, DataError
@@ -42,12 +42,12 @@ def open_stream(
     """Data to train on that need not fit into memory: `Trainer.fit(gb.open_stream(path), epochs=...)`.
 
     source: an .npy file of x (n, d) with y beside it, or "x.npy,y.npy" (as for `gb.data.load`), which are read in blocks of a
-    megabyte, and beside a_x.npy the weights of its rows, (n,), where there is an a_sample_weight.npy; an .npz file; a table (text
-    or Parquet, in parts; Parquet's row groups are its pieces); a folder of such files, its shards; or a function that returns an
-    iterable of chunks (x, y) or (x, y, sample_weight), called anew for each epoch. target, columns, weight: of tables, the column
-    to predict (several: a list), those to predict from (None: all others), and one of sample weights; all of them numbers. rows:
-    of what a function returns; None: it is called once to count them. window: rows that are shuffled together. format: of text
-    tables.
+    megabyte, and beside a_x.npy the weights of its rows, (n,), where there is an a_sample_weight.npy; an .npz file of x and y,
+    and sample_weight if it holds that; a table (text or Parquet, in parts; Parquet's row groups are its pieces); a folder of such
+    files, its shards; or a function that returns an iterable of chunks (x, y) or (x, y, sample_weight), called anew for each
+    epoch. target, columns, weight: of tables, the column to predict (several: a list), those to predict from (None: all others),
+    and one of sample weights; all of them numbers. rows: of what a function returns; None: it is called once to count them.
+    window: rows that are shuffled together. format: of text tables.
 
     Text is read from its beginning to its end, and so is what a function returns: their rows are shuffled within the window
     alone, and rows that lie sorted should be mixed first. Text is counted once here. y is taken as it is: labels 0..k-1, or
@@ -121,7 +121,7 @@ def _of_file(source: str, asked: _Columns, format: TextFormat | None) -> tuple[l
         return _of_npy(paths), paths
     path, _ = regular_file(source)
     if name.endswith(".npz"):
-        return [Piece(source, rows_of_npz(path), lambda: iter([read_npz_pair(path)]))], [path]
+        return [Piece(source, rows_of_npz(path), lambda: iter([read_npz_chunk(path)]))], [path]
     if not asked.goals:
         raise DataError(f"{source}: say which column to predict, target=NAME")
     read = partial(_chunks_of_table, source, asked, format)

@@ -112,6 +112,25 @@ def test_a_column_of_weights(tmp_path, small_blocks, kind):
     np.testing.assert_array_equal(weights.astype(np.float32), X[:, 1])
 
 
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_arrays_of_weights(tmp_path, small_blocks, kind):
+    weights = np.arange(N) % 3
+    path = save(tmp_path, kind)
+    if kind == "npy":
+        np.save(tmp_path / "data_sample_weight.npy", weights)
+    else:
+        np.savez(path, x=X, y=Y, sample_weight=weights)
+    stream = gb.open_stream(path)
+    chunks = [chunk for piece in stream.pieces for chunk in piece.chunks()]
+    np.testing.assert_array_equal(np.concatenate([w for _, _, w in chunks]), weights)
+    net = gb.mlp([D, 8, 3], loss="cross_entropy", device="cpu")
+    assert np.isfinite(gb.Trainer(net).fit(stream, epochs=1)["loss"]).all()
+    if kind == "npy":
+        np.save(tmp_path / "data_sample_weight.npy", weights[:-1])
+        with pytest.raises(DataError, match=r"data_sample_weight.npy: has shape \(299,\), and x \(300, 4\)"):
+            gb.open_stream(path)
+
+
 @pytest.mark.parametrize("options", [{"target": "y"}, {"columns": ["c1"]}, {"weight": "c1"}], ids=str)
 def test_columns_of_what_is_no_table(tmp_path, options):
     for kind in ("npy", "npz"):
