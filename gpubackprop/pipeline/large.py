@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +48,9 @@ def places_held(parts: Parts, places: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(places[np.concatenate([np.zeros(0, np.int64), *held])])
 
 
-def encode_all(model: Model, held: NDArray[np.int64], folder: Path) -> None:
+def encode_all(model: Model, held: NDArray[np.int64], folder: Path, balanced: bool = False) -> None:
     """Write all rows of the model's table but those at the places `held`, as the network's inputs and targets and with their
-    weights, to files of `folder` for `open_stream`, where they are not there yet.
+    weights, to files of `folder` for `open_stream`, where they are not there yet. balanced: each class counts the same.
 
     Raises DataError for rows that the sample did not prepare for (an unknown class), and where the folder cannot be written.
     """
@@ -60,7 +61,7 @@ def encode_all(model: Model, held: NDArray[np.int64], folder: Path) -> None:
     try:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        done, total, counted = 0, 0.0, 0
+        done = 0
         for number, part in enumerate(read_table_parts(source, text=text, format=model.format())):
             places = np.arange(done, done + len(part))
             done += len(part)
@@ -72,16 +73,43 @@ def encode_all(model: Model, held: NDArray[np.int64], folder: Path) -> None:
             arrays = {"x": model.prepare(x), "y": model.prepare_targets(y)}
             if data.weights is not None:
                 arrays[WEIGHTS] = data.weights
-                total, counted = total + float(data.weights.sum()), counted + len(y)
             for name, array in arrays.items():
                 np.save(folder / f"{number:06}_{name}.npy", array)
-        if weight is not None and not total:
-            raise DataError(f"{source}: column {weight}: no row counts; some must have a weight above 0")
-        for path in sorted(folder.glob(f"*_{WEIGHTS}.npy")):
-            # With the mean 1, as those of a table in memory, so that the learning rate means the same.
-            np.save(path, np.load(path) * (counted / total))
+        if weight is not None or balanced:
+            _weigh(folder, balanced, f"{source}: column {weight}")
         (folder / _WHOLE).touch()
     except OSError as error:
         raise DataError(
             f"{folder}: the encoded rows cannot be written: {error.strerror}; they take 4 bytes a number"
         ) from error
+
+
+def _weigh(folder: Path, balanced: bool, where: str) -> None:
+    """Write the weights of all rows as `Settings.row_weights` has them for a table in memory: with the mean 1."""
+    files = [
+        (path, path.with_name(path.name.replace("_y.", f"_{WEIGHTS}."))) for path in sorted(folder.glob("*_y.npy"))
+    ]
+    rows: Counter[int] = Counter()
+    for y, _ in files if balanced else ():
+        rows.update(_labels(y).tolist())
+
+    def weights(y: Path, own: Path) -> NDArray[np.float64]:
+        labels = _labels(y)
+        found = np.load(own) if own.exists() else np.ones(len(labels))
+        return found / np.array([rows[label] for label in labels.tolist()]) if balanced else found
+
+    total, count = 0.0, 0
+    for y, own in files:
+        part = weights(y, own)
+        total, count = total + float(part.sum()), count + len(part)
+    if not total:
+        raise DataError(f"{where}: no row counts; some must have a weight above 0")
+    for y, own in files:
+        np.save(own, weights(y, own) * (count / total))
+
+
+def _labels(path: Path) -> NDArray[np.int64]:
+    """The class of each row, (n,), from a file of targets."""
+    y: NDArray[np.generic] = np.load(path)
+    labels = y if y.ndim == 1 else y.argmax(axis=1) if y.shape[1] > 1 else y[:, 0]
+    return labels.astype(np.int64)

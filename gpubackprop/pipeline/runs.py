@@ -22,7 +22,6 @@ from gpubackprop.checks import whole_number
 from gpubackprop.data import NAMES, Dataset, Standardizer, Table, TextFormat, load
 from gpubackprop.data.pieces import open_stream
 from gpubackprop.data.sampling import load_sample
-from gpubackprop.data.text_tables import listed
 from gpubackprop.distributed import Communicator, join, local_device
 from gpubackprop.errors import (
     ArgumentError,
@@ -156,11 +155,10 @@ def train_run(
     streams = isinstance(data, (str, os.PathLike)) and is_large(os.fspath(data), memory)
     streams = streams if ranks is None else ranks.broadcast(streams)
     if isinstance(data, (str, os.PathLike)) and streams:
-        unfit = {"group": group, "class_weight": settings.get("class_weight")}
-        if given := [name for name, value in unfit.items() if value is not None]:
+        if group is not None:
             raise ArgumentError(
-                f"{os.fspath(data)}: is trained on as a stream, since it would not fit into memory, and a stream takes no "
-                f"{listed(given)}: leave that out, or say memory=NUMBER to have it read whole"
+                f"{os.fspath(data)}: is trained on as a stream, since it would not fit into memory, and a stream takes no group: "
+                "leave that out, or say memory=NUMBER to have it read whole"
             )
         seed = Settings(**settings).seed
         text = columns.categorical
@@ -387,7 +385,7 @@ class _Training:
                     # What they cannot do together they find before rank 0 encodes for an hour.
                     ranks.attach(self.model.network.backend)
                 if work is not None:
-                    encode_all(self.model, self.held, work / ENCODED)
+                    encode_all(self.model, self.held, work / ENCODED, self.settings.class_weight is not None)
                 folder = _broadcast(ranks, work and work / ENCODED)
                 stream = open_stream(folder, window=self.model.data["window"])
         return fit(self.trainer, self.model, self.parts, self.settings, callbacks, self.more_epochs, stream)
@@ -470,8 +468,7 @@ def prepare(
         )
     checked_on_nan(settings.on_nan)
     learning_rate_factor(settings.scale_learning_rate, 1, settings.base_batch_size)
-    if origin.get("sampled") is None:
-        settings.row_weights(part.y, part.weights, data.task)
+    settings.row_weights(part.y, None if origin.get("sampled") else part.weights, data.task)
     inputs: Encoder | Standardizer | None = None
     width = data.x.shape[1]
     if isinstance(part.x, Table):

@@ -177,6 +177,37 @@ def test_the_unit_of_the_weights_does_not_matter(tmp_path: Path) -> None:
     np.testing.assert_allclose(losses[2:], [losses[0], losses[0]], rtol=0.2)
 
 
+def test_classes_that_count_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights of the streamed rows are those that rows in memory get, with a column of weights and without."""
+    counts = np.random.default_rng(5).integers(1, 4, ROWS).astype(float)
+    path, seen = _weighted(tmp_path / "t.csv", counts), []
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join([rows[0], *(r for i, r in enumerate(rows[1:]) if r.endswith("no") or i % 4 == 0)]) + "\n")
+    original = runs.open_stream
+
+    def watched(*arguments: Any, **options: Any) -> gb.Stream:
+        seen.append(original(*arguments, **options))
+        chunks = [chunk for piece in seen[-1].pieces for chunk in piece.chunks()]
+        found.append([np.concatenate(arrays) for arrays in zip(*chunks, strict=True)])
+        return seen[-1]
+
+    monkeypatch.setattr(runs, "open_stream", watched)
+    found: list[Any] = []
+    for weight in (None, "count"):
+        options: dict[str, Any] = {"target": "y", "weight": weight, "class_weight": "balanced", "epochs": 1}
+        run = train_run(path, memory=1000, out=tmp_path / str(weight), **options)
+        _, y, weights = found.pop()
+        labels = y.reshape(len(y)).astype(int)
+        assert weights.mean() == pytest.approx(1)
+        if weight is None:
+            sums = np.bincount(labels, weights)
+            assert sums[0] == pytest.approx(sums[1])
+        else:
+            # Of one class, a row that counts three has three times the weight of one that counts one.
+            assert len(np.unique(np.round(weights[labels == 0] / weights[labels == 0].min(), 6))) == 3
+        assert run.report is not None
+
+
 def test_weights_that_are_0_in_a_part_or_in_the_sample(tmp_path: Path) -> None:
     # In the last block rows count that have no target; in the sample of 800 hardly any row counts, or none.
     counts = np.ones(ROWS)
@@ -234,7 +265,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 def test_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv")
     for options, word in (
-        ({"class_weight": "balanced"}, "takes no class_weight"),
+        ({"class_weight": "heavy"}, "class_weight must be"),
         ({"group": "city"}, "takes no group"),
     ):
         with pytest.raises(ArgumentError, match=word):
