@@ -94,7 +94,7 @@ class _Fit:
         if self.gradient_tolerance is not None:
             positive("gradient_tolerance", self.gradient_tolerance)
         _check_split(self.validation_split)
-        names = self.metrics or []
+        names = [] if self.metrics is None else self.metrics
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ArgumentTypeError(f"metrics must be a list of names; got {self.metrics!r}")
         if not isinstance(self.training_metrics, bool):

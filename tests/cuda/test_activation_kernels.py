@@ -69,7 +69,7 @@ def derivative_from(f, saved):
         "SiLU": lambda z: sigma * (1 + z * (1 - sigma)),
         "Identity": lambda a: np.ones_like(a),
         "Sigmoid": lambda z: sigma * (1 - sigma),
-        "Tanh": lambda z: 1 - np.tanh(z) ** 2,
+        "Tanh": lambda z: 1 / np.cosh(z) ** 2,
         "ReLU": lambda a: (a > 0) * 1.0,
         "LeakyReLU": lambda a: np.where(a > 0, 1, 0.01),
         "ELU": lambda z: np.where(z > 0, 1, np.exp(np.minimum(z, 0))),

@@ -757,9 +757,9 @@ def test_any_sequence_of_calls(hidden: str, sequences: int) -> None:
 def _length_into_the_schedule(patch: pytest.MonkeyPatch) -> None:
     span = Optimizer.span
 
-    def written(self: Optimizer, start: int, total: int) -> None:
+    def written(self: Optimizer, start: int, total: int, *rest: Any) -> None:
         self.schedule = self.schedule.over(start + total)
-        span(self, start, total)
+        span(self, start, total, *rest)
 
     patch.setattr(Optimizer, "span", written)
 

@@ -269,6 +269,8 @@ def test_the_one_before_is_taken_where_the_newest_is_damaged(tmp_path: Path) -> 
         newest(tmp_path / "none", "cpu")
 
 
+# A forged learning rate that is a number may overflow: then training says so.
+@pytest.mark.filterwarnings("ignore:.*is not finite after:UserWarning")
 @pytest.mark.parametrize("seeds", [range(150), pytest.param(range(150, 3000), marks=pytest.mark.nightly)])
 def test_a_forged_state_gives_the_one_error(seeds: range, early: tuple[Path, gb.Trainer], tmp_path: Path) -> None:
     manifest, arrays = entries(early[0])
@@ -287,6 +289,15 @@ def test_a_forged_state_gives_the_one_error(seeds: range, early: tuple[Path, gb.
             refused += 1
         shutil.rmtree(tmp_path / "again", ignore_errors=True)
     assert refused > len(seeds) / 2
+
+
+@pytest.mark.parametrize("metrics", [0, False, "", {}, [0]])
+def test_metrics_that_are_no_list_of_names_are_refused(metrics: Any, early: tuple[Path, Any], tmp_path: Path) -> None:
+    manifest, arrays = entries(early[0])
+    fit = {**manifest["extra"]["fit"], "metrics": metrics}
+    rewrite(tmp_path / "forged", {**manifest, "extra": {**manifest["extra"], "fit": fit}}, arrays)
+    with pytest.raises(CheckpointError, match="metrics must be a list of names"):
+        resume(tmp_path / "forged")
 
 
 @pytest.mark.parametrize(
