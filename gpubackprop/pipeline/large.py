@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +75,7 @@ def encode_all(model: Model, held: NDArray[np.int64], folder: Path, balanced: bo
             for name, array in arrays.items():
                 np.save(folder / f"{number:06}_{name}.npy", array)
         if weight is not None or balanced:
-            _weigh(folder, balanced, f"{source}: column {weight}")
+            _weigh(folder, len(model.classes or ()) if balanced else 0, f"{source}: column {weight}")
         (folder / _WHOLE).touch()
     except OSError as error:
         raise DataError(
@@ -84,19 +83,20 @@ def encode_all(model: Model, held: NDArray[np.int64], folder: Path, balanced: bo
         ) from error
 
 
-def _weigh(folder: Path, balanced: bool, where: str) -> None:
-    """Write the weights of all rows as `Settings.row_weights` has them for a table in memory: with the mean 1."""
+def _weigh(folder: Path, classes: int, where: str) -> None:
+    """Write the weights of all rows as `Settings.row_weights` has them for a table in memory: with the mean 1. classes: how many
+    of them count the same; 0: that is not asked for."""
     files = [
         (path, path.with_name(path.name.replace("_y.", f"_{WEIGHTS}."))) for path in sorted(folder.glob("*_y.npy"))
     ]
-    rows: Counter[int] = Counter()
-    for y, _ in files if balanced else ():
-        rows.update(_labels(y).tolist())
+    rows = np.zeros(classes)
+    for y, _ in files if classes else ():
+        rows += np.bincount(_labels(y), minlength=classes)
 
     def weights(y: Path, own: Path) -> NDArray[np.float64]:
         labels = _labels(y)
-        found = np.load(own) if own.exists() else np.ones(len(labels))
-        return found / np.array([rows[label] for label in labels.tolist()]) if balanced else found
+        found: NDArray[np.float64] = np.load(own) if own.exists() else np.ones(len(labels))
+        return found / rows[labels] if classes else found
 
     total, count = 0.0, 0
     for y, own in files:

@@ -241,10 +241,11 @@ class NumpyBackend(ArrayBackend):
     def row_parts(self, *arrays: Array | None) -> Iterator[tuple[Any, ...]]:
         width = max(a.size // len(a) for a in arrays if a is not None)
         n, rows = next(len(a) for a in arrays if a is not None), max(1, BLOCK // width)
-        for i in range(0, n, rows) if n > rows else ():
-            yield tuple(None if a is None else a[i : i + rows] for a in arrays)
         if n <= rows:
             yield arrays
+            return
+        for i in range(0, n, rows):
+            yield tuple(None if a is None else a[i : i + rows] for a in arrays)
 
     def _blocks_of(self, *arrays: Array) -> Iterator[tuple[Array, ...]]:
         """The arrays themselves, or, where they are large, flat parts of them, whose temporaries stay in the L2 cache."""
