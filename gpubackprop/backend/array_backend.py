@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from threading import RLock
 from typing import Any
 
@@ -284,6 +284,10 @@ class ArrayBackend(Backend):
         self.xp.multiply(value, 1 - beta, out=t)
         self.xp.add(average, t, out=average)
 
+    def _in_lanes(self, starts: range) -> Iterable[int]:
+        """Where the parts of an array start, which a device may work on side by side."""
+        return starts
+
     update_block = sys.maxsize
     """Elements of an update at a time."""
 
@@ -293,7 +297,7 @@ class ArrayBackend(Backend):
             return
         for rule, span, decays in optimizer.spans():
             numbers = h if rule is optimizer else rule.h
-            for i in range(span.start, span.stop, self.update_block):
+            for i in self._in_lanes(range(span.start, span.stop, self.update_block)):
                 block = slice(i, min(i + self.update_block, span.stop))
                 p, g = P[block], G[block]
                 # Where weights alone decay, `rule` cannot tell that p is one.

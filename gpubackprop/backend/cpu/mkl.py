@@ -98,6 +98,10 @@ class MklBackend(NumpyBackend):
             found.end(True)
         super().__exit__(*error)
 
+    def lanes(self) -> int:
+        # MKL's threads keep the cores for a while after each product.
+        return 1
+
     def describe(self) -> str:
         return f"steps recorded and replayed, products from {ABOVE:,} multiplications on by {self.blas}"
 

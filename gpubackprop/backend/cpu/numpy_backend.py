@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,15 +24,13 @@ from gpubackprop.backend.base import (
     UpdateRule,
 )
 from gpubackprop.backend.cpu.blas import direct_blas
+from gpubackprop.backend.cpu.blas_info import blas_threads
 from gpubackprop.backend.cpu.compiled import MachineCode, installed
-from gpubackprop.backend.cpu.recorder import Call, RecordingNamespace, moved, prepare, replay
+from gpubackprop.backend.cpu.lanes import GROUP, part_rows, side_by_side
+from gpubackprop.backend.cpu.recorder import PART, Call, RecordingNamespace, moved, prepare, replay
 from gpubackprop.backend.cpu.threads import takes_one_thread, with_threads
 from gpubackprop.errors import DeviceError, MissingExtraError
 from gpubackprop.random import MaskStream
-
-BLOCK = 64 * 1024
-"""Elements that an optimizer or an activation works on at a time, so that its temporaries stay in the L2 cache."""
-
 
 DIRECT = 8 * 1024
 """Elements of an output from which a direct BLAS call pays, which itself takes longer, for passes over the output less."""
@@ -41,8 +39,8 @@ SMALL = 1024
 """Elements up to which the fewest calls are fastest. Sums of so few float32 numbers are exact to its rounding."""
 
 
-GROUP = 64
-"""Rows that are added up one after the other; their sums, then, by a product: as exact as a product over all."""
+LANES = 8
+"""The most threads for elementwise work, which takes turns at Python's lock between two calls."""
 
 
 ZEROS = 8 * 1024
@@ -63,6 +61,7 @@ class NumpyBackend(ArrayBackend):
             raise DeviceError(f'precision="{precision}" needs an NVIDIA GPU; the CPU computes in float32 or float64')
         self.xp: Any = np
         self._calls: list[Call] | None = None
+        self._lanes, self._lane = 1, 0
         self._blas = direct_blas() if direct else None
         self._machines: WeakKeyDictionary[Any, MachineCode] = WeakKeyDictionary()
         self.loops = installed()
@@ -113,7 +112,7 @@ class NumpyBackend(ArrayBackend):
             name = moved(before, calls)
             if name is None:
                 one = takes_one_thread(calls)
-                program: Any = with_threads(replay(calls), one)
+                program: Any = with_threads(replay(calls if one else side_by_side(calls, self._lanes)), one)
                 program.calls, program.one_thread = calls, one
                 return program  # type: ignore[no-any-return]
         raise DeviceError(
@@ -122,9 +121,13 @@ class NumpyBackend(ArrayBackend):
             "copy, or set recordable = False"
         )
 
+    def lanes(self) -> int:
+        """How many threads do elementwise work side by side, where there is much."""
+        return min(blas_threads() or 1, LANES)
+
     def _recorded(self, step: Callable[[], None]) -> list[Call]:
         calls: list[Call] = []
-        self._calls, self.xp = calls, RecordingNamespace(calls)
+        self._calls, self.xp, self._lanes = calls, RecordingNamespace(calls), self.lanes()
         try:
             step()
         finally:
@@ -240,24 +243,38 @@ class NumpyBackend(ArrayBackend):
 
     def row_parts(self, *arrays: Array | None) -> Iterator[tuple[Any, ...]]:
         width = max(a.size // len(a) for a in arrays if a is not None)
-        n, rows = next(len(a) for a in arrays if a is not None), max(1, BLOCK // width)
+        n, rows = next(len(a) for a in arrays if a is not None), part_rows(width)
         if n <= rows:
             yield arrays
             return
-        for i in range(0, n, rows):
+        for i in self._in_lanes(range(0, n, rows)):
             yield tuple(None if a is None else a[i : i + rows] for a in arrays)
 
     def _blocks_of(self, *arrays: Array) -> Iterator[tuple[Array, ...]]:
         """The arrays themselves, or, where they are large, flat parts of them, whose temporaries stay in the L2 cache."""
         size = arrays[0].size
-        if size <= BLOCK or not all(a.flags.c_contiguous for a in arrays):
+        if size <= PART or not all(a.flags.c_contiguous for a in arrays):
             yield arrays
             return
         # An activation may ask whether its output is its input itself: what came as one array goes on as one.
         flat = {id(a): a.reshape(-1) for a in arrays}
-        for i in range(0, size, BLOCK):
-            parts = {key: a[i : i + BLOCK] for key, a in flat.items()}
+        width = size // len(arrays[0])
+        block = part_rows(width) * width
+        for i in self._in_lanes(range(0, size, block)):
+            parts = {key: a[i : i + block] for key, a in flat.items()}
             yield tuple(parts[id(a)] for a in arrays)
+
+    def _in_lanes(self, starts: range) -> Iterator[int]:
+        """The starts of parts; recorded, each lane's parts have temporaries of their own."""
+        try:
+            for part, start in enumerate(starts):
+                self._lane = part % self._lanes if self._calls is not None else 0
+                yield start
+        finally:
+            self._lane = 0
+
+    def _leading(self, size: int, dtype: DTypeLike, slot: Hashable, make: Callable[..., Array]) -> Array:
+        return super()._leading(size, dtype, (slot, self._lane) if self._lane else slot, make)
 
     def dropout(self, x: Array, stream: MaskStream, first: int, mask: Array, out: Array) -> None:
         self._run(stream.draw, mask.reshape(-1), stream.step, first)
@@ -285,15 +302,15 @@ class NumpyBackend(ArrayBackend):
         self.xp.multiply(delta, t, out=delta)
 
     def _sums(self, values: Array, axis: int, out: Array) -> None:
-        if axis == 1 and values.size >= BLOCK and values.shape[1] <= MANY:
-            # A product takes all threads, and a sixth of the time of NumPy's sum. Of fewer numbers neither this nor `einsum` is
-            # worth a step that machine code can do, which knows nothing of them.
-            self.dot(values, self.ones(values.shape[1], values.dtype), out.reshape(-1))
+        if axis == 1 and values.size >= PART // 2 and values.shape[1] <= MANY:
+            # A third of the time of NumPy's sum. Of fewer numbers `einsum` is not worth a step that machine code can do, which
+            # does not know it.
+            self.xp.einsum("ij->i", values, out=out.reshape(-1))
         else:
             super()._sums(values, axis, out)
 
     def _dots(self, a: Array, b: Array, axis: int, out: Array) -> None:
-        if axis == 1 and a.size >= BLOCK and a.shape[1] <= MANY:
+        if axis == 1 and a.size >= PART // 2 and a.shape[1] <= MANY:
             # One pass over memory in place of three, as in `column_dots`.
             self.xp.einsum("ij,ij->i", a, b, out=out.reshape(-1))
         else:
@@ -301,7 +318,7 @@ class NumpyBackend(ArrayBackend):
 
     def column_dots(self, a: Array, b: Array, out: Array) -> None:
         n, m = a.shape
-        if a.size < BLOCK or n % GROUP or not (a.flags.c_contiguous and b.flags.c_contiguous):
+        if a.size < PART // 2 or n % GROUP or not (a.flags.c_contiguous and b.flags.c_contiguous):
             super().column_dots(a, b, out)
             return
         parts = self._leading(n // GROUP * m, a.dtype, "parts", self.empty).reshape(-1, m)
@@ -344,7 +361,7 @@ class NumpyBackend(ArrayBackend):
     def take(self, flat: Array, index: Array, out: Array) -> None:
         self._run(flat.take, index, None, out, "clip")
 
-    update_block = BLOCK
+    update_block = PART
 
     def put(self, flat: Array, index: Array, values: Array) -> None:
         self._run(flat.put, index, values, "clip")

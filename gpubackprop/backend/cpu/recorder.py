@@ -10,6 +10,9 @@ import numpy as np
 
 from gpubackprop.errors import DeviceError
 
+PART = 128 * 1024
+"""Numbers that a call works on at a time, so that its temporaries stay in the L2 cache."""
+
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 _REDUCTIONS = {"sum": np.add.reduce, "max": np.maximum.reduce, "min": np.minimum.reduce}
@@ -138,7 +141,7 @@ def _operand(value: object, dtype: np.dtype[Any] | None) -> object:
 def _flattened(arguments: tuple[Any, ...], out: object) -> tuple[tuple[object, ...], object]:
     """The operands as one-dimensional views and 0-d scalars, which NumPy does in one loop without setting up any other;
     as they are where that is not possible."""
-    if not isinstance(out, np.ndarray) or not out.flags.c_contiguous:
+    if not isinstance(out, np.ndarray) or not out.flags.c_contiguous or out.size > PART:
         return arguments, out
     flat: list[np.ndarray] = []
     for a in arguments:

@@ -22,6 +22,13 @@ WORTH_THREADS = 2**22
 _TAKEN_ALONE = {"gemm": 2**18, "gemv": 9216, "axpy": 10_000, "axpby": 10_000}
 """Sizes up to which OpenBLAS gives a call one thread by itself."""
 
+SLEEP_AFTER = 20
+"""Base-2 logarithm of the processor's ticks for which an idle thread of OpenBLAS looks for work before it sleeps."""
+_TIMEOUT = "OPENBLAS_THREAD_TIMEOUT"
+_SLEEP = ("openblas_thread_timeout", "openblas_read_env", "blas_thread_shutdown_")
+_PTHREADS = 1
+"""What OpenBLAS answers that has threads of its own, and not OpenMP's."""
+
 
 def _size(function: Callable[..., object], arguments: tuple[Any, ...]) -> tuple[str, int] | None:
     """("gemm", n k m), ("gemv", n k) or ("axpy", n) of a recorded call; None for what is no call of BLAS."""
@@ -110,6 +117,29 @@ def turns() -> _Turns | None:
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=made.after_fork)
     return made
+
+
+def idle_threads_sleep() -> bool:
+    """Whether the threads of NumPy's OpenBLAS leave their cores to others soon after a product.
+
+    As delivered they look for more work for some 100 ms. They are told to sleep earlier, unless the environment says how long
+    (OPENBLAS_THREAD_TIMEOUT), or another thread of Python might be in a product now. OpenBLAS reads the time when it starts its
+    threads: they are ended, as it does itself around a fork, and the next product starts them anew.
+    """
+    found = blas_library()
+    if found is None or not all(hasattr(found[0], name) for name in _SLEEP):
+        return False
+    library, getter = found
+    patience, read_again, end_threads = (library[name] for name in _SLEEP)
+    own = library[getter.replace("num_threads", "parallel")]() == _PTHREADS
+    if own and not patience() and _TIMEOUT not in os.environ and threading.active_count() == 1:
+        os.environ[_TIMEOUT] = str(SLEEP_AFTER)
+        try:
+            read_again()
+        finally:
+            del os.environ[_TIMEOUT]
+        end_threads()
+    return 0 < int(patience()) <= SLEEP_AFTER
 
 
 def share_cores(processes: int) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gpubackprop as gb
-from gpubackprop.backend.cpu.numpy_backend import BLOCK, NumpyBackend, describe_cpu
+from gpubackprop.backend.cpu.numpy_backend import PART, NumpyBackend, describe_cpu
 from gpubackprop.errors import DeviceError
 from tests.small import OPTIMIZERS, assert_same_bits, make_data, make_optimizer
 
@@ -37,7 +37,7 @@ def test_blocks_are_the_whole(key: str) -> None:
     results = []
     for backend in (NumpyBackend(), Whole()):
         net = gb.mlp([400, 350], device=backend)
-        assert net.parameter_count > BLOCK
+        assert net.parameter_count > PART
         optimizer = make_optimizer(key, weight_decay=0.1, clip_norm=0.5)
         for _ in range(3):
             net.train_step(x, y, optimizer)

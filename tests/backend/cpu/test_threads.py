@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -168,3 +171,47 @@ def test_processes_share_the_cores_unless_the_environment_says_more(
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     threads.share_cores(2)
     assert library.set_to == [2, 1, 2]
+
+
+SLEEPS = """
+import os, threading
+import numpy as np
+from gpubackprop.backend.cpu.blas_info import blas_library, blas_threads
+from gpubackprop.backend.cpu.threads import idle_threads_sleep
+a = np.random.default_rng(0).standard_normal((600, 600))
+before, threads = a @ a, blas_threads()
+kept = dict(os.environ)
+if {busy}:
+    ended = threading.Event()
+    threading.Thread(target=ended.wait).start()
+slept = idle_threads_sleep()
+if {busy}:
+    ended.set()
+assert dict(os.environ) == kept and blas_threads() == threads
+assert np.array_equal(a @ a, before)
+found = blas_library()
+print(int(slept), found[0].openblas_thread_timeout() if found and hasattr(found[0], "openblas_thread_timeout") else None)
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "busy", "expected"),
+    [
+        ({}, False, "1 20"),
+        ({}, True, "0 0"),
+        ({"OPENBLAS_THREAD_TIMEOUT": "26"}, False, "0 26"),
+        ({"OPENBLAS_THREAD_TIMEOUT": "12"}, True, "1 12"),
+    ],
+)
+def test_idle_threads_of_openblas_are_told_to_sleep(environment: dict[str, str], busy: bool, expected: str) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", SLEEPS.format(busy=busy)],
+        env={**{k: v for k, v in os.environ.items() if k != "OPENBLAS_THREAD_TIMEOUT"}, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    if found.stdout.strip() == "0 None":
+        pytest.skip("NumPy's BLAS is no OpenBLAS with threads of its own")
+    assert found.stdout.strip() == expected

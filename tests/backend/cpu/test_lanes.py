@@ -1,0 +1,246 @@
+"""Elementwise work on several threads: the bits of one, whatever the layers."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpubackprop as gb
+from gpubackprop.backend.cpu import lanes
+from gpubackprop.backend.cpu.lanes import SideBySide, side_by_side
+from gpubackprop.backend.cpu.numpy_backend import NumpyBackend
+from gpubackprop.backend.cpu.recorder import Call, replay
+from gpubackprop.optimizers import get_optimizer
+
+ROWS, WIDTH = 1024, 640
+"""Enough numbers for two parts; the width makes parts of rows and parts of 2^17 numbers end at different places."""
+
+
+@pytest.fixture
+def count(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets the number of lanes; calls share them however short they are."""
+    monkeypatch.setattr(lanes, "idle_threads_sleep", lambda: True)
+    monkeypatch.setattr(lanes, "LEAST", 0.0)
+
+    def put(number: int) -> None:
+        monkeypatch.setattr(NumpyBackend, "lanes", lambda self: number)
+
+    return put
+
+
+def programs(net: gb.Network) -> list[Call]:
+    return [
+        call
+        for batch in [net.engine.training.batch(ROWS)]
+        for key, held in batch.programs.items()
+        for call in held[1].calls
+    ]
+
+
+FUNCTIONS = ("relu", "gelu", "gelu_tanh", "silu", "tanh", "elu", "softplus", "sigmoid")
+LAYERS: dict[str, Callable[[], list[gb.Layer]]] = {
+    **{f: lambda f=f: [gb.Dense(20, WIDTH, f)] for f in FUNCTIONS},
+    "batch_norm": lambda: [gb.Dense(20, WIDTH), gb.BatchNorm(WIDTH), gb.Activation("relu")],
+    "layer_norm": lambda: [gb.Dense(20, WIDTH), gb.LayerNorm(WIDTH), gb.Activation("gelu")],
+    "rms_norm": lambda: [gb.Dense(20, WIDTH), gb.RMSNorm(WIDTH), gb.Dropout(0.3)],
+    "prelu": lambda: [gb.Dense(20, WIDTH), gb.PReLU(WIDTH)],
+    "residual": lambda: [gb.Dense(20, WIDTH), gb.Residual([gb.LayerNorm(WIDTH), gb.Activation("tanh")])],
+}
+
+
+def trained(layers: list[gb.Layer], optimizer: gb.Optimizer, dtype: str = "float32") -> tuple[list[Any], int]:
+    """Losses, weights and a prediction after three steps, and how many times lanes ran side by side in a step."""
+    rng = np.random.default_rng(3)
+    net = gb.Network([*layers, gb.Dense(WIDTH, 10)], loss="cross_entropy", device="cpu", dtype=dtype, seed=1)
+    x = rng.standard_normal((ROWS, 20))
+    y = rng.integers(0, 10, ROWS)
+    losses = [net.train_step(x, y, optimizer) for _ in range(3)]
+    be: Any = net.backend
+    shared = sum(isinstance(f, SideBySide) for f, _ in side_by_side(programs(net), be.lanes()))
+    return [*losses, *net.get_weights().values(), net.predict(x)], shared
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_bits_are_those_of_one_thread(name: str, count: Callable[[int], None]) -> None:
+    count(1)
+    one, shared = trained(LAYERS[name](), gb.SGD(0.1, momentum=0.9))
+    assert not shared
+    for number in (2, 3):
+        count(number)
+        found, shared = trained(LAYERS[name](), gb.SGD(0.1, momentum=0.9))
+        assert shared
+        for a, b in zip(one, found, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "nadam", "adagrad"])
+def test_updates_have_the_bits_of_one_thread(optimizer: str, count: Callable[[int], None]) -> None:
+    layers = lambda: [gb.Dense(20, WIDTH, "relu"), gb.Dense(WIDTH, WIDTH, "relu")]  # noqa: E731
+    count(1)
+    one, _ = trained(layers(), get_optimizer(optimizer, learning_rate=0.01), "float64")
+    count(2)
+    found, shared = trained(layers(), get_optimizer(optimizer, learning_rate=0.01), "float64")
+    assert shared
+    for a, b in zip(one, found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_numbers_below_the_smallest_normal_are_flushed_in_every_lane(count: Callable[[int], None]) -> None:
+    count(2)
+    be = NumpyBackend()
+    a = np.full((2 * ROWS, WIDTH), 1e-38, np.float32)
+    program = be.record(lambda: be.xp.multiply(a, 0.5, out=a))
+    (shared,) = side_by_side(program.calls, 2)
+    assert isinstance(shared[0], SideBySide)
+    with be:
+        program()
+    assert not a.any()
+
+
+def _random_calls(rng: np.random.Generator) -> tuple[np.ndarray, list[Call]]:
+    memory = rng.standard_normal(60)
+
+    def some(size: int) -> np.ndarray:
+        start = int(rng.integers(0, memory.size - size + 1))
+        return memory[start : start + size]
+
+    calls: list[Call] = []
+    for _ in range(int(rng.integers(2, 14))):
+        size = int(rng.integers(1, 7))
+        function: Any = [np.add, np.multiply, np.subtract, np.copyto][int(rng.integers(4))]
+        arrays = [some(size) for _ in range(2 if function is np.copyto else 3)]
+        calls.append((function, tuple(arrays)))
+    return memory, calls
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_groups_of_calls_have_nothing_to_do_with_each_other(seed: int) -> None:
+    memory, calls = _random_calls(np.random.default_rng(seed))
+    before = memory.copy()
+    known = [lanes._known(call) for call in calls]
+    groups = lanes._apart(known)
+    assert sorted(i for group in groups for i in group) == list(range(len(calls)))
+    for group in groups:
+        for other in groups:
+            if other is not group:
+                for i in group:
+                    assert not any(
+                        np.shares_memory(known[i].out, a) for j in other for a in (known[j].out, *known[j].read)
+                    )
+    replay(calls)()
+    expected = memory.copy()
+    memory[:] = before
+    for group in reversed(groups):
+        replay([calls[i] for i in group])()
+    np.testing.assert_array_equal(memory, expected)
+
+
+def test_parts_of_a_call_are_the_call() -> None:
+    rng = np.random.default_rng(0)
+    x, wide, column, row = (
+        rng.standard_normal((700, 500)),
+        np.empty((700, 500)),
+        rng.standard_normal((700, 1)),
+        np.arange(500.0),
+    )
+    sums, grouped = np.empty(700), np.empty((70, 50))
+    calls: list[tuple[Call, np.ndarray]] = [
+        ((np.multiply, (x, column, wide)), wide),
+        ((np.add, (x, row, wide)), wide),
+        ((np.exp, (x, wide)), wide),
+        ((np.copyto, (wide, row)), wide),
+        ((partial(np.maximum, out=wide), (x, 0.5)), wide),
+        ((partial(np.einsum, out=sums), ("ij,ij->i", x, x)), sums),
+        ((partial(np.einsum, out=grouped), ("gij,gij->gj", x.reshape(70, 100, 50), x.reshape(70, 100, 50))), grouped),
+    ]
+    for call, out in calls:
+        replay([call])()
+        expected = out.copy()
+        parts = [part.call for part in lanes._parts(lanes._known(call))]
+        assert len(parts) > 1
+        out.fill(np.nan)
+        replay(parts[::-1])()
+        np.testing.assert_array_equal(out, expected)
+    whole: list[Call] = [(np.add.reduce, (x, 1, None, sums)), (partial(np.add, out=wide, where=x > 0), (x, 1.0))]
+    assert [len(lanes._parts(lanes._known(call))) for call in whole] == [1, 1]
+
+
+def test_an_error_in_another_lane_is_the_callers(count: Callable[[int], None]) -> None:
+    def fails() -> None:
+        raise FloatingPointError("in the other lane")
+
+    ran: list[str] = []
+    side = SideBySide([[(ran.append, ("own",))], [(fails, ())], [(ran.append, ("third",))]])
+    with pytest.raises(FloatingPointError, match="in the other lane"):
+        side()
+    assert sorted(ran) == ["own", "third"]
+    SideBySide([[(ran.append, ("own",))], [(ran.append, ("after",))]])()
+    assert "after" in ran
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_interrupted_lane_waits_for_the_others(error: type[BaseException]) -> None:
+    started, ended = threading.Event(), []
+
+    def slow() -> None:
+        started.wait(10)
+        ended.append(True)
+
+    def stops() -> None:
+        started.set()
+        raise error
+
+    with pytest.raises(error):
+        SideBySide([[(stops, ())], [(slow, ())]])()
+    assert ended
+
+
+def test_threads_that_train_at_the_same_time_get_their_own_results(count: Callable[[int], None]) -> None:
+    count(2)
+    alone, _ = trained(LAYERS["gelu"](), gb.SGD(0.1))
+    found: list[list[Any]] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(trained(LAYERS["gelu"](), gb.SGD(0.1))[0])) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 3
+    for one in found:
+        for a, b in zip(alone, one, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_process_has_lanes_of_its_own() -> None:
+    ran: list[int] = []
+    side = SideBySide([[(ran.append, (1,))], [(ran.append, (2,))]])
+    side()
+    child = os.fork()
+    if not child:
+        side()
+        os._exit(0 if len(ran) == 4 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_little_work_and_what_hangs_together_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "idle_threads_sleep", lambda: True)
+    a, b = np.ones((512, 512)), np.ones((512, 512))
+    little: list[Call] = [(np.add, (a, b, a))]
+    assert side_by_side(little, 2) == little
+    # Each row of the second reads all rows of the first.
+    together: list[Call] = [(np.exp, (a, b)), (np.add, (b.T, a, a)), (np.exp, (a, b))] * 9
+    assert side_by_side(together, 2) == together
+    apart: list[Call] = [(np.exp, (a, b)), (np.add, (b, a, a)), (np.exp, (a, b))] * 9
+    assert len(side_by_side(apart, 2)) == 1
+    assert side_by_side(apart, 1) == apart
+    monkeypatch.setattr(lanes, "idle_threads_sleep", lambda: False)
+    assert side_by_side(apart, 2) == apart
