@@ -20,7 +20,7 @@ from gpubackprop.backend.base import Backend
 from tests import exact
 
 DTYPES = ["float32", "float64"]
-ROUTES = ["eager", "recorded", *(["compiled"] if find_spec("numba") else []), "strict"]
+ROUTES = ["eager", "recorded", *(["compiled", "one pass"] if find_spec("numba") else []), "strict"]
 UNITS = 8
 """Rounding errors (units of the type's eps) that a probability may be off by."""
 
@@ -56,6 +56,8 @@ def step(z: np.ndarray, name: str, route: str) -> tuple[np.ndarray, np.ndarray]:
 def test_what_a_step_trains_on(name: str, route: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if route == "compiled":
         monkeypatch.setattr("gpubackprop.backend.cpu.compiled.program.LEAST_GAIN", -np.inf)
+    if route == "one pass":
+        monkeypatch.setattr("gpubackprop.backend.cpu.numpy_backend.FUSED", 0)
     # Beyond, a sum of all units would overflow.
     some = np.abs(exact.points(dtype)) < 1e30
     value, value_error, slope, slope_error = (column[some] for column in exact.table(name, dtype))

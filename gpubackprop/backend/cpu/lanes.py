@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpubackprop.backend.arithmetic import Arithmetic
+from gpubackprop.backend.cpu.compiled import Fused
 from gpubackprop.backend.cpu.recorder import PART, Call, replay
 from gpubackprop.backend.cpu.threads import idle_threads_sleep
 
@@ -47,19 +48,21 @@ class _Known(NamedTuple):
 
     call: Call
     read: list[np.ndarray]
-    out: np.ndarray
+    written: list[np.ndarray]
     by_rows: bool
     """Whether rows of the output come from the same rows of operands that have as many."""
 
     @property
     def seconds(self) -> float:
         function = self.call[0]
+        if isinstance(function, Fused):
+            return self.size * function.seconds
         function = function.func if isinstance(function, partial) else function
         return self.size * (FUNCTION if getattr(function, "__name__", "") in _FUNCTIONS else SIMPLE)
 
     @property
     def size(self) -> int:
-        return max(a.size for a in (self.out, *self.read))
+        return max(a.size for a in (*self.written, *self.read))
 
 
 def _known(call: Call) -> _Known | None:
@@ -70,6 +73,8 @@ def _known(call: Call) -> _Known | None:
         if function.args:
             return None
         options, function = function.keywords, function.func
+    if isinstance(function, Fused):
+        return _Known(call, list(arguments), list(arguments), by_rows=False)
     by_rows = not options.keys() - {"out", "casting"}
     if function is np.copyto:
         out = arguments[0]
@@ -84,21 +89,22 @@ def _known(call: Call) -> _Known | None:
     if not isinstance(out, np.ndarray):
         return None
     read = [a for a in (*arguments, *options.values()) if isinstance(a, np.ndarray) and a is not out]
-    return _Known(call, read, out, by_rows)
+    return _Known(call, read, [out], by_rows)
 
 
 def _parts(known: _Known) -> list[_Known]:
     """A call over a whole batch as calls over successive rows; itself where it is no larger than a part."""
-    n, dimensions = len(known.out) if known.out.ndim else 1, max(a.ndim for a in (known.out, *known.read))
-    if known.size <= PART or not known.by_rows or dimensions < 2:
+    out = known.written[0]
+    if known.size <= PART or not known.by_rows or max(a.ndim for a in (out, *known.read)) < 2:
         return [known]
+    n = len(out)
     rows = part_rows(known.size // n)
     function, arguments = known.call
     found = []
     for i in range(0, n, rows):
 
         def rows_of(a: Any, i: int = i) -> Any:
-            whole = not isinstance(a, np.ndarray) or a.ndim < known.out.ndim or len(a) != n
+            whole = not isinstance(a, np.ndarray) or a.ndim < out.ndim or len(a) != n
             return a if whole else a[i : i + rows]
 
         own = tuple(map(rows_of, arguments))
@@ -130,7 +136,7 @@ def _apart(calls: list[_Known]) -> list[list[int]]:
         return i
 
     written: list[tuple[int, int, int]] = []
-    for first, last, i in sorted((*_span(known.out), i) for i, known in enumerate(calls)):
+    for first, last, i in sorted((*_span(a), i) for i, known in enumerate(calls) for a in known.written):
         if written and first < written[-1][1]:
             first, before, j = written.pop()
             last = max(last, before)
@@ -176,7 +182,7 @@ def side_by_side(calls: list[Call], count: int) -> list[Call]:
     stretch: list[_Known] = []
     for call in calls:
         known = _known(call)
-        if known is not None and (stretch or known.out.size > FEW):
+        if known is not None and (stretch or known.written[0].size > FEW):
             stretch.append(known)
             continue
         found += [*_shared(stretch, count), call]

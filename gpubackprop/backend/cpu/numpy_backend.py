@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpubackprop.activations import ReLU
+from gpubackprop.activations import ACTIVATIONS, Activation, Identity, ReLU
 from gpubackprop.backend.array_backend import MANY, ArrayBackend
 from gpubackprop.backend.base import (
     Array,
@@ -25,7 +25,7 @@ from gpubackprop.backend.base import (
 )
 from gpubackprop.backend.cpu.blas import direct_blas
 from gpubackprop.backend.cpu.blas_info import blas_threads
-from gpubackprop.backend.cpu.compiled import MachineCode, installed
+from gpubackprop.backend.cpu.compiled import Fused, MachineCode, fused, installed
 from gpubackprop.backend.cpu.lanes import GROUP, part_rows, side_by_side
 from gpubackprop.backend.cpu.recorder import PART, Call, RecordingNamespace, moved, prepare, replay
 from gpubackprop.backend.cpu.threads import takes_one_thread, with_threads
@@ -39,12 +39,19 @@ SMALL = 1024
 """Elements up to which the fewest calls are fastest. Sums of so few float32 numbers are exact to its rounding."""
 
 
+FUSED = 32 * 1024
+"""Elements from which an activation is one pass of machine code. Below that, the whole step may be."""
+
+
 LANES = 8
 """The most threads for elementwise work, which takes turns at Python's lock between two calls."""
 
 
 ZEROS = 8 * 1024
 """Elements of the array of zeros that ReLU compares with, so that they stay in the L1 cache."""
+
+
+_FUSED: dict[tuple[str, str, bool], Fused | None] = {}
 
 
 class NumpyBackend(ArrayBackend):
@@ -225,11 +232,28 @@ class NumpyBackend(ArrayBackend):
         if not f.recordable:
             super().activate(f, z, out)
             return
+        one_pass = self._one_pass(f, z, out)
         for block in self._blocks_of(z, out):
             if type(f) is ReLU:
                 self._positive_part(*block)
+            elif one_pass is not None:
+                self._run(one_pass, *block[: 1 if z is out else 2])
             else:
                 f.forward(self, *block)
+
+    def _one_pass(self, f: ElementwiseFunction, z: Array, out: Array) -> Fused | None:
+        """The activation as machine code, made when it is first asked for; None where NumPy's operations do it."""
+        known = type(f) in ACTIVATIONS.values() and not isinstance(f, (Identity, ReLU))
+        contiguous = z.flags.c_contiguous and out.flags.c_contiguous and z.dtype == out.dtype
+        if not (known and contiguous and installed()) or z.size < FUSED or z.dtype not in (np.float32, np.float64):
+            return None
+        assert isinstance(f, Activation)
+        key = repr(f.described()), z.dtype.char, z is out
+        if key not in _FUSED:
+            few = [np.empty(16, z.dtype) for _ in range(1 if z is out else 2)]
+            be = NumpyBackend()
+            _FUSED[key] = fused(be._recorded(lambda: f.forward(be, few[0], few[-1])), few)
+        return _FUSED[key]
 
     def times_derivative(self, f: ElementwiseFunction, saved: Array, delta: Array) -> None:
         if not f.recordable:

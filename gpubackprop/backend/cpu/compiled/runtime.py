@@ -38,6 +38,25 @@ f4, f8 = _pointer_to(types.float32), _pointer_to(types.float64)
 i8, u8, u1 = _pointer_to(types.int64), _pointer_to(types.uint64), _pointer_to(types.uint8)
 
 
+def _as(source: types.Type, target: types.Type) -> Any:
+    """The bits of one type as another."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def cast(typing_context: BaseContext, value: types.Type) -> tuple[types.Type, Callable[..., ir.Value]]:
+        def generate(
+            context: BaseContext, builder: ir.IRBuilder, signature: types.Type, arguments: list[ir.Value]
+        ) -> ir.Value:
+            return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+        return target(source), generate
+
+    return cast
+
+
+bits_of_float32, float32_of_bits = _as(types.float32, types.int32), _as(types.int32, types.float32)
+bits_of_float64, float64_of_bits = _as(types.float64, types.int64), _as(types.int64, types.float64)
+
+
 def _gemm(letter: str, real: types.Type) -> types.ExternalFunction | None:
     """cblas_?gemm by a symbol of its own, which code that is loaded from the disk cache finds as well."""
     blas = direct_blas()
