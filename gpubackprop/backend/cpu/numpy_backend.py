@@ -25,7 +25,14 @@ from gpubackprop.backend.base import (
 )
 from gpubackprop.backend.cpu.blas import direct_blas
 from gpubackprop.backend.cpu.blas_info import blas_threads
-from gpubackprop.backend.cpu.compiled import Fused, MachineCode, fused, installed
+from gpubackprop.backend.cpu.compiled import (
+    Fused,
+    MachineCode,
+    fused,
+    installed,
+    normalized_rows,
+    normalized_rows_backward,
+)
 from gpubackprop.backend.cpu.lanes import GROUP, part_rows, side_by_side
 from gpubackprop.backend.cpu.recorder import PART, Call, RecordingNamespace, moved, prepare, replay
 from gpubackprop.backend.cpu.threads import takes_one_thread, with_threads
@@ -40,7 +47,7 @@ SMALL = 1024
 
 
 FUSED = 32 * 1024
-"""Elements from which an activation is one pass of machine code. Below that, the whole step may be."""
+"""Elements from which an activation, or normalising rows, is one pass of machine code. Below that, the whole step may be."""
 
 
 LANES = 8
@@ -243,9 +250,7 @@ class NumpyBackend(ArrayBackend):
 
     def _one_pass(self, f: ElementwiseFunction, z: Array, out: Array) -> Fused | None:
         """The activation as machine code, made when it is first asked for; None where NumPy's operations do it."""
-        known = type(f) in ACTIVATIONS.values() and not isinstance(f, (Identity, ReLU))
-        contiguous = z.flags.c_contiguous and out.flags.c_contiguous and z.dtype == out.dtype
-        if not (known and contiguous and installed()) or z.size < FUSED or z.dtype not in (np.float32, np.float64):
+        if type(f) not in ACTIVATIONS.values() or isinstance(f, (Identity, ReLU)) or not _in_one_pass(z, out):
             return None
         assert isinstance(f, Activation)
         key = repr(f.described()), z.dtype.char, z is out
@@ -299,6 +304,23 @@ class NumpyBackend(ArrayBackend):
 
     def _leading(self, size: int, dtype: DTypeLike, slot: Hashable, make: Callable[..., Array]) -> Array:
         return super()._leading(size, dtype, (slot, self._lane) if self._lane else slot, make)
+
+    def normalize(
+        self, x: Array, axis: int, eps: float, mean: Array | None, var: Array, rstd: Array, xhat: Array
+    ) -> None:
+        if axis == 1 and _in_one_pass(x, xhat):
+            kernel = normalized_rows(x.dtype.char, x.shape[1], mean is not None, eps)
+            self._run(kernel, x, var if mean is None else mean, var, rstd, xhat)
+        else:
+            super().normalize(x, axis, eps, mean, var, rstd, xhat)
+
+    def normalize_backward(
+        self, g: Array, axis: int, rstd: Array, xhat: Array, out: Array, centered: bool = True
+    ) -> None:
+        if axis == 1 and _in_one_pass(g, xhat, out):
+            self._run(normalized_rows_backward(g.dtype.char, g.shape[1], centered), g, rstd, xhat, out)
+        else:
+            super().normalize_backward(g, axis, rstd, xhat, out, centered)
 
     def dropout(self, x: Array, stream: MaskStream, first: int, mask: Array, out: Array) -> None:
         self._run(stream.draw, mask.reshape(-1), stream.step, first)
@@ -389,6 +411,13 @@ class NumpyBackend(ArrayBackend):
 
     def put(self, flat: Array, index: Array, values: Array) -> None:
         self._run(flat.put, index, values, "clip")
+
+
+def _in_one_pass(*arrays: np.ndarray) -> bool:
+    """Whether machine code takes what is computed of these arrays alone: many elements, without gaps, of one type."""
+    first = arrays[0]
+    alike = all(a.flags.c_contiguous and a.dtype == first.dtype for a in arrays)
+    return first.size >= FUSED and alike and first.dtype in (np.float32, np.float64) and installed()
 
 
 def _flat(a: np.ndarray) -> np.ndarray | None:

@@ -100,14 +100,15 @@ series."""
 
 @dataclass
 class Fused:
-    """`fused(*arrays)` computes the function in place: arrays of one size, without gaps."""
+    """`fused(*arrays)` computes a function of arrays without gaps in place, in machine code."""
 
     run: Callable[..., None]
     seconds: float
-    """For each number, roughly."""
+    """For each number of the first array, roughly."""
+    numbers: tuple[float, ...] = ()
 
     def __call__(self, *arrays: np.ndarray) -> None:
-        self.run(*(a.__array_interface__["data"][0] for a in arrays), arrays[0].size)
+        self.run(*(a.__array_interface__["data"][0] for a in arrays), arrays[0].size, *self.numbers)
 
 
 def fused(calls: list[Call], arrays: list[np.ndarray]) -> Fused | None:
