@@ -114,7 +114,10 @@ class NumpyBackend(ArrayBackend):
 
     def describe(self) -> str:
         products = f"products that add by {self._blas.name}" if self._blas else "products by ndarray.dot alone"
-        return f"steps recorded and replayed, {products}"
+        lanes = (
+            f"what lies between them on up to {self.lanes()} threads" if self.lanes() > 1 else "all else on one thread"
+        )
+        return f"steps recorded and replayed, {products}, {lanes}"
 
     # -- recording ------------------------------------------------------------------------------------------------
 
