@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -191,24 +191,30 @@ def side_by_side(calls: list[Call], count: int) -> list[Call]:
 
 
 class SideBySide:
-    """Lists of calls that several threads go through at the same time; the caller is the first of them."""
+    """Lists of calls that several threads go through at the same time."""
 
     def __init__(self, lanes: list[list[Call]]) -> None:
-        self.own, *self.others = (replay(lane) for lane in lanes)
+        self.lanes = [replay(lane) for lane in lanes]
 
     def __call__(self) -> None:
-        errors: list[BaseException | None] = []
-        done: SimpleQueue[None] = SimpleQueue()
-        for inbox, lane in zip(_inboxes(len(self.others)), self.others, strict=True):
-            inbox.put((lane, errors, done))
-        try:
-            self.own()
-        finally:
-            # Also where this lane was interrupted: the others write into arrays that the caller goes on to use.
-            _wait(errors, done, len(self.others))
-        for error in errors:
-            if error is not None:
-                raise error
+        run_side_by_side(self.lanes)
+
+
+def run_side_by_side(lanes: Sequence[Callable[[], object]]) -> None:
+    """Call all of them at the same time, the first in the calling thread. The first error is raised when all have ended."""
+    own, *others = lanes
+    errors: list[BaseException | None] = []
+    done: SimpleQueue[None] = SimpleQueue()
+    for inbox, lane in zip(_inboxes(len(others)), others, strict=True):
+        inbox.put((lane, errors, done))
+    try:
+        own()
+    finally:
+        # Also where this lane was interrupted: the others write into arrays that the caller goes on to use.
+        _wait(errors, done, len(others))
+    for error in errors:
+        if error is not None:
+            raise error
 
 
 def _wait(errors: list[BaseException | None], done: SimpleQueue[None], count: int) -> None:

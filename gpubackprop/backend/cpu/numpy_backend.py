@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -33,9 +34,9 @@ from gpubackprop.backend.cpu.compiled import (
     normalized_rows,
     normalized_rows_backward,
 )
-from gpubackprop.backend.cpu.lanes import GROUP, part_rows, side_by_side
+from gpubackprop.backend.cpu.lanes import GROUP, part_rows, run_side_by_side, side_by_side
 from gpubackprop.backend.cpu.recorder import PART, Call, RecordingNamespace, moved, prepare, replay
-from gpubackprop.backend.cpu.threads import takes_one_thread, with_threads
+from gpubackprop.backend.cpu.threads import idle_threads_sleep, takes_one_thread, with_threads
 from gpubackprop.errors import DeviceError, MissingExtraError
 from gpubackprop.random import MaskStream
 
@@ -48,6 +49,10 @@ SMALL = 1024
 
 FUSED = 32 * 1024
 """Elements from which an activation, or normalising rows, is one pass of machine code. Below that, the whole step may be."""
+
+
+MANY_TO_COPY = 512 * 1024
+"""Numbers from which several threads copy them."""
 
 
 LANES = 8
@@ -95,7 +100,20 @@ class NumpyBackend(ArrayBackend):
         return np.array(array)
 
     def copy_in(self, host: np.ndarray, out: Array) -> None:
-        np.copyto(out, host, casting="unsafe")
+        if host.shape == out.shape:
+            self._by_rows(out, lambda rows: np.copyto(out[rows], host[rows], casting="unsafe"))
+        else:
+            np.copyto(out, host, casting="unsafe")
+
+    def _by_rows(self, out: Array, work: Callable[[slice], object]) -> None:
+        """`work` for all rows of an array, at once or by several threads."""
+        lanes = self.lanes() if out.size >= MANY_TO_COPY and idle_threads_sleep() else 1
+        if lanes == 1:
+            work(slice(None))
+        else:
+            n = len(out)
+            cuts = [slice(n * i // lanes, n * (i + 1) // lanes) for i in range(lanes)]
+            run_side_by_side([partial(work, rows) for rows in cuts])
 
     def copy_out(self, array: Array, out: np.ndarray) -> None:
         np.copyto(out, array)
@@ -405,7 +423,10 @@ class NumpyBackend(ArrayBackend):
             self.copy_in(source[index], out)
             return
         # mode="clip" skips the check of every index, three times the cost of the copy itself.
-        self._run(source.take, index, 0, out, "clip")
+        if self._calls is not None:
+            self._calls.append((source.take, (index, 0, out, "clip")))
+        else:
+            self._by_rows(out, lambda rows: source.take(index[rows], 0, out[rows], "clip"))
 
     def take(self, flat: Array, index: Array, out: Array) -> None:
         self._run(flat.take, index, None, out, "clip")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gpubackprop as gb
-from gpubackprop.backend.cpu import lanes
+from gpubackprop.backend.cpu import lanes, numpy_backend
 from gpubackprop.backend.cpu.lanes import SideBySide, side_by_side
 from gpubackprop.backend.cpu.numpy_backend import NumpyBackend
 from gpubackprop.backend.cpu.recorder import Call, replay
@@ -246,3 +246,22 @@ def test_little_work_and_what_hangs_together_is_left_alone(monkeypatch: pytest.M
     assert side_by_side(apart, 1) == apart
     monkeypatch.setattr(lanes, "idle_threads_sleep", lambda: False)
     assert side_by_side(apart, 2) == apart
+
+
+def test_rows_are_copied_and_gathered_by_several_threads(
+    monkeypatch: pytest.MonkeyPatch, count: Callable[[int], None]
+) -> None:
+    monkeypatch.setattr(numpy_backend, "idle_threads_sleep", lambda: True)
+    monkeypatch.setattr(numpy_backend, "MANY_TO_COPY", 1)
+    count(3)
+    be, rng = NumpyBackend(), np.random.default_rng(0)
+    for n in (1, 2, 7, 100):
+        source, index = rng.standard_normal((50, 4)), rng.integers(0, 50, n)
+        out, copied = np.empty((n, 4)), np.empty((n, 4), np.float32)
+        be.gather_rows(source, index, out)
+        np.testing.assert_array_equal(out, source[index])
+        be.copy_in(out, copied)
+        np.testing.assert_array_equal(copied, out.astype(np.float32))
+    whole = np.empty((3, 4))
+    be.copy_in(np.arange(4.0), whole)
+    assert (whole == np.arange(4.0)).all()
