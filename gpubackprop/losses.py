@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpubackprop.backend.base import Array, Backend, Tensors
-from gpubackprop.checks import chosen, fraction, not_negative, positive
-from gpubackprop.errors import ArgumentError, ArgumentTypeError, unknown_name
+from gpubackprop.checks import Formula, fraction, from_table, not_negative, positive
+from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.precision import compute_type, largest_exponent
 
 MANY_CLASSES = 128
@@ -28,10 +28,11 @@ Buffers = dict[str, tuple[tuple[int | str, ...], Any]]
 """Name -> (shape, dtype) of what is kept between calls; "n" in a shape stands for the rows of the batch."""
 
 
-class Loss:
+class Loss(Formula):
     """A function of a batch's outputs and targets, and its derivative with respect to the outputs."""
 
-    name: ClassVar[str]
+    _noun = "loss"
+    _mathematics: ClassVar[set[str]] = {"value_and_delta"}
     output: ClassVar[str] = "identity"
     """The function that `predict` applies to the last layer's outputs: "identity", "sigmoid", "softmax" or "exponential"."""
     labels: ClassVar[bool] = False
@@ -44,16 +45,6 @@ class Loss:
     """Whether C has all its derivatives where a - y is one of `kinks`, where else a finite difference may not be trusted."""
     kinks: tuple[float, ...] = (0.0,)
     """The values of a - y at which a derivative jumps, where C is not smooth."""
-
-    recordable: ClassVar[bool] = False
-    """Whether all work goes through `be` with `out=` and depends on no value, so that it can be recorded once and done again.
-    False, which is right for any loss, runs `value_and_delta` anew at each step."""
-
-    def __init_subclass__(cls, **options: object) -> None:
-        super().__init_subclass__(**options)
-        # A subclass with mathematics of its own must say so itself, whatever its parent says.
-        if "recordable" not in vars(cls) and {"value_and_delta"} & vars(cls).keys():
-            cls.recordable = False
 
     def buffers(self, m: int, dtype: DTypeLike) -> Buffers:
         """The memory that `value_and_delta` needs as attributes of `v`, for m outputs stored as `dtype`."""
@@ -80,19 +71,6 @@ class Loss:
         for i in range(n):
             self.value_and_delta(be, a[i : i + 1], y[i : i + 1], v, found[i : i + 1].reshape(()), None, 1)
         return found
-
-    def settings(self) -> dict[str, Any]:
-        """The constructor's arguments as plain values, but for those that are what they are by default."""
-        return chosen(self)
-
-    def described(self) -> str | dict[str, Any]:
-        """The description from which `get_loss` makes it again: its name, or {"name": ..., its settings}."""
-        settings = self.settings()
-        return {"name": self.name, **settings} if settings else self.name
-
-    def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
-        return f"<loss {self.name}{f'({given})' if given else ''}>"
 
 
 class Memory:
@@ -519,13 +497,4 @@ def get_loss(loss: str | dict[str, Any] | Loss) -> Loss:
 
     Raises ArgumentError for an unknown name or setting.
     """
-    if isinstance(loss, Loss):
-        return loss
-    settings = dict(loss) if isinstance(loss, dict) else {"name": loss}
-    name = settings.pop("name", None)
-    if not isinstance(name, str) or name not in LOSSES:
-        raise unknown_name("loss", name, LOSSES)
-    try:
-        return LOSSES[name](**settings)
-    except TypeError as error:
-        raise ArgumentError(f"loss {name!r}: {error}") from None
+    return loss if isinstance(loss, Loss) else from_table("loss", loss, LOSSES)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from math import cos, pi
 from typing import Any, ClassVar
 
-from gpubackprop.checks import fraction, positive, positive_fraction, whole_number
-from gpubackprop.errors import ArgumentError, unknown_name
+from gpubackprop.checks import fraction, from_table, positive, positive_fraction, whole_number
+from gpubackprop.errors import ArgumentError
 
 
 @dataclass(frozen=True)
@@ -166,11 +166,4 @@ def get_schedule(schedule: str | Schedule | None, **options: Any) -> Schedule:
         if options:
             raise ArgumentError(f"options {sorted(options)} are for a schedule by name; {schedule!r} is made already")
         return schedule
-    if schedule is None:
-        schedule = "constant"
-    if not isinstance(schedule, str) or schedule not in SCHEDULES:
-        raise unknown_name("schedule", schedule, SCHEDULES)
-    try:
-        return SCHEDULES[schedule](**options)
-    except TypeError as error:
-        raise ArgumentError(f"schedule {schedule!r}: {error}") from None
+    return from_table("schedule", {**options, "name": "constant" if schedule is None else schedule}, SCHEDULES)
