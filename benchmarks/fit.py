@@ -33,8 +33,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.jobs import LIBRARIES  # noqa: E402
-from gpubackprop.bench.contenders import Contender  # noqa: E402
 from gpubackprop.bench.machine import machine  # noqa: E402
+from gpubackprop.bench.subject import Contender  # noqa: E402
 from gpubackprop.data import Standardizer, load, split  # noqa: E402
 from gpubackprop.errors import GpuBackpropError  # noqa: E402
 

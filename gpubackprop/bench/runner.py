@@ -13,12 +13,11 @@ from typing import Any
 
 from gpubackprop.backend.select import get_backend
 from gpubackprop.bench.cases import Case, Cell
-from gpubackprop.bench.contenders import Contender, contenders
 from gpubackprop.bench.machine import machine
 from gpubackprop.bench.measure import disagreement, has_kinks
 from gpubackprop.bench.process import Worker, WorkerError
 from gpubackprop.bench.result import Measured, Result
-from gpubackprop.bench.subject import Description, descriptions
+from gpubackprop.bench.subject import Contender, Description, contenders, descriptions
 from gpubackprop.checks import positive, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError
 from gpubackprop.network.network import Network
