@@ -192,7 +192,6 @@ class SELU(ELU):
     """ELU with the constants that keep mean 0 and variance 1 (Klambauer et al., 2017)."""
 
     name = "selu"
-    recordable = True
     family = "lecun"
     scale = 1.0507009873554804934193349852946
 

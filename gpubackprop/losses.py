@@ -92,6 +92,7 @@ def memory(loss: Loss, be: Backend, n: int, m: int, dtype: DTypeLike) -> Any:
 class _Elementwise(Loss):
     """C = s sum_ij w_i term_ij, where s is 1/(n m), or 1/n if the sum is taken over the outputs."""
 
+    recordable = True
     weighs = True
     over_outputs = True
     """Whether C is a mean over the outputs too, and not over the samples alone."""
@@ -158,7 +159,6 @@ class _Squared(_Elementwise):
 class HalfSquaredError(_Squared):
     """C = (1/n) sum_i 1/2 |a_i - y_i|^2: the sum over outputs, the mean over samples; delta = (a - y) / n."""
 
-    recordable = True
     name = "half_squared_error"
     factor = 0.5
     over_outputs = False
@@ -167,14 +167,12 @@ class HalfSquaredError(_Squared):
 class MeanSquaredError(_Squared):
     """C = (1/(n m)) sum_ij (a_ij - y_ij)^2; delta = 2 (a - y) / (n m)."""
 
-    recordable = True
     name = "mean_squared_error"
 
 
 class MeanAbsoluteError(_Elementwise):
     """C = (1/(n m)) sum_ij |a_ij - y_ij|; delta = sign(a - y) / (n m), 0 where a = y."""
 
-    recordable = True
     name = "mean_absolute_error"
     smooth = False
 
@@ -194,7 +192,6 @@ class Huber(_Elementwise):
     With c = d cut to [-delta, delta]: h = c (d - c / 2), and its derivative is c. Raises ArgumentError unless delta > 0.
     """
 
-    recordable = True
     name = "huber"
     smooth = False
 
@@ -223,7 +220,6 @@ class Poisson(_Elementwise):
     """C = (1/(n m)) sum_ij (exp(a_ij) - y_ij a_ij): the negative log-likelihood of counts y >= 0 with the rates exp(a), but for
     the terms without a; delta = (exp(a) - y) / (n m). `predict` returns the rates."""
 
-    recordable = True
     name = "poisson"
     output = "exponential"
 
@@ -244,7 +240,6 @@ class BinaryCrossEntropy(_Elementwise):
     delta = (p - y) / (n m), as (e (1-y) - y) / (1 + e) with e = exp(z): where y is 0 or 1 both keep all their digits.
     """
 
-    recordable = True
     name = "binary_cross_entropy"
     output = "sigmoid"
 

@@ -68,14 +68,12 @@ _OWN = {"logistic": "sigmoid"}
 class _SummedBinaryCrossEntropy(BinaryCrossEntropy):
     """The sum over the outputs, and the mean over the rows."""
 
-    recordable = True
     over_outputs = False
 
 
 class _SummedPoisson(Poisson):
     """The sum over the outputs, and the mean over the rows."""
 
-    recordable = True
     over_outputs = False
 
 
