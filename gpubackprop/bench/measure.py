@@ -159,7 +159,8 @@ class Measurement:
             found |= self._split(seconds / 4)
             if phases:
                 self._restart()
-                found |= {name: self._seconds(run, seconds / 2) for name, run in self._phases().items()}
+                phase = self.engine.phases(self.batch, self.optimizer)
+                found |= {name: self._seconds(run, seconds / 2) for name, run in phase.items()}
         return found
 
     def _split(self, seconds: float) -> dict[str, float]:
@@ -180,17 +181,13 @@ class Measurement:
 
     def _step_with_transfer(self) -> None:
         self._transfer()
-        self.optimizer.prepare()
-        self._program()
+        self._step()
 
     def _transfer(self) -> None:
         self.engine.load(self._x, self._y)
 
     def _train(self) -> None:
         self.engine.train(self.rows, 0, self.stretch, self.optimizer, self.n)
-
-    def _phases(self) -> dict[str, Callable[[], None]]:
-        return self.engine.phases(self.batch, self.optimizer)
 
     def _restart(self) -> None:
         # From the first weights: a network that has learnt its batches by heart computes with ever smaller numbers.

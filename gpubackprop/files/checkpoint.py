@@ -49,6 +49,7 @@ from gpubackprop.files.manifest import (
     describe_optimizer,
     optimizer_state,
 )
+from gpubackprop.files.plain import is_plain
 from gpubackprop.files.regular import regular_file
 from gpubackprop.layers import Layer
 from gpubackprop.network.network import Network
@@ -330,12 +331,7 @@ def _split_extra(extra: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np
         if name in arrays:
             if value.dtype.newbyteorder("<").str not in _DTYPES.values():
                 raise ArgumentTypeError(f"extra[{name!r}] has dtype {value.dtype}; expected bool, integers or floats")
-            continue
-        try:
-            unchanged = json.loads(json.dumps(value, allow_nan=False)) == value
-        except (TypeError, ValueError, RecursionError):
-            unchanged = False
-        if not unchanged:
+        elif not is_plain(value):
             raise ArgumentTypeError(
                 f"extra[{name!r}] must be a NumPy array, or text, finite numbers, None, lists and dictionaries with text "
                 f"as keys; got {type(value).__name__}"
