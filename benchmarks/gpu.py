@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.common import write
 from benchmarks.peers.base import Config, Peer
 from benchmarks.peers.ours import Step, kernel_times
 from benchmarks.peers.turns import make
@@ -246,11 +247,7 @@ class Run:
     def write(self) -> None:
         """Write down all that is known by now."""
         self.report["seconds"] = time.perf_counter() - self.started
-        path: Path = self.options.out
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.report, indent=1), encoding="utf-8")
-        partial.replace(path)
+        write(self.options.out, self.report)
 
     def everything(self, workers: dict[str, Worker]) -> None:
         """The ceilings, every cell with the libraries that are quick to start, the kernels of some, then the compilers."""

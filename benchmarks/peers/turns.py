@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
+from benchmarks import common
 from benchmarks.peers.base import Config, Peer
 from gpubackprop.backend.cpu import mkl
 from gpubackprop.bench.measure import disagreement, seconds_each
@@ -50,16 +50,10 @@ def make(peer: str, config: Config, device: str = "cpu") -> Any:
 
 def available(peers: Sequence[str]) -> list[str]:
     """The peers whose library is installed, with a line for each that is not."""
-    found = []
-    for peer in peers:
-        missing = [module for word, module in NEEDS.items() if peer.startswith(word) and find_spec(module) is None]
-        if peer == "ours mkl" and mkl.problem() is not None:
-            missing = ["mkl"]
-        if missing:
-            print(f"{peer}: left out, as {missing[0]} is not installed")
-        else:
-            found.append(peer)
-    return found
+    if "ours mkl" in peers and (why := mkl.problem()) is not None:
+        print(f"ours mkl: left out: {why}")
+        peers = [peer for peer in peers if peer != "ours mkl"]
+    return common.available(peers, NEEDS)
 
 
 class Turns:
