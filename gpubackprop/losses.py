@@ -73,20 +73,14 @@ class Loss(Formula):
         return found
 
 
-class Memory:
-    """The arrays that a loss works on: attributes by name, and `weights`, (n, 1) or None."""
-
-    weights: Array | None = None
-
-
-def memory(loss: Loss, be: Backend, n: int, m: int, dtype: DTypeLike) -> Any:
-    """The buffers `v` of `value_and_delta`, for n rows of m outputs stored as `dtype`."""
-    v = Memory()
-    for name, (shape, kind) in loss.buffers(m, dtype).items():
-        setattr(v, name, be.empty(tuple(n if k == "n" else int(k) for k in shape), kind))
-    for name, host in loss.constants(m, dtype).items():
-        setattr(v, name, be.asarray(host))
-    return v
+def memory(loss: Loss, be: Backend, n: int, m: int, dtype: DTypeLike) -> Tensors:
+    """The buffers `v` of `value_and_delta`, for n rows of m outputs stored as `dtype`, without weights."""
+    buffers = {
+        name: be.empty(tuple(n if k == "n" else int(k) for k in shape), kind)
+        for name, (shape, kind) in loss.buffers(m, dtype).items()
+    }
+    constants = {name: be.asarray(host) for name, host in loss.constants(m, dtype).items()}
+    return Tensors(weights=None, **buffers, **constants)
 
 
 class _Elementwise(Loss):

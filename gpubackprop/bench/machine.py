@@ -8,6 +8,7 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from typing import Any
@@ -89,30 +90,19 @@ def undisturbed() -> Iterator[None]:
 def ceilings(backend: Backend, dtype: str) -> dict[str, float]:
     """ "flops" a second of the fastest square product, and "bytes" read and written a second by the largest copy.
 
-    Both through the same operations as the steps. dtype: of the parameters.
+    Both through the same operations as the steps, products in the type in which activations are stored. dtype: of the parameters.
     """
-    gpu = backend.is_gpu
+    rng, stored, size = np.random.default_rng(0), backend.storage(dtype), COPY[backend.is_gpu]
+    rates = []
     with undisturbed():
-        return {
-            "flops": max(2 * k**3 / product_seconds(backend, k, dtype) for k in PRODUCTS[gpu]),
-            "bytes": 2 * COPY[gpu] / copy_seconds(backend, COPY[gpu]),
-        }
-
-
-def product_seconds(backend: Backend, k: int, dtype: str) -> float:
-    """Seconds that a (k, k) by (k, k) product takes at least, in the type in which activations are stored."""
-    rng = np.random.default_rng(0)
-    a, b = (backend.asarray(rng.random((k, k), np.float32).astype(backend.storage(dtype))) for _ in range(2))
-    out = backend.empty((k, k), a.dtype)
-    return _fastest(backend, lambda: backend.dot(a, b, out))
-
-
-def copy_seconds(backend: Backend, size: int) -> float:
-    """Seconds that a copy of so many bytes takes at least."""
-    source = backend.zeros((size,), np.uint8)
-    backend.fill(source, 1)
-    target = backend.zeros((size,), np.uint8)
-    return _fastest(backend, lambda: backend.copy_in(source, target))
+        for k in PRODUCTS[backend.is_gpu]:
+            a, b = (backend.asarray(rng.random((k, k), np.float32).astype(stored)) for _ in range(2))
+            product = partial(backend.dot, a, b, backend.empty((k, k), a.dtype))
+            rates.append(2 * k**3 / _fastest(backend, product))
+        source, target = (backend.zeros((size,), np.uint8) for _ in range(2))
+        backend.fill(source, 1)
+        copy = _fastest(backend, lambda: backend.copy_in(source, target))
+    return {"flops": max(rates), "bytes": 2 * size / copy}
 
 
 def _fastest(backend: Backend, run: Callable[[], object]) -> float:

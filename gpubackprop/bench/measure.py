@@ -15,7 +15,7 @@ from gpubackprop.backend.base import Backend
 from gpubackprop.backend.cpu.blas_info import blas_threads
 from gpubackprop.backend.select import get_backend
 from gpubackprop.bench.machine import available_cores, ceilings, undisturbed
-from gpubackprop.bench.subject import Contender, Description, build, flops, initial_weights, least_bytes, random_batch
+from gpubackprop.bench.subject import Contender, Description, build, flops, least_bytes, random_batch
 from gpubackprop.network.rows import Rows
 from gpubackprop.optimizers import get_optimizer
 from gpubackprop.proofs.parity import TOLERANCES
@@ -112,7 +112,8 @@ class Measurement:
         self._step_with_transfer()
         self.memory = gauge.peak(self._step_with_transfer)
         """Bytes that the network, a batch and its steps take on the device at most."""
-        self._weights = initial_weights(self.net)
+        # Those it was built with, rounded to float32: what every type can start from, to be compared.
+        self._weights = {name: np.asarray(array, np.float32) for name, array in self.net.initial_arrays().items()}
         self._restart()
 
     # -- what it computes -----------------------------------------------------------------------------------------

@@ -116,7 +116,8 @@ def run(
         comparison = _Comparison(result, workers, reference, len(subjects), on_progress)
         try:
             comparison.begin()
-            for rounds in _shares(plan["repeats"]):
+            ends = [plan["repeats"] * i // PASSES for i in range(PASSES + 1)]
+            for rounds in (range(a, b) for a, b in pairwise(ends) if a < b):
                 for worker in workers.values():
                     worker.close()
                 for described in subjects:
@@ -236,12 +237,6 @@ class _Comparison:
     def _report(self, said: str) -> None:
         if self._listener is not None:
             self._listener(Progress(self._done, self._turns, said))
-
-
-def _shares(repeats: int) -> list[range]:
-    """The rounds of each pass."""
-    ends = [repeats * i // PASSES for i in range(PASSES + 1)]
-    return [range(a, b) for a, b in pairwise(ends) if a < b]
 
 
 def _listed(name: str, values: object) -> list[Any]:

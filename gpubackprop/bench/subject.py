@@ -121,11 +121,6 @@ def build(
     )
 
 
-def initial_weights(net: Network) -> dict[str, np.ndarray]:
-    """The weights that `net` was built with, rounded to float32: what every type can start from, to be compared."""
-    return {name: np.asarray(array, np.float32) for name, array in net.initial_arrays().items()}
-
-
 def random_batch(described: Description, n: int, seed: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """x (n, d) from the standard normal distribution, and y as the loss takes it: labels, 0 and 1, or normal numbers.
 

@@ -149,7 +149,9 @@ class _Explainer:
         self.weights = net.get_weights()
 
     def quantities(self, learning_rate: float) -> Iterator[Quantity]:
-        z, a = self._pre_activations(), self._activations()
+        # The outputs of the networks that end before f(l), and behind it.
+        z = [self._until(i, None).predict(self.x) for i in range(len(self.dense))]
+        a = [self._until(i, layer.activation).predict(self.x) for i, layer in enumerate(self.dense)]
         yield from self._forward(z, a)
         yield from self._loss(a[-1])
         yield from self._deltas(z)
@@ -225,14 +227,6 @@ class _Explainer:
         self.net.set_weights(self.weights)
 
     # -- parts of the network -------------------------------------------------------------------------------------
-
-    def _pre_activations(self) -> list[Matrix]:
-        """z(l): the outputs of the network that ends before f(l)."""
-        return [self._until(i, None).predict(self.x) for i in range(len(self.dense))]
-
-    def _activations(self) -> list[Matrix]:
-        """a(l): the outputs of the network that ends behind f(l)."""
-        return [self._until(i, layer.activation).predict(self.x) for i, layer in enumerate(self.dense)]
 
     def _until(self, i: int, activation: Activation | None) -> Network:
         """The network up to layer i, with another activation there."""

@@ -14,7 +14,7 @@ import numpy as np
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.checks import Data, positive, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
-from gpubackprop.layers import Layer, kinks_of
+from gpubackprop.layers import kinks_of
 from gpubackprop.layers.stack import with_tensors
 from gpubackprop.network.network import Network
 from gpubackprop.network.twin import twin
@@ -134,7 +134,7 @@ class _Side:
                 if name.startswith(f"{i}."):
                     found[Key(i, "gradient", name)] = gradient
         pairs = with_tensors(net.layers, batch.tensors)
-        sides = [_sides(layer, be.to_host(v.a)) for layer, v in pairs]
+        sides = [np.array([np.sign(be.to_host(v.a) - kink) for kink in kinks_of(layer)]) for layer, v in pairs]
         loss_kinks = () if net.loss_function.smooth or y.ndim == 1 else net.loss_function.kinks
         residual = be.to_host(batch.outputs) - y if loss_kinks else np.zeros(0)
         sides.append(np.array([np.sign(residual - kink) for kink in loss_kinks]))
@@ -237,11 +237,6 @@ def _moved_norm(tensors: StepArrays, moved: StepArrays, key: Key) -> float:
     size = float(np.linalg.norm(tensors[gradient]))
     share = float(np.linalg.norm(tensors[gradient] - moved[gradient])) / size if size else 0.0
     return share * float(np.linalg.norm(tensors[key]))
-
-
-def _sides(layer: Layer, a: np.ndarray) -> np.ndarray:
-    """On which side of each of its kinks a layer was, at its outputs a."""
-    return np.array([np.sign(a - kink) for kink in kinks_of(layer)])
 
 
 def _unbound(optimizer: Optimizer) -> Optimizer:
