@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.activations import ACTIVATIONS
-from gpubackprop.backend.base import Backend, DeviceInfo
+from gpubackprop.backend.base import Backend
 from gpubackprop.backend.select import devices
 from gpubackprop.bench.machine import available_cores
 from gpubackprop.checks import whole_number
@@ -225,7 +225,9 @@ def contenders(wanted: str | Sequence[str] | None) -> list[Contender]:
     read or that come twice.
     """
     if wanted is None:
-        return _all(devices())
+        gpus = [Contender(d.name) for d in devices() if d.working and d.name.startswith("cuda")]
+        counts = dict.fromkeys((1, available_cores()))
+        return [Contender("cpu"), *gpus] if gpus else [Contender("cpu", threads=n) for n in counts]
     if not isinstance(wanted, (str, list, tuple)):
         raise ArgumentTypeError(f"devices must be text or a list of texts; got {wanted!r}")
     texts = wanted.split(",") if isinstance(wanted, str) else list(wanted)
@@ -236,11 +238,3 @@ def contenders(wanted: str | Sequence[str] | None) -> list[Contender]:
         if contender in found[:i]:
             raise ArgumentError(f"devices names {contender.label!r} twice")
     return found
-
-
-def _all(there: list[DeviceInfo]) -> list[Contender]:
-    gpus = [Contender(d.name) for d in there if d.working and d.name.startswith("cuda")]
-    if gpus:
-        return [Contender("cpu"), *gpus]
-    count = available_cores()
-    return [Contender("cpu", threads=1), *([Contender("cpu", threads=count)] if count > 1 else [])]

@@ -161,30 +161,26 @@ def snapshot(net: Network, *, optimizer: Optimizer | None = None, extra: Mapping
         raise ArgumentTypeError(f"optimizer must be an Optimizer; got {optimizer!r}")
     # Weights, counts and moments of one moment, whatever another thread trains.
     with net.engine:
-        return _snapshot(net, optimizer, extra or {})
-
-
-def _snapshot(net: Network, optimizer: Optimizer | None, extra: Mapping[str, Any]) -> Snapshot:
-    arrays = net.get_weights()
-    manifest: dict[str, Any] = {
-        "version": VERSION,
-        "layers": [describe_layer(i, layer) for i, layer in enumerate(net.layers)],
-        "loss": describe_loss(net.loss_function),
-        "dtype": net.dtype.name,
-        "precision": net.precision,
-        "seed": net.seed,
-        "l1": net.l1,
-        "l2": net.l2,
-        "step": net.engine.count(),
-        "epochs": net.epochs,
-        "compile": net.compile,
-        "optimizer": None,
-        "saved_on": this_process(net),
-    }
-    if optimizer is not None:
-        manifest["optimizer"] = describe_optimizer(optimizer)
-        arrays |= {f"optimizer.{k}": v for k, v in optimizer_state(optimizer, net).items()}
-    values, extra_arrays = _split_extra(extra)
+        arrays = net.get_weights()
+        manifest: dict[str, Any] = {
+            "version": VERSION,
+            "layers": [describe_layer(i, layer) for i, layer in enumerate(net.layers)],
+            "loss": describe_loss(net.loss_function),
+            "dtype": net.dtype.name,
+            "precision": net.precision,
+            "seed": net.seed,
+            "l1": net.l1,
+            "l2": net.l2,
+            "step": net.engine.count(),
+            "epochs": net.epochs,
+            "compile": net.compile,
+            "optimizer": None,
+            "saved_on": this_process(net),
+        }
+        if optimizer is not None:
+            manifest["optimizer"] = describe_optimizer(optimizer)
+            arrays |= {f"optimizer.{k}": v for k, v in optimizer_state(optimizer, net).items()}
+    values, extra_arrays = _split_extra(extra or {})
     manifest["extra"] = values
     return Snapshot(manifest, arrays | {f"extra.{k}": v for k, v in extra_arrays.items()})
 

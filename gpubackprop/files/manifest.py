@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.activations import ACTIVATIONS, Activation
+from gpubackprop.checks import from_table
 from gpubackprop.errors import ArgumentError, CheckpointError
 from gpubackprop.files.plain import is_plain
 from gpubackprop.layers import LAYERS, Layer, layer_from, stack
-from gpubackprop.losses import LOSSES, Loss, get_loss
+from gpubackprop.losses import LOSSES, Loss
 from gpubackprop.network.network import Network
 from gpubackprop.optimizers import OPTIMIZERS, Optimizer, get_optimizer
 from gpubackprop.optimizers.schedules import SCHEDULES, get_schedule
@@ -88,12 +89,8 @@ def describe_loss(loss: Loss) -> str | dict[str, Any]:
 
 def build_loss(described: str | dict[str, Any], custom: Custom) -> Loss:
     """The loss that was described. Raises ArgumentError for one that is in neither table."""
-    own = dict(described) if isinstance(described, dict) else {"name": described}
-    name = own.pop("name", None)
-    if isinstance(name, str) and name not in LOSSES and name in custom:
-        loss: Loss = custom[name](**own)
-        return loss
-    return get_loss(described)
+    loss: Loss = from_table("loss", described, {**custom, **LOSSES})
+    return loss
 
 
 def name_of(thing: Activation | Loss, table: Mapping[str, type], kind: str) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -208,7 +208,11 @@ def _tensor_by_tensor(
         moved.append({key: _moved_norm(tensors, conditions, key) for key in tensors})
     first, second = pairs[0][1], pairs[1][1]
     weights, follow = a.net.get_weights(), bool(flipped)
-    for key in _comparable(first, max(flipped, default=-1)):
+    topmost = max(flipped, default=-1)
+    for key in first:
+        # What depends on the side of its kink that the topmost flipped layer took is left out.
+        if key.kind not in ("forward", "loss") and (key.layer is None or key.layer <= topmost):
+            continue
         size, condition = float(np.linalg.norm(first[key])), _CONDITION * max(m[key] for m in moved)
         allowed = report.tolerance * size + condition
         if key.kind == "update":
@@ -220,13 +224,6 @@ def _tensor_by_tensor(
     if follow:
         b.follow(a)
     return losses
-
-
-def _comparable(tensors: StepArrays, flipped: int) -> Iterator[Key]:
-    """The keys of all tensors that do not depend on which side of its kink the topmost flipped layer took."""
-    for key in tensors:
-        if key.kind in ("forward", "loss") or (key.layer is not None and key.layer > flipped):
-            yield key
 
 
 def _moved_norm(tensors: StepArrays, moved: StepArrays, key: Key) -> float:
