@@ -14,11 +14,9 @@ from typing import Any, BinaryIO
 
 from gpubackprop.errors import DataError, GpuBackpropError
 
-_CANNOT_FLUSH = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-"""The errors of a file system that cannot flush: network mounts and some FUSE systems."""
-
-_CANNOT_EXCHANGE = _CANNOT_FLUSH
-"""The errors of a file system that cannot exchange two names: NFS, and kernels of before 2014."""
+_CANNOT = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""The errors of a file system that cannot flush (network mounts and some FUSE systems) or exchange two names (NFS, and kernels of
+before 2014)."""
 
 
 @contextlib.contextmanager
@@ -61,7 +59,7 @@ def exchange(a: Path, b: Path) -> None:
     try:
         _exchange(os.fsencode(a), os.fsencode(b))
     except OSError as error:
-        if error.errno not in _CANNOT_EXCHANGE:
+        if error.errno not in _CANNOT:
             raise
         # In three steps then; between the first and the second one of the two names is missing.
         aside = a.with_name(f".{a.name}.{secrets.token_hex(4)}.aside")
@@ -103,7 +101,7 @@ def _flush(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as cause:
-        if cause.errno not in _CANNOT_FLUSH:
+        if cause.errno not in _CANNOT:
             raise
 
 

@@ -426,12 +426,8 @@ class Trainer:
         self._metrics = None if fit.metrics is None else [functions.get(name) or name for name in fit.metrics]
         fit.epochs += more_epochs
         with self.net.engine.fit():
-            self._fit, self.history, self._reason, self._digests = (
-                fit,
-                history,
-                None if more_epochs else reason,
-                digests,
-            )
+            self._fit, self.history, self._digests = fit, history, digests
+            self._reason = None if more_epochs else reason
             self.net.engine.rows_at_once = rows_at_once
             return self._train(rows, targets, weights, validation, order, verbose)
 
