@@ -416,10 +416,10 @@ def _compare(
         pending = again
         if not pending:
             break
-        point = check.at(*(_nearby(check, a, rng) for a in (check.point.P, check.point.x)))
+        point = check.at(_nearby(check.point.P, rng), _nearby(check.point.x, rng))
     return compared, unchecked, resampled
 
 
-def _nearby(check: _Central, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _nearby(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     spread = 0.01 * (float(np.sqrt(np.mean(array**2))) + 0.1)
     return array + spread * rng.standard_normal(array.shape)
