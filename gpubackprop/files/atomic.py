@@ -112,13 +112,8 @@ def _mode(path: Path, error: type[GpuBackpropError]) -> int | None:
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(status.st_mode):
-        kind = (
-            "a folder"
-            if stat.S_ISDIR(status.st_mode)
-            else "a symbolic link"
-            if stat.S_ISLNK(status.st_mode)
-            else "no regular file"
-        )
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a symbolic link"}
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "no regular file")
         raise error(f"{path}: is {kind}, and only a regular file can be replaced; choose another name")
     return stat.S_IMODE(status.st_mode)
 

@@ -209,18 +209,9 @@ class _OnAnEngine(BaseMultilayerPerceptron):  # type: ignore[misc]
         dtype = np.dtype(self.coefs_[0].dtype)
         l2 = 0.0 if self.optimizer is None else self.alpha / self.__dict__.get("_rows_a_step", 1)
         seed = self.__dict__.get("_seed", 0)
-        key = (
-            *widths,
-            dtype,
-            self.activation,
-            self.dropout,
-            self.normalization,
-            self.precision,
-            str(self.device),
-            l2,
-            seed,
-            "_restored" in self.__dict__,
-        )
+        settings = ("activation", "dropout", "normalization", "precision", "device")
+        chosen = [str(getattr(self, name)) for name in settings]
+        key = (*widths, dtype, *chosen, l2, seed, "_restored" in self.__dict__)
         if "_held" not in self.__dict__ or self._held[0] != key:
             self._held = key, self._built(widths, dtype, l2, seed)
         net = self._held[1]

@@ -259,7 +259,7 @@ class _Central:
             P, x = self.moved(point, probe, side)
             self.net.backend.copy_in(P, self.net.engine.parameters.P)
             losses.append(self.net.loss(x, self.y, training=self.training))
-            signs.append(self.signs(P, len(x)))
+            signs.append([np.sign(a) for a in self.kinked(self.net, P, len(x))])
         above, below = losses
         one_sided = abs(above + below - 2 * point.loss) / self.eps
         kink = any(not np.array_equal(a, b) for a, b in zip(*signs, strict=True))
@@ -276,12 +276,8 @@ class _Central:
             array[probe.index] += step
         return P, x
 
-    def signs(self, P: np.ndarray, n: int) -> list[np.ndarray]:
-        """Which side of its kink everything is on that has one, for the batch whose loss was computed last."""
-        return [np.sign(a) for a in self.kinked(self.net, P, n)]
-
     def kinked(self, net: Network, P: np.ndarray, n: int) -> list[np.ndarray]:
-        """Everything that f, the loss or the penalty has a kink at 0 of."""
+        """Everything that f, the loss or the penalty has a kink at 0 of, for the batch whose loss was computed last."""
         batch, be = net.engine.training.batch(n), net.backend
         pairs = with_tensors(net.layers, batch.tensors)
         arrays = [be.to_host(v.a) - kink for layer, v in pairs for kink in kinks_of(layer)]

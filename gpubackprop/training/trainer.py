@@ -601,14 +601,11 @@ class Trainer:
         x, y, weights, _ = self._data
         if self._digests is None:
             self._digests = _digests(self.net.backend, *self._data)
+        arrays = {k: v for k, v in (("x", x), ("y", y)) if hasattr(v, "shape")}
         names = {"n": "number of rows", "size": "batch_size", "part": "micro_batch_size", "epoch": "first epoch"}
         settings = {names.get(k, k): v for k, v in asdict(self._running()).items() if k not in ("sums", "seconds")}
         return {
-            **{
-                f"shape and type of {k}": f"{v.shape} {v.dtype}"
-                for k, v in {"x": x, "y": y}.items()
-                if hasattr(v, "shape")
-            },
+            **{f"shape and type of {k}": f"{v.shape} {v.dtype}" for k, v in arrays.items()},
             **{f"SHA-256 of {k}": v for k, v in self._digests.items()},
             **settings,
             "weights of rows": weights is not None,
