@@ -302,12 +302,8 @@ def memory_of(array: object) -> tuple[str, int | None] | None:
     if callable(where):
         try:
             kind, number = where()
-        except (
-            BufferError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ):  # PyTorch's of a device that DLPack has no number for
+        # PyTorch's of a device that DLPack has no number for.
+        except (BufferError, RuntimeError, TypeError, ValueError):
             return "another", None
         return None if kind in _ON_HOST else ("cuda", int(number)) if kind == _CUDA else ("another", None)
     if type(array).__name__ == "StrictArray":

@@ -107,17 +107,10 @@ def build(
     compile: bool = False,
 ) -> Network:
     """The network that was described."""
+    layers = [build_layer(entry, {}) for entry in described["layers"]]
+    settings = {name: described[name] for name in ("loss", "seed", "l1", "l2")}
     return Network(
-        [build_layer(entry, {}) for entry in described["layers"]],
-        loss=described["loss"],
-        device=backend,
-        dtype=dtype,
-        precision=precision,
-        seed=described["seed"],
-        l1=described["l1"],
-        l2=described["l2"],
-        capture=capture,
-        compile=compile,
+        layers, device=backend, dtype=dtype, precision=precision, capture=capture, compile=compile, **settings
     )
 
 
