@@ -7,12 +7,10 @@ Needs PyTorch. Errors are relative: the norm of the difference over the norm of 
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ import torch
 from hypothesis import Phase
 
 import gpubackprop as gb
+from benchmarks.common import RESULTS, write
 from gpubackprop.activations import ACTIVATIONS
 from gpubackprop.bench.machine import machine
 from gpubackprop.layers import Tensors
@@ -40,7 +39,6 @@ from tests.planted.bugs import BUGS
 from tests.test_numerical_honesty import LOGITS, value_and_delta
 from tests.test_numerical_honesty import exact as exact_loss
 
-RESULTS = Path(__file__).with_name("results") / "accuracy.json"
 MANY = 10_000_000
 
 
@@ -316,8 +314,7 @@ def main() -> None:
     print(f"| planted bugs | all of the above | {len(BUGS)} bugs, each caught in tests/test_planted_bugs.py | | all |")
     seconds = round(time.perf_counter() - started, 1)
     result = {"machine": about, "seconds": seconds, "planted_bugs": len(BUGS), "rows": [asdict(row) for row in rows]}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(RESULTS / "accuracy.json", result)
 
 
 if __name__ == "__main__":

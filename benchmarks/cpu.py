@@ -1,8 +1,8 @@
 """A training step on the CPU against PyTorch, JAX, scikit-learn and the limit of its matrix products.
 
-    python benchmarks/cpu.py --all                         every config and every peer, about a quarter of an hour
-    python benchmarks/cpu.py --configs a,b --seconds 2     a quick look: so many seconds of turns a peer and config
-    python benchmarks/cpu.py --show                        what was measured before, beside the goals
+    python -m benchmarks.cpu --all                         every config and every peer, about a quarter of an hour
+    python -m benchmarks.cpu --configs a,b --seconds 2     a quick look: so many seconds of turns a peer and config
+    python -m benchmarks.cpu --show                        what was measured before, beside the goals
 
 Each peer runs in a process of its own. After its gradients are found equal to ours in float64, the peers take turns in
 rounds, in random order, a block of steps each; a figure is the median over the rounds, with its quartiles. A ratio is the
@@ -15,16 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.peers.base import CONFIGS  # noqa: E402
-from benchmarks.peers.turns import PEERS, available, measure, ratio, summary  # noqa: E402
-from gpubackprop.bench.machine import machine  # noqa: E402
+from benchmarks.common import RESULTS, write
+from benchmarks.peers.base import CONFIGS
+from benchmarks.peers.turns import PEERS, available, measure, ratio, summary
+from gpubackprop.bench.machine import machine
 
 HERE = [peer for peer in PEERS if peer not in ("ours without graph", "torch graph", "torch compile step")]
 """The peers of the comparison on a CPU."""
@@ -106,7 +103,7 @@ def main() -> None:
         "--seconds", type=float, default=8.0, help="seconds of turns, pauses included, for each peer and config"
     )
     parser.add_argument("--show", action="store_true", help="measure nothing: print what --output holds")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/cpu.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "cpu.json")
     options = parser.parse_args()
     if options.show:
         for config, result in json.loads(options.output.read_text())["configs"].items():
@@ -124,8 +121,7 @@ def main() -> None:
         result = {"what": CONFIGS[name].describe(), "peers": summaries, "ratios": ratios(timed)}
         results["configs"] = dict(sorted({**results["configs"], name: result}.items()))
         report(name, result)
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(results, indent=1) + "\n")
+        write(options.output, results)
 
 
 if __name__ == "__main__":

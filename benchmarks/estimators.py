@@ -8,10 +8,8 @@ job runs once before it counts. `benchmarks/readme.py` makes the table of the gu
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -19,9 +17,9 @@ import numpy as np
 import sklearn.neural_network
 
 import gpubackprop as gb
+from benchmarks.common import RESULTS, write
 from gpubackprop.bench.machine import machine
 
-RESULTS = Path(__file__).with_name("results") / "estimators.json"
 ROUNDS = 5
 
 JOBS: dict[str, tuple[str, int, int, dict[str, Any]]] = {
@@ -83,7 +81,7 @@ def main() -> None:
             row[part] = {"ours": median(ours), "scikit-learn": median(theirs), "times": ratio}
         print(f"{row['what']:<75} fit {row['fit']['times']:.2f} times as fast, predict {row['predict']['times']:.2f}")
         found.append(row)
-    RESULTS.write_text(json.dumps({"machine": machine(("numpy", "scikit-learn")), "jobs": found}, indent=1) + "\n")
+    write(RESULTS / "estimators.json", {"machine": machine(("numpy", "scikit-learn")), "jobs": found})
 
 
 if __name__ == "__main__":

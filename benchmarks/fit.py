@@ -1,7 +1,7 @@
 """Whole jobs on the CPU against other libraries: the time from the cold start of a process.
 
-    python benchmarks/fit.py                                                     all of them, about an hour
-    python benchmarks/fit.py --data digits --repeats 1 --libraries gpubackprop,scikit-learn   a quick look
+    python -m benchmarks.fit                                                     all of them, about an hour
+    python -m benchmarks.fit --data digits --repeats 1 --libraries gpubackprop,scikit-learn   a quick look
 
 Two jobs: training until a test accuracy is reached, and ten epochs. The time is that of a user who starts a script: the
 interpreter, the library's import, the data from a file, the first step, all others, and for the first job a look at the test
@@ -22,21 +22,18 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.jobs import LIBRARIES  # noqa: E402
-from gpubackprop.bench.contenders import Contender  # noqa: E402
-from gpubackprop.bench.machine import machine  # noqa: E402
-from gpubackprop.data import Standardizer, load, split  # noqa: E402
-from gpubackprop.errors import GpuBackpropError  # noqa: E402
+from benchmarks.common import RESULTS, ROOT, available, write
+from benchmarks.jobs import LIBRARIES
+from gpubackprop.bench.machine import machine
+from gpubackprop.bench.subject import Contender
+from gpubackprop.data import Standardizer, load, split
+from gpubackprop.errors import GpuBackpropError
 
 NEEDS = {"scikit-learn": "sklearn", "skorch": "skorch", "Keras": "keras", "PyTorch": "torch"}
 """The beginning of a library's name -> the module that it cannot do without."""
@@ -128,29 +125,17 @@ def measure(path: Path, settings: dict[str, Any], libraries: list[str], repeats:
     return better
 
 
-def available(libraries: list[str]) -> list[str]:
-    """Those that are installed, with a line for each that is not."""
-    found = []
-    for library in libraries:
-        missing = [module for word, module in NEEDS.items() if library.startswith(word) and find_spec(module) is None]
-        if missing:
-            print(f"{library}: left out, as {missing[0]} is not installed")
-        else:
-            found.append(library)
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=",".join(TASKS), help="data sets, with commas")
     parser.add_argument("--libraries", default=";".join(LIBRARIES), help="libraries, with semicolons between")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each that count")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/fit.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "fit.json")
     options = parser.parse_args()
     names, libraries = options.data.split(","), options.libraries.split(";")
     if not set(names) <= set(TASKS) or not set(libraries) <= set(LIBRARIES) or options.repeats < 1:
         parser.error(f"--data takes {', '.join(TASKS)}; --libraries takes {'; '.join(LIBRARIES)}; --repeats at least 1")
-    libraries = available(libraries)
+    libraries = available(libraries, NEEDS)
     results: dict[str, Any] = {"machine": machine(PACKAGES), "tasks": {}}
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
@@ -180,8 +165,7 @@ def main() -> None:
                         f"{s['accuracy']:.4f}   {parts}   threads {s['threads'] or 'its own'}",
                         flush=True,
                     )
-                options.output.parent.mkdir(parents=True, exist_ok=True)
-                options.output.write_text(json.dumps(results, indent=1) + "\n")
+                write(options.output, results)
 
 
 if __name__ == "__main__":

@@ -28,12 +28,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.common import write
 from benchmarks.peers.base import Config, Peer
 from benchmarks.peers.ours import Step, kernel_times
 from benchmarks.peers.turns import make
-from gpubackprop.bench import timing
 from gpubackprop.bench.cases import Timing
-from gpubackprop.bench.machine import machine
+from gpubackprop.bench.machine import ceilings, machine
+from gpubackprop.bench.measure import seconds_a_call, seconds_to_launch
 from gpubackprop.bench.process import Worker
 from gpubackprop.errors import GpuBackpropError
 
@@ -99,8 +100,8 @@ class Bench:
         """Seconds a step of the cell, with the wait at the end of a group of steps shared out, and seconds that the host needs
         to launch one; and how it runs."""
         peer = self.peer
-        whole = Timing.of([timing.seconds_a_call(peer.step, peer.wait, seconds) for _ in range(blocks)])
-        host = timing.seconds_to_launch(peer.step, peer.wait, seconds)
+        whole = Timing.of([seconds_a_call(peer.step, peer.wait, seconds) for _ in range(blocks)])
+        host = seconds_to_launch(peer.step, peer.wait, seconds)
         found = {"seconds": whole.median, "host_seconds": host, "spread": whole.spread}
         return found | ({"how": peer.describe()} if hasattr(peer, "describe") else {})
 
@@ -118,10 +119,10 @@ class Bench:
                 torch.cuda.empty_cache()
 
     def ceilings(self, precision: str) -> dict[str, float]:
-        """See `timing.ceilings`; ours only."""
+        """See `machine.ceilings`; ours only."""
         from gpubackprop.backend.cuda.cuda_backend import CudaBackend
 
-        return timing.ceilings(CudaBackend(0, "native" if precision == "fp32" else precision), "float32")
+        return ceilings(CudaBackend(0, "native" if precision == "fp32" else precision), "float32")
 
     def kernels(self, config: Config) -> list[tuple[str, float]]:
         """See `kernel_times`; ours only."""
@@ -246,11 +247,7 @@ class Run:
     def write(self) -> None:
         """Write down all that is known by now."""
         self.report["seconds"] = time.perf_counter() - self.started
-        path: Path = self.options.out
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.report, indent=1), encoding="utf-8")
-        partial.replace(path)
+        write(self.options.out, self.report)
 
     def everything(self, workers: dict[str, Worker]) -> None:
         """The ceilings, every cell with the libraries that are quick to start, the kernels of some, then the compilers."""

@@ -29,6 +29,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from benchmarks.common import write
+
 SECONDS = {
     "environment": 45,
     "conformance": 60,
@@ -79,9 +81,7 @@ class Part:
 
     def write(self) -> None:
         """All that is known by now."""
-        partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps(self.report, indent=1, default=str), encoding="utf-8")
-        partial.replace(self.file)
+        write(self.file, self.report, default=str)
 
 
 def environment(part: Part) -> None:

@@ -1,7 +1,7 @@
 """Every layer and activation on the CPU against PyTorch eager, as a loop written by hand trains it.
 
-    python benchmarks/layers.py                                       all of them, about half an hour
-    python benchmarks/layers.py --only gelu --seconds 1 --batches 32  a quick look
+    python -m benchmarks.layers                                       all of them, about half an hour
+    python -m benchmarks.layers --only gelu --seconds 1 --batches 32  a quick look
 
 Two networks, three batch sizes, each activation, and dropout and the normalisations with ReLU: our `train_step` against
 forward, `backward()` and `torch.optim`, in turns as in benchmarks/cpu.py and with the same check of gradients before (but of
@@ -12,17 +12,13 @@ table of the README.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.peers.base import Config  # noqa: E402
-from benchmarks.peers.turns import measure, ratio, summary  # noqa: E402
-from gpubackprop.bench.machine import machine  # noqa: E402
+from benchmarks.common import RESULTS, write
+from benchmarks.peers.base import Config
+from benchmarks.peers.turns import measure, ratio, summary
+from gpubackprop.bench.machine import machine
 
 WIDTHS = ((64, 128, 10), (784, 512, 256, 10))
 BATCHES = (32, 1024, 8192)
@@ -47,7 +43,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="layers and activations whose names hold this")
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)), help="batch sizes, with commas")
     parser.add_argument("--seconds", type=float, default=5.0, help="seconds of turns for each library and network")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/layers.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "layers.json")
     options = parser.parse_args()
     results: dict[str, Any] = {"machine": machine(("numpy", "torch", "numba", "scipy")), "layers": {}}
     for name, chosen in configs([int(n) for n in options.batches.split(",")], options.only).items():
@@ -62,8 +58,7 @@ def main() -> None:
             print(
                 f"{config.describe():<50} {ours:9.4f} ms, PyTorch {theirs:9.4f} ms   {found['ratio']:.3f}   {verdict}"
             )
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            options.output.write_text(json.dumps(results, indent=1) + "\n")
+            write(options.output, results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a fit keeps in memory: python benchmarks/memory.py
+"""What a fit keeps in memory: python -m benchmarks.memory
 
 The peak of a fit should be the data, three times the parameters (weights, gradients, velocity; four times for Adam) and
 one workspace, within 10 %. Each case runs in a process of its own, which reads the peak of its resident memory from the
@@ -14,8 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from benchmarks.common import RESULTS, ROOT, write
 
 CASES = {
     # name: widths, rows of data, batch, optimizer
@@ -59,14 +58,14 @@ def case(name: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=list(CASES), help="one case, in this process, as JSON")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/memory.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "memory.json")
     options = parser.parse_args()
     if options.case:
         print(json.dumps(case(options.case)))
         return
     results = {}
     for name in CASES:
-        command = [sys.executable, __file__, "--case", name]
+        command = [sys.executable, "-m", "benchmarks.memory", "--case", name]
         answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         result = json.loads(answer.stdout)
         result["ratio"] = result["measured"] / result["expected"]
@@ -76,7 +75,7 @@ def main() -> None:
         results[name] = result
     from gpubackprop.bench.machine import machine
 
-    options.output.write_text(json.dumps({"machine": machine(("numpy",)), "cases": results}, indent=1) + "\n")
+    write(options.output, {"machine": machine(("numpy",)), "cases": results})
 
 
 if __name__ == "__main__":

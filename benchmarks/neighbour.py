@@ -7,21 +7,19 @@ With the rule of `gpubackprop.backend.cpu.threads`, and without it (all of BLAS'
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import time
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
 import gpubackprop as gb
+from benchmarks.common import RESULTS, write
 from gpubackprop.backend.cpu import numpy_backend
 from gpubackprop.backend.cpu.blas_info import blas_library
 from gpubackprop.bench.machine import machine
 
-RESULTS = Path(__file__).with_name("results") / "neighbour.json"
 ROUNDS = 5
 
 
@@ -74,9 +72,7 @@ def main() -> None:
     for how, by_place in found.items():
         alone, beside = by_place.values()
         print(f"{how}: {alone:.2f} s alone, {beside:.2f} s beside a busy process, {beside / alone:.2f} times")
-    RESULTS.write_text(
-        json.dumps({"machine": machine(("numpy",)), "seconds": found}, indent=1) + "\n", encoding="utf-8"
-    )
+    write(RESULTS / "neighbour.json", {"machine": machine(("numpy",)), "seconds": found})
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""Put the tables of benchmarks/results/ into README and guide, between comments of their names: python benchmarks/readme.py"""
+"""Put the tables of benchmarks/results/ into README and guide, between comments of their names: python -m benchmarks.readme"""
 
 from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.common import RESULTS, ROOT
 
 PEERS = {
     "limit": "products alone",
@@ -144,7 +143,7 @@ PAGES = ("README.md", "examples/guide/6_devices.md", "examples/guide/7_from_scik
 def filled(text: str) -> str:
     """The page with every table made anew whose place and results are there."""
     for name, table in TABLES.items():
-        path = ROOT / "benchmarks" / "results" / f"{name}.json"
+        path = RESULTS / f"{name}.json"
         if not path.exists() or f"<!-- {name} -->" not in text:
             continue
         block = f"<!-- {name} -->\n{table(json.loads(path.read_text()))}\n<!-- /{name} -->"

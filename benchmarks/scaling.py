@@ -1,4 +1,4 @@
-"""How a training step grows shorter with the number of processes: python benchmarks/scaling.py
+"""How a training step grows shorter with the number of processes: python -m benchmarks.scaling
 
 A model, and how far real MPI runs on this machine are from it:
 
@@ -30,8 +30,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from benchmarks.common import RESULTS, ROOT
 
 ASSUMED = "assumption, not yet measured"
 RANKS = (1, 2, 4)
@@ -191,7 +190,7 @@ def in_ranks(ranks: int, what: str) -> dict[str, float]:
     mpiexec = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
     if mpiexec is None:
         raise SystemExit("no mpiexec here: pip install mpi4py mpich")
-    command = [mpiexec, "-n", str(ranks), sys.executable, __file__, "--measure", what]
+    command = [mpiexec, "-n", str(ranks), sys.executable, "-m", "benchmarks.scaling", "--measure", what]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     answer = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **threads}
@@ -237,7 +236,7 @@ def main() -> None:
     parser.add_argument(
         "--measure", choices=("together", "side by side", "allreduce"), help="under mpiexec: measure, as JSON"
     )
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/scaling.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "scaling.json")
     options = parser.parse_args()
     if options.measure:
         from gpubackprop.distributed import join

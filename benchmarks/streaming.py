@@ -1,6 +1,6 @@
 """Training from a file that is larger than the memory it may take, against the same batches in memory.
 
-    python benchmarks/streaming.py            about five minutes
+    python -m benchmarks.streaming            about five minutes
 
 Writes rows to .npy, .parquet and .csv files and trains on them by `gb.open_stream`, epochs in memory and from the file in turn;
 the fastest epoch of each counts, since what else a machine does only makes them slower. BLAS has one thread, so that on two cores
@@ -25,11 +25,9 @@ os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import gpubackprop as gb  # noqa: E402
-from gpubackprop.bench.machine import machine  # noqa: E402
+import gpubackprop as gb
+from benchmarks.common import RESULTS, write
+from gpubackprop.bench.machine import machine
 
 D, CLASSES = 256, 10
 BUDGET = 96 << 20
@@ -62,7 +60,7 @@ print(json.dumps({"bytes": look.most, "samples_per_second": history["samples_per
 """
 
 
-def write(folder: Path, rows: int) -> tuple[np.ndarray, np.ndarray]:
+def make_files(folder: Path, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """The same rows as .npy, .parquet and .csv (the first tenth), and in memory."""
     import pyarrow as pa
     import pyarrow.csv
@@ -83,12 +81,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "streaming.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "streaming.json")
     options = parser.parse_args()
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        x, y = write(folder, options.rows)
+        x, y = make_files(folder, options.rows)
         sources = {
             ".npy": gb.open_stream(folder / "x.npy", window=WINDOW),
             ".parquet": gb.open_stream(folder / "data.parquet", "y", window=WINDOW),
@@ -123,7 +121,7 @@ def main() -> None:
                 "budget_bytes": BUDGET,
                 "window": WINDOW,
             }
-            options.out.write_text(json.dumps(whole | {"results": results}, indent=1) + "\n")
+            write(options.out, whole | {"results": results})
 
 
 if __name__ == "__main__":

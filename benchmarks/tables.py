@@ -11,7 +11,6 @@ encoder keeps, numbers as numbers (missing ones as NaN), categories as categorie
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 import gpubackprop as gb
+from benchmarks.common import RESULTS, write
 from gpubackprop.bench.machine import machine
 from gpubackprop.data import Table, cells, load
 from gpubackprop.errors import DataError
@@ -31,7 +31,6 @@ from gpubackprop.pipeline.preparation import Parts, divide
 from gpubackprop.pipeline.runs import fit, prepare
 from gpubackprop.pipeline.settings import Settings
 
-RESULTS = Path(__file__).with_name("results") / "tables.json"
 MARGIN = 0.08
 GOAL = 50
 """On so many files the network's score must not be lower than the baseline's less MARGIN."""
@@ -138,8 +137,7 @@ def main() -> None:
     count = sum(map(good, files.values()))
     print(f"{count} of {len(files)} not lower than the baseline less {MARGIN} (goal: {GOAL})")
     if not given.only:
-        text = json.dumps({"machine": machine(), "seeds": seeds, "good": count, "files": files}, indent=1)
-        RESULTS.write_text(text + "\n", encoding="utf-8")
+        write(RESULTS / "tables.json", {"machine": machine(), "seeds": seeds, "good": count, "files": files})
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ from math import pi, sqrt
 from typing import Any, ClassVar
 
 from gpubackprop.backend.base import Array, Backend
-from gpubackprop.checks import chosen, fraction, positive
-from gpubackprop.errors import ArgumentError, unknown_name
+from gpubackprop.checks import Formula, fraction, from_table, positive
+from gpubackprop.errors import ArgumentError
 from gpubackprop.precision import largest_exponent
 
 
-class Activation:
+class Activation(Formula):
     """A function f that is applied to each element, and its derivative.
 
     A user-defined function derives from this class, sets `name` and defines both methods; an instance is handed to a layer as
@@ -31,7 +31,8 @@ class Activation:
     checks its derivative.
     """
 
-    name: ClassVar[str]
+    _noun = "activation"
+    _mathematics: ClassVar[set[str]] = {"forward", "times_derivative"}
     saves: ClassVar[str] = "a"
     """The array that is kept for the backward pass: the output "a", "z", or "slope": f'(z), which `forward` writes over z."""
     family: ClassVar[str] = "glorot"
@@ -40,15 +41,6 @@ class Activation:
     """Whether f has all its derivatives everywhere, where else a finite difference may not be trusted."""
     kinks: ClassVar[tuple[float, ...]] = (0.0,)
     """The values of a at which f' jumps, where f is not smooth."""
-    recordable: ClassVar[bool] = False
-    """Whether all work goes through `be` with `out=` and depends on no value, so that it can be recorded once and done again.
-    False, which is right for any function, runs both methods anew at each step."""
-
-    def __init_subclass__(cls, **options: object) -> None:
-        super().__init_subclass__(**options)
-        # A subclass with mathematics of its own must say so itself, whatever its parent says.
-        if "recordable" not in vars(cls) and {"forward", "times_derivative"} & vars(cls).keys():
-            cls.recordable = False
 
     def forward(self, be: Backend, z: Array, a: Array) -> None:
         """a = f(z), and z = f'(z) where `saves` is "slope" and z is not a itself. `a` may be `z` unless `saves` is "z"."""
@@ -59,19 +51,6 @@ class Activation:
         if self.saves != "slope":
             raise NotImplementedError(f"{type(self).__name__} must define times_derivative(be, saved, delta)")
         be.xp.multiply(delta, saved, out=delta)
-
-    def settings(self) -> dict[str, Any]:
-        """The constructor's arguments as plain values, but for those that are what they are by default."""
-        return chosen(self)
-
-    def described(self) -> str | dict[str, Any]:
-        """The description from which `get_activation` makes it again: its name, or {"name": ..., its settings}."""
-        settings = self.settings()
-        return {"name": self.name, **settings} if settings else self.name
-
-    def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
-        return f"<activation {self.name}{f'({given})' if given else ''}>"
 
 
 class Identity(Activation):
@@ -213,7 +192,6 @@ class SELU(ELU):
     """ELU with the constants that keep mean 0 and variance 1 (Klambauer et al., 2017)."""
 
     name = "selu"
-    recordable = True
     family = "lecun"
     scale = 1.0507009873554804934193349852946
 
@@ -558,16 +536,9 @@ def get_activation(f: str | dict[str, Any] | Activation | None) -> Activation:
         return f
     if f is None:
         return Identity()
-    settings = dict(f) if isinstance(f, dict) else {"name": f}
-    name = settings.pop("name", None)
-    if name == "softmax":
+    if (f.get("name") if isinstance(f, dict) else f) == "softmax":
         raise ArgumentError(
             'activation="softmax": leave the last layer without an activation and take loss="cross_entropy", which '
             "works on logits; predict() then returns the softmax"
         )
-    if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise unknown_name("activation", name, ACTIVATIONS)
-    try:
-        return ACTIVATIONS[name](**settings)
-    except TypeError as error:
-        raise ArgumentError(f"activation {name!r}: {error}") from None
+    return from_table("activation", f, ACTIVATIONS)

@@ -6,18 +6,20 @@ or evaluation; a single training step does not look, since that would wait for t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import signature
 from math import isfinite
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from gpubackprop.backend.base import Array, Backend, LossFunction
-from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError, unknown_name
 from gpubackprop.precision import compute_type
 from gpubackprop.sparse import SparseMatrix, SparseRows
+
+T = TypeVar("T")
 
 _BLOCK = 1 << 20
 """Elements of a memory-mapped array that are looked at together."""
@@ -90,11 +92,52 @@ def _number(name: str, value: object, allowed: Callable[[float], bool], expected
     return number
 
 
-def chosen(thing: object) -> dict[str, Any]:
-    """The arguments of an object's constructor that are not what they are by default, from its attributes of the same names."""
-    parameters = signature(type(thing)).parameters.values()
-    values = {p.name: (getattr(thing, p.name), p.default) for p in parameters if hasattr(thing, p.name)}
-    return {name: value for name, (value, default) in values.items() if value != default}
+class Formula:
+    """An activation or a loss: it has a name, and keeps the arguments of its constructor as attributes of the same names."""
+
+    name: ClassVar[str]
+    recordable: ClassVar[bool] = False
+    """Whether all work goes through `be` with `out=` and depends on no value, so that it can be recorded once and done again.
+    False, which is right for any mathematics, runs the methods anew at each step."""
+    _noun: ClassVar[str]
+    _mathematics: ClassVar[set[str]]
+    """The methods that do the work."""
+
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        # A subclass with mathematics of its own must say so itself, whatever its parent says.
+        if "recordable" not in vars(cls) and cls._mathematics & vars(cls).keys():
+            cls.recordable = False
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments as plain values, but for those that are what they are by default."""
+        parameters = signature(type(self)).parameters.values()
+        values = {p.name: (getattr(self, p.name), p.default) for p in parameters if hasattr(self, p.name)}
+        return {name: value for name, (value, default) in values.items() if value != default}
+
+    def described(self) -> str | dict[str, Any]:
+        """The description from which `from_table` makes it again: its name, or {"name": ..., its settings}."""
+        settings = self.settings()
+        return {"name": self.name, **settings} if settings else self.name
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
+        return f"<{self._noun} {self.name}{f'({given})' if given else ''}>"
+
+
+def from_table(kind: str, described: object, table: Mapping[str, Callable[..., T]]) -> T:
+    """The object that a name, or {"name": ..., its settings}, describes. kind: what the table holds, for the errors.
+
+    Raises ArgumentError for an unknown name or setting.
+    """
+    settings = dict(described) if isinstance(described, dict) else {"name": described}
+    name = settings.pop("name", None)
+    if not isinstance(name, str) or name not in table:
+        raise unknown_name(kind, name, table)
+    try:
+        return table[name](**settings)
+    except TypeError as error:
+        raise ArgumentError(f"{kind} {name!r}: {error}") from None
 
 
 # -- arrays -----------------------------------------------------------------------------------------------------------
@@ -259,12 +302,8 @@ def memory_of(array: object) -> tuple[str, int | None] | None:
     if callable(where):
         try:
             kind, number = where()
-        except (
-            BufferError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ):  # PyTorch's of a device that DLPack has no number for
+        # PyTorch's of a device that DLPack has no number for.
+        except (BufferError, RuntimeError, TypeError, ValueError):
             return "another", None
         return None if kind in _ON_HOST else ("cuda", int(number)) if kind == _CUDA else ("another", None)
     if type(array).__name__ == "StrictArray":

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpubackprop.backend.base import Array, Backend, Tensors
-from gpubackprop.checks import chosen, fraction, not_negative, positive
-from gpubackprop.errors import ArgumentError, ArgumentTypeError, unknown_name
+from gpubackprop.checks import Formula, fraction, from_table, not_negative, positive
+from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.precision import compute_type, largest_exponent
 
 MANY_CLASSES = 128
@@ -28,10 +28,11 @@ Buffers = dict[str, tuple[tuple[int | str, ...], Any]]
 """Name -> (shape, dtype) of what is kept between calls; "n" in a shape stands for the rows of the batch."""
 
 
-class Loss:
+class Loss(Formula):
     """A function of a batch's outputs and targets, and its derivative with respect to the outputs."""
 
-    name: ClassVar[str]
+    _noun = "loss"
+    _mathematics: ClassVar[set[str]] = {"value_and_delta"}
     output: ClassVar[str] = "identity"
     """The function that `predict` applies to the last layer's outputs: "identity", "sigmoid", "softmax" or "exponential"."""
     labels: ClassVar[bool] = False
@@ -44,16 +45,6 @@ class Loss:
     """Whether C has all its derivatives where a - y is one of `kinks`, where else a finite difference may not be trusted."""
     kinks: tuple[float, ...] = (0.0,)
     """The values of a - y at which a derivative jumps, where C is not smooth."""
-
-    recordable: ClassVar[bool] = False
-    """Whether all work goes through `be` with `out=` and depends on no value, so that it can be recorded once and done again.
-    False, which is right for any loss, runs `value_and_delta` anew at each step."""
-
-    def __init_subclass__(cls, **options: object) -> None:
-        super().__init_subclass__(**options)
-        # A subclass with mathematics of its own must say so itself, whatever its parent says.
-        if "recordable" not in vars(cls) and {"value_and_delta"} & vars(cls).keys():
-            cls.recordable = False
 
     def buffers(self, m: int, dtype: DTypeLike) -> Buffers:
         """The memory that `value_and_delta` needs as attributes of `v`, for m outputs stored as `dtype`."""
@@ -81,39 +72,21 @@ class Loss:
             self.value_and_delta(be, a[i : i + 1], y[i : i + 1], v, found[i : i + 1].reshape(()), None, 1)
         return found
 
-    def settings(self) -> dict[str, Any]:
-        """The constructor's arguments as plain values, but for those that are what they are by default."""
-        return chosen(self)
 
-    def described(self) -> str | dict[str, Any]:
-        """The description from which `get_loss` makes it again: its name, or {"name": ..., its settings}."""
-        settings = self.settings()
-        return {"name": self.name, **settings} if settings else self.name
-
-    def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
-        return f"<loss {self.name}{f'({given})' if given else ''}>"
-
-
-class Memory:
-    """The arrays that a loss works on: attributes by name, and `weights`, (n, 1) or None."""
-
-    weights: Array | None = None
-
-
-def memory(loss: Loss, be: Backend, n: int, m: int, dtype: DTypeLike) -> Any:
-    """The buffers `v` of `value_and_delta`, for n rows of m outputs stored as `dtype`."""
-    v = Memory()
-    for name, (shape, kind) in loss.buffers(m, dtype).items():
-        setattr(v, name, be.empty(tuple(n if k == "n" else int(k) for k in shape), kind))
-    for name, host in loss.constants(m, dtype).items():
-        setattr(v, name, be.asarray(host))
-    return v
+def memory(loss: Loss, be: Backend, n: int, m: int, dtype: DTypeLike) -> Tensors:
+    """The buffers `v` of `value_and_delta`, for n rows of m outputs stored as `dtype`, without weights."""
+    buffers = {
+        name: be.empty(tuple(n if k == "n" else int(k) for k in shape), kind)
+        for name, (shape, kind) in loss.buffers(m, dtype).items()
+    }
+    constants = {name: be.asarray(host) for name, host in loss.constants(m, dtype).items()}
+    return Tensors(weights=None, **buffers, **constants)
 
 
 class _Elementwise(Loss):
     """C = s sum_ij w_i term_ij, where s is 1/(n m), or 1/n if the sum is taken over the outputs."""
 
+    recordable = True
     weighs = True
     over_outputs = True
     """Whether C is a mean over the outputs too, and not over the samples alone."""
@@ -180,7 +153,6 @@ class _Squared(_Elementwise):
 class HalfSquaredError(_Squared):
     """C = (1/n) sum_i 1/2 |a_i - y_i|^2: the sum over outputs, the mean over samples; delta = (a - y) / n."""
 
-    recordable = True
     name = "half_squared_error"
     factor = 0.5
     over_outputs = False
@@ -189,14 +161,12 @@ class HalfSquaredError(_Squared):
 class MeanSquaredError(_Squared):
     """C = (1/(n m)) sum_ij (a_ij - y_ij)^2; delta = 2 (a - y) / (n m)."""
 
-    recordable = True
     name = "mean_squared_error"
 
 
 class MeanAbsoluteError(_Elementwise):
     """C = (1/(n m)) sum_ij |a_ij - y_ij|; delta = sign(a - y) / (n m), 0 where a = y."""
 
-    recordable = True
     name = "mean_absolute_error"
     smooth = False
 
@@ -216,7 +186,6 @@ class Huber(_Elementwise):
     With c = d cut to [-delta, delta]: h = c (d - c / 2), and its derivative is c. Raises ArgumentError unless delta > 0.
     """
 
-    recordable = True
     name = "huber"
     smooth = False
 
@@ -245,7 +214,6 @@ class Poisson(_Elementwise):
     """C = (1/(n m)) sum_ij (exp(a_ij) - y_ij a_ij): the negative log-likelihood of counts y >= 0 with the rates exp(a), but for
     the terms without a; delta = (exp(a) - y) / (n m). `predict` returns the rates."""
 
-    recordable = True
     name = "poisson"
     output = "exponential"
 
@@ -266,7 +234,6 @@ class BinaryCrossEntropy(_Elementwise):
     delta = (p - y) / (n m), as (e (1-y) - y) / (1 + e) with e = exp(z): where y is 0 or 1 both keep all their digits.
     """
 
-    recordable = True
     name = "binary_cross_entropy"
     output = "sigmoid"
 
@@ -519,13 +486,4 @@ def get_loss(loss: str | dict[str, Any] | Loss) -> Loss:
 
     Raises ArgumentError for an unknown name or setting.
     """
-    if isinstance(loss, Loss):
-        return loss
-    settings = dict(loss) if isinstance(loss, dict) else {"name": loss}
-    name = settings.pop("name", None)
-    if not isinstance(name, str) or name not in LOSSES:
-        raise unknown_name("loss", name, LOSSES)
-    try:
-        return LOSSES[name](**settings)
-    except TypeError as error:
-        raise ArgumentError(f"loss {name!r}: {error}") from None
+    return loss if isinstance(loss, Loss) else from_table("loss", loss, LOSSES)

@@ -17,9 +17,6 @@ from typing import Any
 
 import numpy as np
 
-MASKS = 2
-"""The version of the masks: of what the lines above say. A checkpoint names the one that it was trained with."""
-
 _M0, _M1 = 0xD2E7470EE14C6C93, 0xCA5A826395121157
 _W0, _W1 = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -93,17 +90,6 @@ class _Words:
         """The 16 bits of each element of so many counters: (16 blocks,) uint16."""
         words: np.ndarray = self._generator.random_raw(4 * blocks)
         return words.astype("<u8", copy=False).view("<u2")
-
-
-def random_words(size: int, *, seed: int, step: int = 0, layer: int = 0, first: int = 0) -> np.ndarray:
-    """`size` random uint16 numbers, those of the elements first, first + 1, ...: a (size,) host array.
-
-    `seed`, `step` and `layer` are taken modulo 2^64.
-    """
-    words = _Words(seed)
-    start, skipped = divmod(first, PER_BLOCK)
-    words.go_to(start, step % 2**64, layer % 2**64)
-    return words.draw(-(-(skipped + size) // PER_BLOCK))[skipped : skipped + size]
 
 
 def host_generator(seed: int, *stream: int) -> np.random.Generator:

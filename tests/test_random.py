@@ -7,7 +7,8 @@ import pytest
 
 import gpubackprop as gb
 from gpubackprop.backend.base import Backend
-from gpubackprop.random import MaskStream, host_generator, philox4x64, random_words
+from gpubackprop.random import MaskStream, host_generator, philox4x64
+from tests.words import random_words
 
 KNOWN = [
     (

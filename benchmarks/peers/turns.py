@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
+from benchmarks import common
 from benchmarks.peers.base import Config, Peer
 from gpubackprop.backend.cpu import mkl
-from gpubackprop.bench import timing
-from gpubackprop.bench.measure import disagreement
+from gpubackprop.bench.measure import disagreement, seconds_each
 from gpubackprop.bench.process import Worker
 from gpubackprop.bench.runner import PAUSE
 
@@ -51,16 +50,10 @@ def make(peer: str, config: Config, device: str = "cpu") -> Any:
 
 def available(peers: Sequence[str]) -> list[str]:
     """The peers whose library is installed, with a line for each that is not."""
-    found = []
-    for peer in peers:
-        missing = [module for word, module in NEEDS.items() if peer.startswith(word) and find_spec(module) is None]
-        if peer == "ours mkl" and mkl.problem() is not None:
-            missing = ["mkl"]
-        if missing:
-            print(f"{peer}: left out, as {missing[0]} is not installed")
-        else:
-            found.append(peer)
-    return found
+    if "ours mkl" in peers and (why := mkl.problem()) is not None:
+        print(f"ours mkl: left out: {why}")
+        peers = [peer for peer in peers if peer != "ours mkl"]
+    return common.available(peers, NEEDS)
 
 
 class Turns:
@@ -81,8 +74,17 @@ class Turns:
     def block(self, seconds: float) -> float:
         """Seconds a step, the median of this block, which lasts so long at least."""
         # The number of steps stays: a loop of another length may be compiled anew.
-        self.steps = self.steps or timing.calls_for(self.peer.run, self.peer.measurement)
-        return timing.seconds_each(self.peer.run, self.steps, seconds)
+        self.steps = self.steps or calls_for(self.peer.run, self.peer.measurement)
+        return seconds_each(self.peer.run, self.steps, seconds)
+
+
+def calls_for(group: Callable[[int], object], seconds: float) -> int:
+    """How many things last for about so many seconds, a power of 2; warms up on the way."""
+    count = 1
+    # Twice each, as the first time may compile something for a loop of this length.
+    while any(count * seconds_each(group, count, 0.0) < seconds for _ in range(2)):
+        count *= 2
+    return count
 
 
 def measure(config: Config, peers: Sequence[str], seconds: float) -> dict[str, list[float]]:

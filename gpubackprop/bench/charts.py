@@ -271,15 +271,8 @@ def _draw(axes: Axes, chart: Chart) -> None:
     for s in chart.series:
         below, above = [p.y - p.low for p in s.points], [p.high - p.y for p in s.points]
         marker = list(MARKS.values())[s.index % len(MARKS)]
-        axes.errorbar(
-            [p.x for p in s.points],
-            [p.y for p in s.points],
-            [below, above],
-            label=s.label,
-            marker=marker,
-            capsize=2,
-            markersize=5,
-        )
+        x, y = [p.x for p in s.points], [p.y for p in s.points]
+        axes.errorbar(x, y, [below, above], label=s.label, marker=marker, capsize=2, markersize=5)
     for n, _ in chart.marks:
         axes.axvline(n, color="gray", linestyle=":")
     # Words beside the lines would lie on top of each other or of the curves.

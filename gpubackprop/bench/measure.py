@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Mapping
+from statistics import median
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -12,14 +14,14 @@ from gpubackprop.activations import ACTIVATIONS
 from gpubackprop.backend.base import Backend
 from gpubackprop.backend.cpu.blas_info import blas_threads
 from gpubackprop.backend.select import get_backend
-from gpubackprop.bench import timing
-from gpubackprop.bench.contenders import Contender
-from gpubackprop.bench.machine import available_cores
-from gpubackprop.bench.subject import Description, build, flops, initial_weights, least_bytes, random_batch
+from gpubackprop.bench.machine import available_cores, ceilings, undisturbed
+from gpubackprop.bench.subject import Contender, Description, build, flops, least_bytes, random_batch
 from gpubackprop.network.rows import Rows
 from gpubackprop.optimizers import get_optimizer
 from gpubackprop.proofs.parity import TOLERANCES
 
+GROUP = 2e-3
+"""Seconds that a group of calls lasts at least: 10^4 times the cost of reading the clock."""
 SAMPLE_ROWS = 256
 """Rows of the outputs that are compared; the gradients are of all rows."""
 STRETCH, STRETCH_ROWS = 64, 8192
@@ -47,8 +49,8 @@ class Bench:
         return {"device": backend.name, "threads": threads}
 
     def ceilings(self) -> dict[str, float]:
-        """See `timing.ceilings`."""
-        return timing.ceilings(self._new_backend(), self.contender.dtype)
+        """See `machine.ceilings`."""
+        return ceilings(self._new_backend(), self.contender.dtype)
 
     def prepare(
         self, described: Description, n: int, optimizer: str, seed: int, compile: bool = False, plain: bool = False
@@ -110,7 +112,8 @@ class Measurement:
         self._step_with_transfer()
         self.memory = gauge.peak(self._step_with_transfer)
         """Bytes that the network, a batch and its steps take on the device at most."""
-        self._weights = initial_weights(self.net)
+        # Those it was built with, rounded to float32: what every type can start from, to be compared.
+        self._weights = {name: np.asarray(array, np.float32) for name, array in self.net.initial_arrays().items()}
         self._restart()
 
     # -- what it computes -----------------------------------------------------------------------------------------
@@ -148,7 +151,7 @@ class Measurement:
         a step that merges phases can be faster than their sum.
         """
         found: dict[str, float] = {}
-        with timing.undisturbed():
+        with undisturbed():
             self._restart()
             found["step"] = self._seconds(self._train, seconds) / self.stretch
             self._restart()
@@ -157,20 +160,21 @@ class Measurement:
             found |= self._split(seconds / 4)
             if phases:
                 self._restart()
-                found |= {name: self._seconds(run, seconds / 2) for name, run in self._phases().items()}
+                phase = self.engine.phases(self.batch, self.optimizer)
+                found |= {name: self._seconds(run, seconds / 2) for name, run in phase.items()}
         return found
 
     def _split(self, seconds: float) -> dict[str, float]:
         if self.be.is_gpu:
             from gpubackprop.backend.cuda.timing import device_seconds
 
-            host = timing.seconds_to_launch(self._step, self.be.synchronize, seconds)
+            host = seconds_to_launch(self._step, self.be.synchronize, seconds)
             return {"host": host, "device": device_seconds(self.be, self._step, seconds)}
         host = self._seconds(self.optimizer.prepare, seconds / 4)
         return {"host": host, "device": self._seconds(self._program, seconds)}
 
     def _seconds(self, run: Callable[[], Any], budget: float) -> float:
-        return timing.seconds_a_call(run, self.be.synchronize, budget)
+        return seconds_a_call(run, self.be.synchronize, budget)
 
     def _step(self) -> None:
         self.optimizer.prepare()
@@ -178,17 +182,13 @@ class Measurement:
 
     def _step_with_transfer(self) -> None:
         self._transfer()
-        self.optimizer.prepare()
-        self._program()
+        self._step()
 
     def _transfer(self) -> None:
         self.engine.load(self._x, self._y)
 
     def _train(self) -> None:
         self.engine.train(self.rows, 0, self.stretch, self.optimizer, self.n)
-
-    def _phases(self) -> dict[str, Callable[[], None]]:
-        return self.engine.phases(self.batch, self.optimizer)
 
     def _restart(self) -> None:
         # From the first weights: a network that has learnt its batches by heart computes with ever smaller numbers.
@@ -226,6 +226,63 @@ class MemoryGauge:
 
         self._backend.synchronize()
         return memory_in_use(self._backend)
+
+
+# -- seconds a call, from groups of calls that are long enough for the clock ----------------------------------------------
+
+
+def seconds_a_call(run: Callable[[], object], wait: Callable[[], None], budget: float) -> float:
+    """The median over groups of calls of the seconds that one call takes, measured for about `budget` seconds.
+
+    wait: for the device, once a group. What the first calls take is left out, unless one alone lasts for the budget.
+    """
+
+    def group(count: int) -> None:
+        for _ in range(count):
+            run()
+        wait()
+
+    count, first = 1, _seconds(group, 1)
+    warm = first
+    while warm < budget / 4:
+        again = _seconds(group, count)
+        warm += again
+        first = again / count
+        count = max(1, min(2 * count, int(GROUP / first) + 1))
+    return seconds_each(group, count, budget)
+
+
+def seconds_each(group: Callable[[int], object], count: int, budget: float) -> float:
+    """The median of the seconds that each of `count` things takes, over groups that are done for `budget` seconds at least.
+
+    group: does that many things, and is done with them on return.
+    """
+    found: list[float] = []
+    spent = 0.0
+    while spent < budget or not found:
+        seconds = _seconds(group, count)
+        spent += seconds
+        found.append(seconds / count)
+    return median(found)
+
+
+def seconds_to_launch(run: Callable[[], object], wait: Callable[[], None], budget: float) -> float:
+    """The median of the seconds until a call returns when the device is idle before it and nobody waits for it."""
+    taken: list[float] = []
+    started = perf_counter()
+    while perf_counter() - started < budget or len(taken) < 3:
+        wait()
+        before = perf_counter()
+        run()
+        taken.append(perf_counter() - before)
+    wait()
+    return median(taken)
+
+
+def _seconds(group: Callable[[int], object], count: int) -> float:
+    before = perf_counter()
+    group(count)
+    return perf_counter() - before
 
 
 # -- whether contenders compute the same, before anybody looks at how fast they do ----------------------------------------

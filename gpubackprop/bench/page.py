@@ -22,20 +22,16 @@ def to_html(result: Result) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
     )
-    sections = [f"<header><h1>{escape(title)}</h1>{_lead(result)}</header>", _legend(result)]
-    sections += [_network(result, network) for network in result.networks]
-    sections += [_failed(result), _reading(), _facts(result)]
-    return head + "\n".join(s for s in sections if s) + "\n</main>\n</body>\n</html>\n"
-
-
-def _lead(result: Result) -> str:
     said = "".join(f'<p class="advice">{escape(line)}</p>' for line in result.advice())
-    return said + "".join(f'<p class="warning">{escape(line)}</p>' for line in result.warnings())
-
-
-def _legend(result: Result) -> str:
-    entries = "".join(f"<li>{sample(i)} {escape(label)}</li>" for i, label in enumerate(result.labels))
-    return f'<ul class="legend">{entries}</ul>'
+    said += "".join(f'<p class="warning">{escape(line)}</p>' for line in result.warnings())
+    legend = "".join(f"<li>{sample(i)} {escape(label)}</li>" for i, label in enumerate(result.labels))
+    failed = "".join(f"<li><b>{escape(who)}</b>: {escape(why)}</li>" for who, why in result.failures())
+    reading = _definitions({name: f"{note}." for name, note in NOTES.items()}, "notes")
+    sections = [f"<header><h1>{escape(title)}</h1>{said}</header>", f'<ul class="legend">{legend}</ul>']
+    sections += [_network(result, network) for network in result.networks]
+    sections += [f"<section><h2>Without figures</h2><ul>{failed}</ul></section>"] if failed else []
+    sections += [f"<section><h2>How to read it</h2>{reading}</section>", _facts(result)]
+    return head + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
 
 
 def _network(result: Result, network: str) -> str:
@@ -65,16 +61,6 @@ def _line(line: text.Line) -> str:
     return f'<tr{kind}><th scope="row">{name}</th>{cells}</tr>\n'
 
 
-def _failed(result: Result) -> str:
-    lines = "".join(f"<li><b>{escape(who)}</b>: {escape(why)}</li>" for who, why in result.failures())
-    return f"<section><h2>Without figures</h2><ul>{lines}</ul></section>" if lines else ""
-
-
-def _reading() -> str:
-    lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(note)}.</dd>" for name, note in NOTES.items())
-    return f'<section><h2>How to read it</h2><dl class="notes">{lines}</dl></section>'
-
-
 def _facts(result: Result) -> str:
     machine = dict(result.machine)
     described = machine.pop("devices", {})
@@ -86,12 +72,12 @@ def _facts(result: Result) -> str:
     )
 
 
-def _definitions(facts: dict[str, Any]) -> str:
+def _definitions(facts: dict[str, Any], kind: str = "facts") -> str:
     def shown(value: object) -> str:
         return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
     lines = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(shown(v))}</dd>" for k, v in facts.items())
-    return f'<dl class="facts">{lines}</dl>'
+    return f'<dl class="{kind}">{lines}</dl>'
 
 
 # Okabe and Ito's colours, which people with colour vision deficiencies can tell apart; yellow is left out, for its contrast.

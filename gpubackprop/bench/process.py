@@ -59,15 +59,12 @@ class Worker:
         Raises DeviceError and ArgumentError where the method does, for all other errors WorkerError.
         """
         self._late = ""
-        new = self._process is None
-        if new:
-            self._start()
         timer = Timer(limit or 0, self._end, (f"it took more than {limit} s",))
         if limit is not None:
             timer.start()
         try:
-            if new:
-                self._make_it()
+            if self._process is None:
+                self._start()
             return self._call(name, arguments)
         finally:
             timer.cancel()
@@ -85,13 +82,6 @@ class Worker:
             except BrokenPipeError:  # what was not sent yet has nobody to read it any more
                 continue
         self._process = None
-
-    def _make_it(self) -> None:
-        try:
-            self._call(*self._make)
-        except GpuBackpropError:
-            self.close()
-            raise
 
     def _end(self, reason: str = "") -> None:
         process, self._late = self._process, reason
@@ -116,6 +106,11 @@ class Worker:
             # Ctrl-C is for the parent, which ends its workers when it has printed what it has.
             start_new_session=True,
         )
+        try:
+            self._call(*self._make)
+        except GpuBackpropError:
+            self.close()
+            raise
 
     def _call(self, name: str, arguments: tuple[object, ...]) -> Any:
         process = self._process

@@ -220,18 +220,10 @@ class Result:
 
     def ceilings(self) -> text.FigureTable:
         """The ceilings of each contender's device."""
-        lines = [
-            text.Line(
-                [
-                    c.label,
-                    text.quantity(c.ceilings.get("flops"), "FLOP/s"),
-                    text.quantity(c.ceilings.get("bytes"), "B/s"),
-                    "-" if c.threads is None else str(c.threads),
-                    c.how or "-",
-                ]
-            )
-            for c in self.contenders
-        ]
+        lines = []
+        for c in self.contenders:
+            rates = [text.quantity(c.ceilings.get(k), unit) for k, unit in (("flops", "FLOP/s"), ("bytes", "B/s"))]
+            lines.append(text.Line([c.label, *rates, "-" if c.threads is None else str(c.threads), c.how or "-"]))
         names = ["contender", "fastest product", "largest copy", "threads", "steps are"]
         return text.FigureTable("what the devices can do at best", names, [(None, lines)], prose=True)
 

@@ -13,12 +13,11 @@ from typing import Any
 
 from gpubackprop.backend.select import get_backend
 from gpubackprop.bench.cases import Case, Cell
-from gpubackprop.bench.contenders import Contender, contenders
 from gpubackprop.bench.machine import machine
 from gpubackprop.bench.measure import disagreement, has_kinks
 from gpubackprop.bench.process import Worker, WorkerError
 from gpubackprop.bench.result import Measured, Result
-from gpubackprop.bench.subject import Description, descriptions
+from gpubackprop.bench.subject import Contender, Description, contenders, descriptions
 from gpubackprop.checks import positive, whole_number
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError
 from gpubackprop.network.network import Network
@@ -117,7 +116,8 @@ def run(
         comparison = _Comparison(result, workers, reference, len(subjects), on_progress)
         try:
             comparison.begin()
-            for rounds in _shares(plan["repeats"]):
+            ends = [plan["repeats"] * i // PASSES for i in range(PASSES + 1)]
+            for rounds in (range(a, b) for a, b in pairwise(ends) if a < b):
                 for worker in workers.values():
                     worker.close()
                 for described in subjects:
@@ -237,12 +237,6 @@ class _Comparison:
     def _report(self, said: str) -> None:
         if self._listener is not None:
             self._listener(Progress(self._done, self._turns, said))
-
-
-def _shares(repeats: int) -> list[range]:
-    """The rounds of each pass."""
-    ends = [repeats * i // PASSES for i in range(PASSES + 1)]
-    return [range(a, b) for a, b in pairwise(ends) if a < b]
 
 
 def _listed(name: str, values: object) -> list[Any]:

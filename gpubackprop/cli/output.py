@@ -11,8 +11,8 @@ from typer import Exit, Option
 from gpubackprop.files.plain import as_json
 
 if TYPE_CHECKING:
-    from gpubackprop.proofs.gradcheck_report import GradcheckReport
-    from gpubackprop.proofs.parity_report import ParityReport
+    from gpubackprop.proofs.gradcheck import GradcheckReport
+    from gpubackprop.proofs.parity import ParityReport
 
 FAILED = 1
 

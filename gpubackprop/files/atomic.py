@@ -14,11 +14,9 @@ from typing import Any, BinaryIO
 
 from gpubackprop.errors import DataError, GpuBackpropError
 
-_CANNOT_FLUSH = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-"""The errors of a file system that cannot flush: network mounts and some FUSE systems."""
-
-_CANNOT_EXCHANGE = _CANNOT_FLUSH
-"""The errors of a file system that cannot exchange two names: NFS, and kernels of before 2014."""
+_CANNOT = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""The errors of a file system that cannot flush (network mounts and some FUSE systems) or exchange two names (NFS, and kernels of
+before 2014)."""
 
 
 @contextlib.contextmanager
@@ -61,7 +59,7 @@ def exchange(a: Path, b: Path) -> None:
     try:
         _exchange(os.fsencode(a), os.fsencode(b))
     except OSError as error:
-        if error.errno not in _CANNOT_EXCHANGE:
+        if error.errno not in _CANNOT:
             raise
         # In three steps then; between the first and the second one of the two names is missing.
         aside = a.with_name(f".{a.name}.{secrets.token_hex(4)}.aside")
@@ -103,7 +101,7 @@ def _flush(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as cause:
-        if cause.errno not in _CANNOT_FLUSH:
+        if cause.errno not in _CANNOT:
             raise
 
 
@@ -114,13 +112,8 @@ def _mode(path: Path, error: type[GpuBackpropError]) -> int | None:
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(status.st_mode):
-        kind = (
-            "a folder"
-            if stat.S_ISDIR(status.st_mode)
-            else "a symbolic link"
-            if stat.S_ISLNK(status.st_mode)
-            else "no regular file"
-        )
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a symbolic link"}
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "no regular file")
         raise error(f"{path}: is {kind}, and only a regular file can be replaced; choose another name")
     return stat.S_IMODE(status.st_mode)
 

@@ -49,6 +49,7 @@ from gpubackprop.files.manifest import (
     describe_optimizer,
     optimizer_state,
 )
+from gpubackprop.files.plain import is_plain
 from gpubackprop.files.regular import regular_file
 from gpubackprop.layers import Layer
 from gpubackprop.network.network import Network
@@ -160,30 +161,26 @@ def snapshot(net: Network, *, optimizer: Optimizer | None = None, extra: Mapping
         raise ArgumentTypeError(f"optimizer must be an Optimizer; got {optimizer!r}")
     # Weights, counts and moments of one moment, whatever another thread trains.
     with net.engine:
-        return _snapshot(net, optimizer, extra or {})
-
-
-def _snapshot(net: Network, optimizer: Optimizer | None, extra: Mapping[str, Any]) -> Snapshot:
-    arrays = net.get_weights()
-    manifest: dict[str, Any] = {
-        "version": VERSION,
-        "layers": [describe_layer(i, layer) for i, layer in enumerate(net.layers)],
-        "loss": describe_loss(net.loss_function),
-        "dtype": net.dtype.name,
-        "precision": net.precision,
-        "seed": net.seed,
-        "l1": net.l1,
-        "l2": net.l2,
-        "step": net.engine.count(),
-        "epochs": net.epochs,
-        "compile": net.compile,
-        "optimizer": None,
-        "saved_on": this_process(net),
-    }
-    if optimizer is not None:
-        manifest["optimizer"] = describe_optimizer(optimizer)
-        arrays |= {f"optimizer.{k}": v for k, v in optimizer_state(optimizer, net).items()}
-    values, extra_arrays = _split_extra(extra)
+        arrays = net.get_weights()
+        manifest: dict[str, Any] = {
+            "version": VERSION,
+            "layers": [describe_layer(i, layer) for i, layer in enumerate(net.layers)],
+            "loss": describe_loss(net.loss_function),
+            "dtype": net.dtype.name,
+            "precision": net.precision,
+            "seed": net.seed,
+            "l1": net.l1,
+            "l2": net.l2,
+            "step": net.engine.count(),
+            "epochs": net.epochs,
+            "compile": net.compile,
+            "optimizer": None,
+            "saved_on": this_process(net),
+        }
+        if optimizer is not None:
+            manifest["optimizer"] = describe_optimizer(optimizer)
+            arrays |= {f"optimizer.{k}": v for k, v in optimizer_state(optimizer, net).items()}
+    values, extra_arrays = _split_extra(extra or {})
     manifest["extra"] = values
     return Snapshot(manifest, arrays | {f"extra.{k}": v for k, v in extra_arrays.items()})
 
@@ -330,12 +327,7 @@ def _split_extra(extra: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np
         if name in arrays:
             if value.dtype.newbyteorder("<").str not in _DTYPES.values():
                 raise ArgumentTypeError(f"extra[{name!r}] has dtype {value.dtype}; expected bool, integers or floats")
-            continue
-        try:
-            unchanged = json.loads(json.dumps(value, allow_nan=False)) == value
-        except (TypeError, ValueError, RecursionError):
-            unchanged = False
-        if not unchanged:
+        elif not is_plain(value):
             raise ArgumentTypeError(
                 f"extra[{name!r}] must be a NumPy array, or text, finite numbers, None, lists and dictionaries with text "
                 f"as keys; got {type(value).__name__}"

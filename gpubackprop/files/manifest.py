@@ -6,16 +6,17 @@ Classes are found by name in the library's own tables, or in one that the caller
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from gpubackprop.activations import ACTIVATIONS, Activation
+from gpubackprop.checks import from_table
 from gpubackprop.errors import ArgumentError, CheckpointError
+from gpubackprop.files.plain import is_plain
 from gpubackprop.layers import LAYERS, Layer, layer_from, stack
-from gpubackprop.losses import LOSSES, Loss, get_loss
+from gpubackprop.losses import LOSSES, Loss
 from gpubackprop.network.network import Network
 from gpubackprop.optimizers import OPTIMIZERS, Optimizer, get_optimizer
 from gpubackprop.optimizers.schedules import SCHEDULES, get_schedule
@@ -31,14 +32,7 @@ def describe_layer(index: int, layer: Layer) -> dict[str, Any]:
     if LAYERS.get(kind, type(layer)) is not type(layer):
         raise ArgumentError(f"layers[{index}]: a user-defined class cannot be saved under the library's name {kind!r}")
     inside = {"layers": [describe_layer(i, inner) for i, inner in enumerate(layer.layers)]} if layer.layers else {}
-    try:
-        whole = json.loads(json.dumps(settings)) == settings
-        if kind not in LAYERS:
-            forgotten = type(layer).settings is Layer.settings and inspect.signature(type(layer)).parameters
-            whole = whole and not forgotten and type(layer)(**settings).settings() == settings
-    except (TypeError, ValueError):
-        whole = False
-    if not whole:
+    if not is_plain(settings) or (kind not in LAYERS and not _says_all(layer)):
         raise ArgumentError(
             f"layers[{index}] ({kind}) cannot be saved: its settings() must give the arguments of its constructor as "
             "plain values (numbers, text, lists), from which load() builds it again"
@@ -46,12 +40,22 @@ def describe_layer(index: int, layer: Layer) -> dict[str, Any]:
     return {"type": kind, "settings": settings, **inside} | ({} if layer.trainable else {"trainable": False})
 
 
+def _says_all(layer: Layer) -> bool:
+    """Whether the settings of a user-defined layer make the same layer again."""
+    kind, settings = type(layer), layer.settings()
+    try:
+        forgotten = kind.settings is Layer.settings and inspect.signature(kind).parameters
+        return not forgotten and kind(**settings).settings() == settings
+    except (TypeError, ValueError):
+        return False
+
+
 def build_layer(entry: dict[str, Any], custom: Custom) -> Layer:
     """The layer that `describe_layer` described. Raises CheckpointError for a class that is in neither table."""
-    layer = _built(entry, custom)
-    if not isinstance(entry.get("trainable", True), bool):
-        raise CheckpointError(f"trainable must be true or false; got {entry['trainable']!r}")
-    if not entry.get("trainable", True):
+    layer, trainable = _built(entry, custom), entry.get("trainable", True)
+    if not isinstance(trainable, bool):
+        raise CheckpointError(f"trainable must be true or false; got {trainable!r}")
+    if not trainable:
         layer.trainable = False
     return layer
 
@@ -78,23 +82,15 @@ def describe_loss(loss: Loss) -> str | dict[str, Any]:
     """The loss's name, or {"name": ..., its settings}, once it is sure that it can be built again from that."""
     name_of(loss, LOSSES, "loss")
     described = loss.described()
-    try:
-        whole = json.loads(json.dumps(described)) == described
-    except (TypeError, ValueError):
-        whole = False
-    if not whole:
+    if not is_plain(described):
         raise ArgumentError(f"{loss!r} cannot be saved: its settings() must be plain values (numbers, text, lists)")
     return described
 
 
 def build_loss(described: str | dict[str, Any], custom: Custom) -> Loss:
     """The loss that was described. Raises ArgumentError for one that is in neither table."""
-    own = dict(described) if isinstance(described, dict) else {"name": described}
-    name = own.pop("name", None)
-    if isinstance(name, str) and name not in LOSSES and name in custom:
-        loss: Loss = custom[name](**own)
-        return loss
-    return get_loss(described)
+    loss: Loss = from_table("loss", described, {**custom, **LOSSES})
+    return loss
 
 
 def name_of(thing: Activation | Loss, table: Mapping[str, type], kind: str) -> str:

@@ -1,4 +1,4 @@
-"""Plain values as JSON."""
+"""Plain values, and their JSON."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ def as_json(value: object, indent: int | None = None) -> str:
     """
     text = json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def is_plain(value: object) -> bool:
+    """Whether the value comes back from JSON as it is: text, finite numbers, None, lists, and dictionaries with text as keys."""
+    try:
+        return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 def finite(value: object) -> object:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from math import sqrt
 from numbers import Real
@@ -37,13 +37,13 @@ from gpubackprop.sparse import SparseRows
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
-    from sklearn.preprocessing import LabelBinarizer
 
 try:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.model_selection import train_test_split
     from sklearn.neural_network import MLPClassifier as _TheirClassifier
     from sklearn.neural_network import MLPRegressor as _TheirRegressor
+    from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
     from sklearn.utils import gen_batches, shuffle
     from sklearn.utils._param_validation import Interval, StrOptions
     from sklearn.utils.class_weight import compute_sample_weight
@@ -68,14 +68,12 @@ _OWN = {"logistic": "sigmoid"}
 class _SummedBinaryCrossEntropy(BinaryCrossEntropy):
     """The sum over the outputs, and the mean over the rows."""
 
-    recordable = True
     over_outputs = False
 
 
 class _SummedPoisson(Poisson):
     """The sum over the outputs, and the mean over the rows."""
 
-    recordable = True
     over_outputs = False
 
 
@@ -184,7 +182,7 @@ class _Adam(_Penalised):
         be.subtract_scaled(p, h[0], t)
 
 
-# -- rows ---------------------------------------------------------------------------------------------------------------
+# -- the estimators -----------------------------------------------------------------------------------------------------
 
 
 def _has_text(x: object) -> bool:
@@ -194,59 +192,14 @@ def _has_text(x: object) -> bool:
     return not all(str(t).lower().startswith(("int", "uint", "float", "bool", "sparse")) for t in x.dtypes)
 
 
-# -- the estimators -----------------------------------------------------------------------------------------------------
-
-
-class _OnAnEngine:
+class _OnAnEngine(BaseMultilayerPerceptron):  # type: ignore[misc]
     """The part of both estimators that this library does.
 
     Attributes that end in an underscore are scikit-learn's, but for `encoder_`, which turns the columns of a data frame with
     text into inputs, and `other_weights_`, the arrays of normalisation layers by their names in the network.
     """
 
-    # The constructors' arguments, and what scikit-learn's methods leave.
-    activation: str
-    solver: str
-    alpha: float
-    batch_size: int | str
-    learning_rate: str
-    learning_rate_init: float
-    power_t: float
-    max_iter: int
-    shuffle: bool
-    tol: float
-    verbose: bool | int
-    momentum: float
-    nesterovs_momentum: bool
-    early_stopping: bool
-    validation_fraction: float
-    beta_1: float
-    beta_2: float
-    epsilon: float
-    n_iter_no_change: float
-    device: str | Backend
-    precision: str | None
-    dropout: float
-    normalization: str | None
-    optimizer: str | Optimizer | None
-    schedule: str | Schedule | None
-    coefs_: list[np.ndarray]
-    intercepts_: list[np.ndarray]
-    other_weights_: dict[str, np.ndarray]
     encoder_: Encoder
-    n_outputs_: int
-    out_activation_: str
-    n_iter_: int
-    t_: int
-    loss_: float
-    loss_curve_: list[float]
-    best_validation_score_: float | None
-    _best_coefs: list[np.ndarray]
-    _best_intercepts: list[np.ndarray]
-    _no_improvement_count: int
-    _random_state: np.random.RandomState
-    _label_binarizer: LabelBinarizer
-    _unpack: Callable[[np.ndarray], None]
     _held: tuple[tuple[object, ...], Network]
     """The last network, and what it was made for."""
 
@@ -254,28 +207,20 @@ class _OnAnEngine:
         """A network of the shape of `coefs_`, with these weights; the one of the last call where it fits."""
         widths = [self.coefs_[0].shape[0], *(len(b) for b in self.intercepts_)]
         dtype = np.dtype(self.coefs_[0].dtype)
-        l2 = 0.0 if self.optimizer is None else self.alpha / vars(self).get("_rows_a_step", 1)
-        seed = vars(self).get("_seed", 0)
-        key = (
-            *widths,
-            dtype,
-            self.activation,
-            self.dropout,
-            self.normalization,
-            self.precision,
-            str(self.device),
-            l2,
-            seed,
-            "_restored" in vars(self),
-        )
-        if "_held" not in vars(self) or self._held[0] != key:
+        l2 = 0.0 if self.optimizer is None else self.alpha / self.__dict__.get("_rows_a_step", 1)
+        seed = self.__dict__.get("_seed", 0)
+        settings = ("activation", "dropout", "normalization", "precision", "device")
+        chosen = [str(getattr(self, name)) for name in settings]
+        key = (*widths, dtype, *chosen, l2, seed, "_restored" in self.__dict__)
+        if "_held" not in self.__dict__ or self._held[0] != key:
             self._held = key, self._built(widths, dtype, l2, seed)
         net = self._held[1]
         net.engine.write(self._arrays(net))
         return net
 
     def _built(self, widths: list[int], dtype: np.dtype[Any], l2: float, seed: int) -> Network:
-        f, normalised = _OWN.get(self.activation, self.activation), self.normalization is not None
+        f = str(_OWN.get(self.activation, self.activation))
+        normalised = self.normalization is not None
         layers: list[Layer] = []
         for i, (d, m) in enumerate(pairwise(widths)):
             last = i == len(widths) - 2
@@ -291,7 +236,7 @@ class _OnAnEngine:
         try:
             device = get_backend(device, precision=precision or "native")
         except DeviceError:
-            if "_restored" not in vars(self):
+            if "_restored" not in self.__dict__:
                 raise
             # Fitted on a GPU, and opened where there is none.
             device, precision = "cpu", None
@@ -299,7 +244,7 @@ class _OnAnEngine:
 
     def _arrays(self, net: Network) -> dict[str, np.ndarray]:
         """`coefs_`, `intercepts_` and `other_weights_`, by the names of the network."""
-        others = vars(self).get("other_weights_") or (net.initial_arrays() if self.normalization else {})
+        others = self.__dict__.get("other_weights_") or (net.initial_arrays() if self.normalization else {})
         arrays = dict(others)
         for i, W, b in zip(_dense_layers(net), self.coefs_, self.intercepts_, strict=True):
             arrays |= {f"{i}.weight": np.asarray(W, net.dtype), f"{i}.bias": np.asarray(b, net.dtype)}
@@ -326,7 +271,7 @@ class _OnAnEngine:
         return y.argmax(axis=1) if self.out_activation_ == "softmax" else np.ascontiguousarray(y, dtype)
 
     def _forward_pass_fast(self, X: Input, check_input: bool = True) -> np.ndarray:
-        if check_input and "encoder_" in vars(self):
+        if check_input and "encoder_" in self.__dict__:
             X = self.encoder_.transform(table_from(X))
         elif check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
@@ -340,8 +285,8 @@ class _OnAnEngine:
             )
         if reset:
             for name in ("encoder_", "other_weights_"):
-                vars(self).pop(name, None)
-        if "encoder_" in vars(self):
+                self.__dict__.pop(name, None)
+        if "encoder_" in self.__dict__:
             X = self.encoder_.transform(table_from(X))
         elif reset and _has_text(X):
             table, values, classes = table_from(X), np.asarray(y), 0
@@ -352,22 +297,22 @@ class _OnAnEngine:
                 values = values.reshape(len(values), -1).astype(float)
             self.encoder_ = Encoder.fit(table, values, classes)
             X = self.encoder_.transform_training(table, values, classes)
-        checked: tuple[Any, Any] = super()._validate_input(X, y, incremental, reset)  # type: ignore[misc]
+        checked: tuple[Any, Any] = super()._validate_input(X, y, incremental, reset)
         return checked
 
     def _fit(self, X: Input, y: ArrayLike, sample_weight: ArrayLike | None = None, incremental: bool = False) -> object:
-        vars(self).pop("_restored", None)
+        self.__dict__.pop("_restored", None)
         weight = getattr(self, "class_weight", None)
         if weight is not None:
             if incremental and weight == "balanced":
                 raise ValueError('class_weight="balanced" needs all rows, which partial_fit has not: give a dict')
             of_classes = compute_sample_weight(weight, y)
             sample_weight = of_classes if sample_weight is None else np.asarray(sample_weight) * of_classes
-        return super()._fit(X, y, sample_weight=sample_weight, incremental=incremental)  # type: ignore[misc]
+        return super()._fit(X, y, sample_weight=sample_weight, incremental=incremental)
 
     def __getstate__(self) -> dict[str, Any]:
         """Host arrays alone: the network is made anew, on the CPU where its device is not there."""
-        state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
+        state: dict[str, Any] = super().__getstate__()
         kept = {k: v for k, v in state.items() if k != "_held"}
         return {**kept, "_restored": True} if "coefs_" in kept else kept
 
@@ -520,13 +465,13 @@ class _OnAnEngine:
         self._take(net)
         if self.early_stopping:
             self.coefs_, self.intercepts_ = self._best_coefs, self._best_intercepts
-            if "_best_others" in vars(self):
+            if "_best_others" in self.__dict__:
                 self.other_weights_ = self._best_others
 
     def _update_no_improvement_count(self, early_stopping: bool, *held_out: object) -> None:
         best = getattr(self, "best_validation_score_", None)
-        super()._update_no_improvement_count(early_stopping, *held_out)  # type: ignore[misc]
-        if "other_weights_" in vars(self) and self.best_validation_score_ != best:
+        super()._update_no_improvement_count(early_stopping, *held_out)
+        if "other_weights_" in self.__dict__ and self.best_validation_score_ != best:
             self._best_others = self.other_weights_
 
     def _ends(self, rule: Optimizer) -> bool:

@@ -204,11 +204,7 @@ class _Graph:
             parts.append(self.do("Mul", self.do("Sign", away), size))
         if s["gaps"]:
             parts.append(self.do("Cast", absent, to=self.real))
-        together = parts[0] if len(parts) == 1 else self.do("Concat", *parts, axis=1)
-        if "mean" not in s:
-            return together
-        scaled = self.do("Div", self.do("Sub", together, c(s["mean"])), c(s["scale"]))
-        return self.do("Clip", scaled, c(-FARTHEST), c(FARTHEST))
+        return self.scaled(parts, s, self.dtype)
 
     def date(self, column: Column) -> str:
         """What the encoder makes of a point in time: time passed, year, and month, weekday and hour as points on a circle.
@@ -253,11 +249,17 @@ class _Graph:
             parts += [do("Sin", turn), do("Cos", turn)] if period else [turn]
         if s["gaps"]:
             parts.append(do("Cast", absent, to=self.double))
-        together = do("Concat", *parts, axis=1)
-        if "mean" in s:
-            scaled = do("Div", do("Sub", together, c(s["mean"])), c(s["scale"]))
-            together = do("Clip", scaled, c(-FARTHEST), c(FARTHEST))
-        return do("Cast", together, to=self.real)
+        return do("Cast", self.scaled(parts, s, np.float64), to=self.real)
+
+    def scaled(self, parts: list[str], settings: dict[str, Any], dtype: DTypeLike) -> str:
+        """The inputs of a column side by side, standardized where its settings say how."""
+        together = parts[0] if len(parts) == 1 else self.do("Concat", *parts, axis=1)
+        if "mean" not in settings:
+            return together
+        mean, scale, low, high = (
+            self.constant(v, dtype) for v in (settings["mean"], settings["scale"], -FARTHEST, FARTHEST)
+        )
+        return self.do("Clip", self.do("Div", self.do("Sub", together, mean), scale), low, high)
 
     def category(self, column: Column) -> str:
         """A table of what the encoder makes of each level, of others and of none, looked up by the level."""
@@ -282,10 +284,6 @@ def _unlike(levels: Sequence[str]) -> str:
     return text
 
 
-def _times(graph: _Graph, *factors: str) -> str:
-    return factors[0] if len(factors) == 1 else graph.do("Mul", factors[0], _times(graph, *factors[1:]))
-
-
 def _softplus(graph: _Graph, x: str, beta: float) -> str:
     if beta == 1:
         return graph.do("Softplus", x)
@@ -304,7 +302,7 @@ _ACTIVATIONS: dict[str, Callable[..., str]] = {
     "gelu": lambda g, x: g.do("Gelu", x),
     "gelu_tanh": lambda g, x: g.do("Gelu", x, approximate="tanh"),
     "softplus": _softplus,
-    "silu": lambda g, x: _times(g, x, g.do("Sigmoid", x)),
+    "silu": lambda g, x: g.do("Mul", x, g.do("Sigmoid", x)),
     "mish": lambda g, x: g.do("Mish", x),
     "softsign": lambda g, x: g.do("Softsign", x),
     "hard_sigmoid": lambda g, x: g.do("HardSigmoid", x, alpha=1 / 6, beta=0.5),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpubackprop.errors import ArgumentError, unknown_name
+from gpubackprop.checks import from_table
+from gpubackprop.errors import ArgumentError
 from gpubackprop.optimizers.adaptive import Adadelta, Adagrad, RMSprop
 from gpubackprop.optimizers.base import Optimizer
 from gpubackprop.optimizers.layerwise import LAMB, LARS
@@ -27,13 +28,8 @@ def get_optimizer(optimizer: str | Optimizer, **options: Any) -> Optimizer:
                 f"options {sorted(options)} are for an optimizer by name; {optimizer!r} is made already"
             )
         return optimizer
-    name = str(optimizer).lower()
-    if name not in OPTIMIZERS:
-        raise unknown_name("optimizer", optimizer, OPTIMIZERS)
-    try:
-        return OPTIMIZERS[name](**options)
-    except TypeError as error:
-        raise ArgumentError(f"optimizer {optimizer!r}: {error}") from None
+    name = optimizer.lower() if isinstance(optimizer, str) else optimizer
+    return from_table("optimizer", {**options, "name": name}, OPTIMIZERS)
 
 
 __all__ = [

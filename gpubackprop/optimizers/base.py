@@ -429,6 +429,9 @@ class Optimizer:
         return f"{type(self).__name__}({self.learning_rate!r}{rest}{schedule})"
 
 
+_OF_A_GROUP = ("parameters", "learning_rate_factor", "weight_decay", "trainable")
+
+
 def _checked_group(index: int, group: Mapping[str, Any]) -> dict[str, Any]:
     """A group of parameters as plain values. Raises ArgumentError or ArgumentTypeError for one that is none."""
     name = f"groups[{index}]"
@@ -437,10 +440,8 @@ def _checked_group(index: int, group: Mapping[str, Any]) -> dict[str, Any]:
             f'{name} must be a dict such as {{"parameters": "0.*", "weight_decay": 0}}; got {group!r}'
         )
     for key in group:
-        if key not in ("parameters", "learning_rate_factor", "weight_decay", "trainable"):
-            raise unknown_name(
-                f"setting of {name}", key, ("parameters", "learning_rate_factor", "weight_decay", "trainable")
-            )
+        if key not in _OF_A_GROUP:
+            raise unknown_name(f"setting of {name}", key, _OF_A_GROUP)
     patterns = group.get("parameters")
     patterns = [patterns] if isinstance(patterns, str) else patterns
     if not isinstance(patterns, Sequence) or not patterns or not all(isinstance(p, str) for p in patterns):

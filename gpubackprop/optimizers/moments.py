@@ -34,7 +34,7 @@ class _Moments(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         **common: Unpack[Common],
@@ -56,9 +56,6 @@ class _Moments(Optimizer):
 
 class Adam(_Moments):
     """p <- p - eta (m/c1) / (sqrt(v/c2) + eps): Algorithm 1 of Kingma and Ba (2015), with eps outside the root."""
-
-    def __init__(self, learning_rate: float = 1e-3, **options: Unpack[MomentOptions]) -> None:
-        super().__init__(learning_rate, **options)
 
     def scalars(self, lr: float, t: int) -> tuple[float, ...]:
         c1, c2 = self._corrections(t)
@@ -151,9 +148,6 @@ class NAdam(_Moments):
 class RAdam(_Moments):
     """Rectified Adam (Liu et al., 2020): while the variance of the adaptive step is unbounded (rho_t <= 5), the step
     is eta m / c1; after that it is Adam's, times the rectification r_t, with eps beside sqrt(v) as in PyTorch."""
-
-    def __init__(self, learning_rate: float = 1e-3, **options: Unpack[MomentOptions]) -> None:
-        super().__init__(learning_rate, **options)
 
     def scalars(self, lr: float, t: int) -> tuple[float, ...]:
         c1, c2 = self._corrections(t)

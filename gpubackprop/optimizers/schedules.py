@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from math import cos, pi
 from typing import Any, ClassVar
 
-from gpubackprop.checks import fraction, positive, positive_fraction, whole_number
-from gpubackprop.errors import ArgumentError, unknown_name
+from gpubackprop.checks import fraction, from_table, positive, positive_fraction, whole_number
+from gpubackprop.errors import ArgumentError
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Schedule:
     """
 
     name: ClassVar[str] = ""
+    needs_total: ClassVar[bool] = False
+    """Whether the factor depends on the number of steps of the whole run."""
     warmup: int = 0
     total: int | None = None
 
@@ -42,11 +44,6 @@ class Schedule:
     def shape(self, step: int) -> float:
         """The factor `step` steps after the warm-up."""
         raise NotImplementedError(f"{type(self).__name__} must define shape(step)")
-
-    @property
-    def needs_total(self) -> bool:
-        """Whether the factor depends on the number of steps of the whole run."""
-        return False
 
     def over(self, total: int) -> Schedule:
         """The same schedule for a run of `total` steps, if it does not say itself how many."""
@@ -83,7 +80,7 @@ class Step(Schedule):
         positive_fraction("gamma", self.gamma)
 
     @property
-    def needs_total(self) -> bool:
+    def needs_total(self) -> bool:  # type: ignore[override]
         return self.every is None
 
     def shape(self, step: int) -> float:
@@ -107,7 +104,7 @@ class Exponential(Schedule):
                 positive_fraction(name, value)
 
     @property
-    def needs_total(self) -> bool:
+    def needs_total(self) -> bool:  # type: ignore[override]
         return self.gamma is None
 
     def shape(self, step: int) -> float:
@@ -119,15 +116,12 @@ class Cosine(Schedule):
     """final + (1 - final) (1 + cos(pi p)) / 2 at the share p of the run (Loshchilov and Hutter, 2017)."""
 
     name = "cosine"
+    needs_total = True
     final: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         fraction("final", self.final)
-
-    @property
-    def needs_total(self) -> bool:
-        return True
 
     def shape(self, step: int) -> float:
         return self.final + (1 - self.final) * 0.5 * (1 + cos(pi * self._progress(step)))
@@ -138,6 +132,7 @@ class Polynomial(Schedule):
     """final + (1 - final) (1 - p)^power at the share p of the run."""
 
     name = "polynomial"
+    needs_total = True
     power: float = 1.0
     final: float = 0.0
 
@@ -145,10 +140,6 @@ class Polynomial(Schedule):
         super().__post_init__()
         positive("power", self.power)
         fraction("final", self.final)
-
-    @property
-    def needs_total(self) -> bool:
-        return True
 
     def shape(self, step: int) -> float:
         return float(self.final + (1 - self.final) * (1 - self._progress(step)) ** self.power)
@@ -166,11 +157,4 @@ def get_schedule(schedule: str | Schedule | None, **options: Any) -> Schedule:
         if options:
             raise ArgumentError(f"options {sorted(options)} are for a schedule by name; {schedule!r} is made already")
         return schedule
-    if schedule is None:
-        schedule = "constant"
-    if not isinstance(schedule, str) or schedule not in SCHEDULES:
-        raise unknown_name("schedule", schedule, SCHEDULES)
-    try:
-        return SCHEDULES[schedule](**options)
-    except TypeError as error:
-        raise ArgumentError(f"schedule {schedule!r}: {error}") from None
+    return from_table("schedule", {**options, "name": "constant" if schedule is None else schedule}, SCHEDULES)

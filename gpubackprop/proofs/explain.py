@@ -149,7 +149,9 @@ class _Explainer:
         self.weights = net.get_weights()
 
     def quantities(self, learning_rate: float) -> Iterator[Quantity]:
-        z, a = self._pre_activations(), self._activations()
+        # The outputs of the networks that end before f(l), and behind it.
+        z = [self._until(i, None).predict(self.x) for i in range(len(self.dense))]
+        a = [self._until(i, layer.activation).predict(self.x) for i, layer in enumerate(self.dense)]
         yield from self._forward(z, a)
         yield from self._loss(a[-1])
         yield from self._deltas(z)
@@ -176,12 +178,8 @@ class _Explainer:
         y = self.y if self.y.ndim == 2 else np.eye(self.net.widths[-1])[self.y]
         yield Quantity("loss", "y", "the target", y)
         if loss.output != "identity":
-            yield Quantity(
-                "loss",
-                "p",
-                _PREDICTIONS.get(loss.output, loss.output + "({a})").format(a=last),
-                self.net.predict(self.x),
-            )
+            formula_p = _PREDICTIONS.get(loss.output, loss.output + "({a})").format(a=last)
+            yield Quantity("loss", "p", formula_p, self.net.predict(self.x))
         penalty = " + penalties" if self.net.l1 or self.net.l2 else ""
         yield Quantity("loss", "C", formula.format(a=last) + penalty, np.array([[self.net.loss(self.x, self.y)]]))
         value = of_outputs.input_gradient(outputs, self.y)
@@ -230,22 +228,11 @@ class _Explainer:
 
     # -- parts of the network -------------------------------------------------------------------------------------
 
-    def _pre_activations(self) -> list[Matrix]:
-        """z(l): the outputs of the network that ends before f(l)."""
-        return [self._part(0, i, None).predict(self.x) for i in range(len(self.dense))]
-
-    def _activations(self) -> list[Matrix]:
-        """a(l): the outputs of the network that ends behind f(l)."""
-        return [self._part(0, i, self.dense[i].activation).predict(self.x) for i in range(len(self.dense))]
-
-    def _part(self, first: int, last: int, activation: str | Activation | None) -> Network:
-        layers = [_like(layer) for layer in self.dense[first:last]]
-        layers.append(_like(self.dense[last], activation))
-        weights = {
-            f"{i}.{name}": self.weights[f"{first + i}.{name}"]
-            for i, layer in enumerate(layers)
-            for name in layer.parameter_shapes()
-        }
+    def _until(self, i: int, activation: Activation | None) -> Network:
+        """The network up to layer i, with another activation there."""
+        last = self.dense[i]
+        layers = [*map(_like, self.dense[:i]), Dense(last.inputs, last.outputs, activation, bias=last.bias)]
+        weights = {name: array for name, array in self.weights.items() if int(name.split(".")[0]) <= i}
         return self._network(layers, weights, "half_squared_error")
 
     def _after(self, i: int) -> Network:
@@ -258,7 +245,7 @@ class _Explainer:
             weights |= {f"{k}.{name}": self.weights[f"{i + k}.{name}"] for name in layer.parameter_shapes()}
         return self._network([identity, *map(_like, rest)], weights, self.net.loss_function)
 
-    def _pass_through(self, width: int, loss: str | Loss, activation: str | Activation | None = None) -> Network:
+    def _pass_through(self, width: int, loss: str | Loss, activation: Activation | None = None) -> Network:
         """The network a = f(x), whose weights are the identity matrix."""
         weights = {"0.weight": np.eye(width)}
         return self._network([Dense(width, width, activation, bias=False)], weights, loss)
@@ -323,9 +310,5 @@ def _copy(net: Network) -> Network:
     return own
 
 
-_SAME: Any = object()
-
-
-def _like(layer: Dense, activation: Any = _SAME) -> Dense:
-    f = layer.activation if activation is _SAME else activation
-    return Dense(layer.inputs, layer.outputs, f, bias=layer.bias)
+def _like(layer: Dense) -> Dense:
+    return Dense(layer.inputs, layer.outputs, layer.activation, bias=layer.bias)

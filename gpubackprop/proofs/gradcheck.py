@@ -10,7 +10,8 @@ the loss alone and held to the inner product of u with the gradient from backpro
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,17 +21,128 @@ from gpubackprop.checks import Data, check_x, check_y, not_negative, positive, w
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.layers import LAYERS, kinks_of
 from gpubackprop.layers.stack import walk, with_tensors
+from gpubackprop.layout import aligned, html
 from gpubackprop.losses import LOSSES
 from gpubackprop.network.network import Network
 from gpubackprop.network.twin import twin
 from gpubackprop.optimizers import SGD
-from gpubackprop.proofs.gradcheck_report import Derivative, GradcheckReport
 from gpubackprop.random import host_generator
 
 EPS, H = 1e-5, 1e-30
 ATTEMPTS = 6
 """Points that a derivative is tried at before it counts as not checked: the given one, and others close to it."""
+SHOWN = 8
+"""Derivatives that a report names."""
 _ROUNDING = 16 * np.finfo(np.float64).eps
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """One derivative both ways. name: "0.weight" or "x"; index: of the entry, or None for a random direction."""
+
+    name: str
+    index: tuple[int, ...] | None
+    analytic: float
+    numeric: float
+    tolerance: float
+
+    @property
+    def error(self) -> float:
+        """|analytic - numeric|."""
+        return abs(self.analytic - self.numeric)
+
+    @property
+    def right(self) -> bool:
+        """Whether the error is within the tolerance; NaN never is."""
+        return self.error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class GradcheckReport:
+    """The result of `gradcheck`: true in a condition where everything is right; print it to see what was checked.
+
+    compared: every derivative that was held to the gradient. unchecked: those that stayed at a kink at every point
+    that was tried. resampled: how many were at a kink at the given point, and were checked at another one close by.
+    problems: what else is wrong, a sentence each.
+    """
+
+    method: str
+    eps: float
+    training: bool
+    compared: list[Derivative] = field(repr=False)
+    unchecked: list[Derivative]
+    resampled: int
+    problems: list[str]
+
+    @cached_property
+    def worst(self) -> list[Derivative]:
+        """All derivatives, the one that is furthest beyond its tolerance first."""
+        return sorted(self.compared, key=lambda d: d.error / d.tolerance if d.error == d.error else -1.0, reverse=True)
+
+    @property
+    def failures(self) -> list[Derivative]:
+        """The derivatives that are wrong, worst first."""
+        return [d for d in self.worst if not d.right]
+
+    @property
+    def max_error(self) -> float:
+        """The largest |analytic - numeric|."""
+        return max((d.error for d in self.compared), default=0.0)
+
+    @property
+    def passed(self) -> bool:
+        """Whether all is right, and all of it was checked."""
+        return not self.problems and not self.unchecked and bool(self.compared) and all(d.right for d in self.compared)
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __str__(self) -> str:
+        return "\n".join([*self._lines(), *_indented((self.failures or self.worst)[:SHOWN])])
+
+    def _repr_html_(self) -> str:
+        return html(self._lines(), _table((self.failures or self.worst)[:SHOWN]))
+
+    def plain(self) -> dict[str, Any]:
+        """The same as plain values, for JSON."""
+        counts = {"compared": len(self.compared), "unchecked": len(self.unchecked), "resampled": self.resampled}
+        failures = [asdict(d) | {"error": d.error} for d in self.failures]
+        return {
+            "passed": self.passed,
+            "max_error": self.max_error,
+            **counts,
+            "failures": failures,
+            "problems": self.problems,
+        }
+
+    def _lines(self) -> list[str]:
+        how = "central differences" if self.method == "central" else "complex step"
+        kind = "entries" if all(d.index is not None for d in self.compared) else "entries and random directions"
+        mode = "training" if self.training else "inference"
+        lines = [
+            f"gradcheck {'passed' if self.passed else 'FAILED'}: {len(self.compared):,} {kind}, {how} (eps {self.eps:g}), "
+            f"{mode} mode; {len(self.failures):,} wrong, largest error {self.max_error:.2e}"
+        ]
+        lines.extend(f"  {problem}" for problem in self.problems)
+        if self.resampled:
+            lines.append(f"  {self.resampled:,} at a kink: checked at another point close by")
+        if self.unchecked:
+            lines.append(f"  {len(self.unchecked):,} not checked: at a kink at every point that was tried, first")
+            lines.extend(_indented(self.unchecked[:SHOWN]))
+        return lines
+
+
+def _indented(entries: list[Derivative]) -> list[str]:
+    return [f"  {line}" for line in aligned(_table(entries), "<<>")]
+
+
+def _table(entries: list[Derivative]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("array", "index", "analytic", "numeric", "error", "allowed")]
+    for d in entries:
+        place = "direction" if d.index is None else str(list(d.index))
+        numbers = (f"{d.analytic:.7e}", f"{d.numeric:.7e}", f"{d.error:.2e}", f"{d.tolerance:.2e}")
+        rows.append((d.name, place, *numbers))
+    return rows
 
 
 def gradcheck(
@@ -147,7 +259,7 @@ class _Central:
             P, x = self.moved(point, probe, side)
             self.net.backend.copy_in(P, self.net.engine.parameters.P)
             losses.append(self.net.loss(x, self.y, training=self.training))
-            signs.append(self.signs(P, len(x)))
+            signs.append([np.sign(a) for a in self.kinked(self.net, P, len(x))])
         above, below = losses
         one_sided = abs(above + below - 2 * point.loss) / self.eps
         kink = any(not np.array_equal(a, b) for a, b in zip(*signs, strict=True))
@@ -164,12 +276,8 @@ class _Central:
             array[probe.index] += step
         return P, x
 
-    def signs(self, P: np.ndarray, n: int) -> list[np.ndarray]:
-        """Which side of its kink everything is on that has one, for the batch whose loss was computed last."""
-        return [np.sign(a) for a in self.kinked(self.net, P, n)]
-
     def kinked(self, net: Network, P: np.ndarray, n: int) -> list[np.ndarray]:
-        """Everything that f, the loss or the penalty has a kink at 0 of."""
+        """Everything that f, the loss or the penalty has a kink at 0 of, for the batch whose loss was computed last."""
         batch, be = net.engine.training.batch(n), net.backend
         pairs = with_tensors(net.layers, batch.tensors)
         arrays = [be.to_host(v.a) - kink for layer, v in pairs for kink in kinks_of(layer)]
@@ -304,10 +412,10 @@ def _compare(
         pending = again
         if not pending:
             break
-        point = check.at(*(_nearby(check, a, rng) for a in (check.point.P, check.point.x)))
+        point = check.at(_nearby(check.point.P, rng), _nearby(check.point.x, rng))
     return compared, unchecked, resampled
 
 
-def _nearby(check: _Central, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _nearby(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     spread = 0.01 * (float(np.sqrt(np.mean(array**2))) + 0.1)
     return array + spread * rng.standard_normal(array.shape)

@@ -113,18 +113,17 @@ class EarlyStopping(Callback):
         self.patience = whole_number("patience", patience)
         self.min_delta = not_negative("min_delta", min_delta)
         self.mode = mode
-        self._sign = {"min": 1.0, "max": -1.0, "auto": 0.0}.get(mode) if isinstance(mode, str) else None
-        if self._sign is None:
+        if mode not in ("min", "max", "auto"):
             raise ArgumentError(f'mode must be "min", "max" or "auto"; got {mode!r}')
-        if mode == "auto":
-            if (larger := larger_is_better(monitor)) is None:
-                near = get_close_matches(monitor.removeprefix("val_"), ("loss", *NAMES), n=1)
-                hint = f"; did you mean {monitor[: 4 * monitor.startswith('val_')] + near[0]!r}?" if near else ""
-                raise ArgumentError(
-                    f"whether a large or a small {monitor!r} is best cannot be told from its name: say it with the callback "
-                    f'EarlyStopping({monitor!r}, mode="min") or mode="max"{hint}'
-                )
-            self._sign = -1.0 if larger else 1.0
+        larger = larger_is_better(monitor) if mode == "auto" else mode == "max"
+        if larger is None:
+            near = get_close_matches(monitor.removeprefix("val_"), ("loss", *NAMES), n=1)
+            hint = f"; did you mean {monitor[: 4 * monitor.startswith('val_')] + near[0]!r}?" if near else ""
+            raise ArgumentError(
+                f"whether a large or a small {monitor!r} is best cannot be told from its name: say it with the callback "
+                f'EarlyStopping({monitor!r}, mode="min") or mode="max"{hint}'
+            )
+        self._sign = -1.0 if larger else 1.0
         self.best = np.inf
         self.best_epoch = 0
         self.weights: dict[str, np.ndarray] | None = None
@@ -135,7 +134,6 @@ class EarlyStopping(Callback):
     def on_epoch_end(self, trainer: Training, record: dict[str, Any]) -> None:
         if self.monitor not in record:
             raise unknown_name("column to monitor", self.monitor, record)
-        assert self._sign is not None
         value = self._sign * record[self.monitor]
         # The first epoch is the best so far even if its value is NaN: there must be weights to put back.
         if self.weights is None or value < self.best - self.min_delta:

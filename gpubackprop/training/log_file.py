@@ -28,6 +28,7 @@ class LogFile(Callback):
         self.path, self.overwrite = Path(path), overwrite
         if self.path.suffix.lower() not in (".csv", ".jsonl"):
             raise ArgumentError(f"path must end in .csv or .jsonl; got {str(path)!r}")
+        self._is_csv = self.path.suffix.lower() == ".csv"
         self._columns: list[str] = []
 
     def on_fit_start(self, trainer: Training, plan: FitPlan) -> None:
@@ -44,10 +45,6 @@ class LogFile(Callback):
                 file.write(self._line(record))
         except OSError as error:
             raise DataError(f"{self.path}: cannot be written: {error.strerror}") from error
-
-    @property
-    def _is_csv(self) -> bool:
-        return self.path.suffix.lower() == ".csv"
 
     def _line(self, record: dict[str, Any]) -> str:
         return _row(record.get(name, "") for name in self._columns) if self._is_csv else as_json(record) + "\n"

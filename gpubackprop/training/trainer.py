@@ -426,12 +426,8 @@ class Trainer:
         self._metrics = None if fit.metrics is None else [functions.get(name) or name for name in fit.metrics]
         fit.epochs += more_epochs
         with self.net.engine.fit():
-            self._fit, self.history, self._reason, self._digests = (
-                fit,
-                history,
-                None if more_epochs else reason,
-                digests,
-            )
+            self._fit, self.history, self._digests = fit, history, digests
+            self._reason = None if more_epochs else reason
             self.net.engine.rows_at_once = rows_at_once
             return self._train(rows, targets, weights, validation, order, verbose)
 
@@ -605,14 +601,11 @@ class Trainer:
         x, y, weights, _ = self._data
         if self._digests is None:
             self._digests = _digests(self.net.backend, *self._data)
+        arrays = {k: v for k, v in (("x", x), ("y", y)) if hasattr(v, "shape")}
         names = {"n": "number of rows", "size": "batch_size", "part": "micro_batch_size", "epoch": "first epoch"}
         settings = {names.get(k, k): v for k, v in asdict(self._running()).items() if k not in ("sums", "seconds")}
         return {
-            **{
-                f"shape and type of {k}": f"{v.shape} {v.dtype}"
-                for k, v in {"x": x, "y": y}.items()
-                if hasattr(v, "shape")
-            },
+            **{f"shape and type of {k}": f"{v.shape} {v.dtype}" for k, v in arrays.items()},
             **{f"SHA-256 of {k}": v for k, v in self._digests.items()},
             **settings,
             "weights of rows": weights is not None,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.random import random_words
+from tests.words import random_words
 
 _ELEMENTS = {
     "f4": ctypes.c_float,

@@ -12,7 +12,8 @@ from gpubackprop.activations import get_activation
 from gpubackprop.backend.base import Backend
 from gpubackprop.layers.base import Tensors
 from gpubackprop.losses import get_loss
-from gpubackprop.random import MaskStream, random_words
+from gpubackprop.random import MaskStream
+from tests.words import random_words
 
 # Sums of products of up to 200 terms, some of which cancel, and everything else.
 PRODUCTS = {np.float32: {"rtol": 1e-4, "atol": 1e-4}, np.float64: {"rtol": 1e-11, "atol": 1e-12}}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gpubackprop.backend.base import DeviceInfo
-from gpubackprop.bench import contenders as module
-from gpubackprop.bench.contenders import Contender, contenders
+from gpubackprop.bench import subject as module
+from gpubackprop.bench.subject import Contender, contenders
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 
 import gpubackprop as gb
+from gpubackprop.backend.base import Backend
+from gpubackprop.backend.select import get_backend
+from gpubackprop.bench import machine as module
 from gpubackprop.bench.machine import available_cores, machine, was_busy
 
 
@@ -35,3 +39,26 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatc
 def test_a_busy_machine_is_told(load: float | None, busy: bool) -> None:
     assert was_busy({"load": load, "cores": 2}) is busy
     assert not was_busy({})
+
+
+def test_the_garbage_collector_rests_meanwhile() -> None:
+    assert gc.isenabled()
+    with module.undisturbed():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_ceilings_are_a_second_of_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PRODUCTS", {False: (8, 64)})
+    monkeypatch.setattr(module, "COPY", {False: 1 << 16})
+    taken = iter((1e-6, 1e-5, 1e-3))
+    monkeypatch.setattr(module, "_fastest", lambda be, run: next(taken))
+    found = module.ceilings(get_backend("cpu"), "float32")
+    assert found == {"flops": pytest.approx(2 * 64**3 / 1e-5), "bytes": pytest.approx(2 * (1 << 16) / 1e-3)}
+
+
+def test_ceilings_run_on_each_device(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PRODUCTS", {False: (16,), True: (16,)})
+    monkeypatch.setattr(module, "COPY", {False: 1 << 12, True: 1 << 12})
+    monkeypatch.setattr(module, "BUDGET", 0.001)
+    assert all(rate > 0 for rate in module.ceilings(backend, "float64").values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -151,3 +152,52 @@ def test_the_first_wrong_tensor_is_named() -> None:
 def test_which_networks_have_kinks() -> None:
     assert has_kinks(descriptions([3, 4, 2], activation="relu")[0])
     assert not has_kinks(descriptions([3, 4, 2], activation="tanh")[0])
+
+
+# -- seconds a call, with a clock that is known ------------------------------------------------------------------------
+
+
+class Clock:
+    """Time that passes only when somebody works."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def worker(self, seconds: float, first: float = 0.0) -> Callable[[], None]:
+        """A function that takes `seconds`, and `first` more when it is called for the first time."""
+        pending = [first]
+
+        def work() -> None:
+            self.now += seconds + (pending.pop() if pending else 0.0)
+
+        return work
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(measure, "perf_counter", clock)
+    return clock
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 1e-4, 3e-3, 0.5])
+def test_a_call_takes_what_it_takes_without_its_first_time(clock: Clock, seconds: float) -> None:
+    work = clock.worker(seconds, first=0.02)
+    assert measure.seconds_a_call(work, lambda: None, 0.04) == pytest.approx(seconds)
+
+
+def test_it_stops_when_the_budget_is_spent(clock: Clock) -> None:
+    measure.seconds_a_call(clock.worker(1e-4), lambda: None, 0.1)
+    assert 0.1 < clock.now < 0.2
+
+
+def test_waiting_for_the_device_is_part_of_it_once_a_group(clock: Clock) -> None:
+    found = measure.seconds_a_call(clock.worker(1e-5), clock.worker(1e-3), 0.1)
+    assert 1e-5 < found < 1e-5 + 2 * 1e-3 / (measure.GROUP / 2e-5)
+
+
+def test_launching_is_timed_without_what_runs_on(clock: Clock) -> None:
+    assert measure.seconds_to_launch(clock.worker(2e-5), clock.worker(1e-2), 0.05) == pytest.approx(2e-5)

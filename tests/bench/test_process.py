@@ -17,10 +17,9 @@ import pytest
 from gpubackprop.backend.cpu.blas_info import blas_threads
 from gpubackprop.backend.select import fallback_reason
 from gpubackprop.bench import measure
-from gpubackprop.bench.contenders import Contender
 from gpubackprop.bench.process import Worker, WorkerError, serve
 from gpubackprop.bench.runner import in_process
-from gpubackprop.bench.subject import descriptions
+from gpubackprop.bench.subject import Contender, descriptions
 from gpubackprop.errors import ArgumentError, DeviceError
 
 MAIN = "from gpubackprop.bench.process import main; main()"

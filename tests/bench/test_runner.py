@@ -15,11 +15,10 @@ import gpubackprop as gb
 from gpubackprop.backend.cpu import numpy_backend
 from gpubackprop.backend.select import fallback_reason
 from gpubackprop.bench import runner
-from gpubackprop.bench.contenders import Contender, contenders
 from gpubackprop.bench.process import COMMAND, Worker
 from gpubackprop.bench.result import Result
 from gpubackprop.bench.runner import Progress, benchmark, run
-from gpubackprop.bench.subject import descriptions
+from gpubackprop.bench.subject import Contender, contenders, descriptions
 from gpubackprop.errors import (
     ArgumentError,
     ArgumentTypeError,

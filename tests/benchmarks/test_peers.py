@@ -11,6 +11,7 @@ from benchmarks.layers import configs
 from benchmarks.peers import turns
 from benchmarks.peers.base import BATCHES, CONFIGS, Config
 from benchmarks.peers.turns import PEERS, Turns, check, make, measure, reference
+from gpubackprop.bench import measure as clocks
 
 SMALL = {
     "relu": Config((6, 5, 4, 3), 16),
@@ -139,3 +140,16 @@ def test_summary_and_ratio_are_of_the_blocks() -> None:
 def test_every_name_leads_to_a_library(peer: str) -> None:
     skip_unless_installed(peer)
     assert callable(make(peer, CONFIGS["b"]).run)
+
+
+def test_a_loop_is_known_by_the_number_that_lasts_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thing takes 1 ms, and each new number of things 20 ms more: the first time of a number does not count."""
+    now, known = [0.0], set[int]()
+
+    def group(count: int) -> None:
+        now[0] += 1e-3 * count + (0 if count in known else 2e-2)
+        known.add(count)
+
+    monkeypatch.setattr(clocks, "perf_counter", lambda: now[0])
+    assert turns.calls_for(group, 1e-2) == 16
+    assert clocks.seconds_each(group, 16, 0.1) == pytest.approx(1e-3)

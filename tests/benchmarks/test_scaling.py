@@ -61,7 +61,7 @@ def test_steps_are_measured_alone_too() -> None:
 
 
 def test_every_number_of_a_gpu_says_that_it_is_an_assumption() -> None:
-    content = json.loads((scaling.ROOT / "benchmarks/results/scaling.json").read_text())
+    content = json.loads((scaling.RESULTS / "scaling.json").read_text())
     assert content["GPUs"]["label"] == ASSUMED
     parts = content["GPUs"]["links"], content["GPUs"]["jobs"], content["steps on GPUs"]
     assert {entry["label"] for part in parts for entry in part.values()} == {ASSUMED}

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from gpubackprop.backend.cuda import kernel_table as table
-from gpubackprop.random import random_words
 from tests.cuda.conftest import MULTIPROCESSORS
 from tests.cuda.harness import empty, to_float64, to_storage
 from tests.test_random import KNOWN
+from tests.words import random_words
 
 
 def words(run, n, first_block, step, layer, last, key):

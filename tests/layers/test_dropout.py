@@ -6,8 +6,8 @@ import pytest
 import gpubackprop as gb
 from gpubackprop.backend.base import Backend
 from gpubackprop.errors import ArgumentError
-from gpubackprop.random import random_words
 from tests.small import make_data
+from tests.words import random_words
 
 
 def test_mask_is_the_documented_one_forward_and_backward(backend: Backend) -> None:

@@ -10,7 +10,8 @@ from math import cos, pi, sqrt
 
 import numpy as np
 
-from gpubackprop.random import host_generator, random_words
+from gpubackprop.random import host_generator
+from tests.words import random_words
 
 
 class RefusedError(Exception):
