@@ -318,6 +318,11 @@ class Backend(ABC):
         """The program that does what `step` does. `step` must depend on shapes only, never on values."""
         return step
 
+    def capture(self, step: Callable[[], None]) -> Program | None:
+        """The program of a step that was done before, recorded now without being done, with its sums over several processes in
+        it; None where the device does not record them. Raises what the device raises for what it cannot record."""
+        return None
+
     def stream(self, x: np.ndarray, y: np.ndarray, weights: Array | None = None) -> RowSource | None:
         """A source that hands out the rows of host arrays batch by batch where the device has no room for all of
         them; None where it has."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.errors import DisagreementError
+
+if TYPE_CHECKING:
+    from gpubackprop.distributed.gpus import AllReduce
 
 T = TypeVar("T")
 
@@ -27,6 +30,8 @@ class Communicator(ABC):
         self.failed = False
         """Whether an error left a `with` of it: the others would wait for ever."""
         self._attached: str | None = None
+        self._gpus: AllReduce | None = None
+        """What adds up arrays of GPUs among themselves, where something does."""
         self.together = False
         """Whether all of them know that what they do is ended."""
 
@@ -34,6 +39,11 @@ class Communicator(ABC):
     def leads(self) -> bool:
         """Whether this is the process that prints and writes."""
         return self.rank == 0
+
+    @property
+    def capturable(self) -> bool:
+        """Whether `sum` can be captured with the step around it: in all processes, or in none."""
+        return self._gpus is not None and self._gpus.capturable
 
     def rows(self, n: int) -> range:
         """The rows of a batch of n that this process goes through: parts in the order of the ranks, of sizes n // size and,

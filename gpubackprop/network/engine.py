@@ -94,6 +94,10 @@ class Engine:
             self.write(arrays)
         self.ranks: Communicator | None = None
         """While a fit runs in several processes: the others. Each trains its own part of every batch."""
+        self._together: dict[tuple[Any, ...], tuple[Batch, Program] | None] = {}
+        """While a fit runs in several processes: how all of them do a kind of step as one program each; None: they cannot."""
+        self._apart = ""
+        """Why they could not, the last time."""
         self.rows_at_once: int | None = None
         """Rows for which the device had memory, once it did not have it for more."""
         self._every = list(walk(layers))
@@ -147,11 +151,13 @@ class Engine:
             yield
         finally:
             self._busy = False
+            self._together.clear()
 
     def describe(self) -> str:
         """How the device runs the steps of this network, in words."""
         compiled = "; in fits, small ones are compiled by Numba" if self.loops and not self.backend.is_gpu else ""
-        return f"{self.backend.describe()}{compiled}"
+        apart = f"; sums over the processes outside of the graphs ({self._apart})" if self._apart else ""
+        return f"{self.backend.describe()}{compiled}{apart}"
 
     # -- arrays ---------------------------------------------------------------------------------------------------
 
@@ -317,13 +323,17 @@ class Engine:
             self._freeze()
             self._skipped = 0
             step, turns = start, 1 if self.loops else stop
+            whole = part is None and not skip and self.steps.loss_function.counts_rows
             while step < stop:
                 n = min(size, source.n - step * size)
                 own = n if self.ranks is None else len(self.ranks.rows(n))
                 rows = min(part or own, self.rows_at_once or own)
                 if self.mixes_rows is not None:
                     self.check_rows(own if rows >= own else 1 if own % rows == 1 else rows)
-                if rows < n or skip or self.ranks is not None:
+                if (ranks := self.ranks) is not None and ranks.capturable and whole and n >= ranks.size:
+                    done, reason = self._as_one(ranks, source, step * size, n, optimizer, rows, accumulate)
+                    step += done
+                elif rows < n or skip or self.ranks is not None:
                     done, reason = self._in_parts(source, step * size, n, optimizer, rows, accumulate, skip)
                     step += done
                 else:
@@ -435,6 +445,77 @@ class Engine:
             return step, str(error) or type(error).__name__
         return step + alone(step), ""
 
+    def _as_one(
+        self,
+        ranks: Communicator,
+        source: RowSource,
+        first: int,
+        n: int,
+        optimizer: Optimizer,
+        rows: int,
+        accumulate: bool,
+    ) -> tuple[int, str]:
+        """`_in_parts`, which after the first step of a kind becomes one program, with the sums over the processes in it, where
+        all of them can record that. Then they must go on so together: none can halve its part where memory runs out."""
+        key = (n, optimizer, optimizer.track_norm, accumulate, self.parameters.frozen)
+        held = self._together.get(key)
+        if held is None:
+            done, reason = self._in_parts(source, first, n, optimizer, rows, accumulate, skip=False)
+            if done and key not in self._together:
+                self._together[key] = self._recorded_by_all(ranks, source, n, optimizer, rows, accumulate)
+            return done, reason
+        batch, program = held
+        try:
+            self.backend.processes = partial(ranks.sum, self.backend)
+            self._fill(batch, source, first + ranks.rows(n).start)
+            optimizer.prepare()
+            program()
+        except self.backend.memory_errors as error:
+            raise DeviceError(
+                f"{self.backend.name} had no memory for a step that the other processes do at the same time: {error}"
+            ) from error
+        finally:
+            self.backend.processes = None
+        return 1, ""
+
+    def _recorded_by_all(
+        self, ranks: Communicator, source: RowSource, n: int, optimizer: Optimizer, rows: int, accumulate: bool
+    ) -> tuple[Batch, Program] | None:
+        """The buffers for this process's part of n rows, and the program of a whole step on them; None, in every process, where
+        one of them has no such program."""
+        own, steps, xp, held = ranks.rows(n), self.steps, self.backend.xp, None
+        share, problem = len(own) / n, "its rows go through in parts" if rows < len(own) else ""
+        try:
+            if not problem:
+                batch = self.training.batch(len(own))
+                batch.hold(source.kind, source.weights is not None)
+                part = _Part(steps, batch, add=False)
+
+                def step() -> None:
+                    steps.set_share(share)
+                    part()
+                    xp.copyto(self._total, self.value)
+                    self._sum_over(ranks, share, share)
+                    xp.copyto(self.value, self._total)
+                    steps.penalty(with_delta=False)
+                    steps.update(optimizer)
+                    if accumulate:
+                        steps.accumulate(n, optimizer)
+
+                self.backend.processes = partial(ranks.sum, self.backend)
+                batch.begins_at(own.start)
+                program = self.backend.capture(step)
+                batch.begins_at(0)
+                held = None if program is None else (batch, program)
+        # The step was done without such a program, and so it goes on after any error, of which the others must hear.
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+        finally:
+            self.backend.processes = None
+        problems = [f"rank {rank}: {why}" for rank, why in enumerate(ranks.gather(problem)) if why]
+        self._apart = "; ".join(problems)
+        return None if problems else held
+
     def _in_parts(
         self, source: RowSource, first: int, n: int, optimizer: Optimizer, rows: int, accumulate: bool, skip: bool
     ) -> tuple[int, str]:
@@ -511,10 +592,12 @@ class Engine:
         if not rows:
             for array in (G, self._total):
                 be.fill(array, 0.0)
-        be.fill(self._mass, mass)
         ranks.sum(be, G)
-        ranks.sum(be, self._total_and_mass)
-        if not self.steps.loss_function.counts_rows:
+        if self.steps.loss_function.counts_rows:
+            ranks.sum(be, self._total)
+        else:
+            be.fill(self._mass, mass)
+            ranks.sum(be, self._total_and_mass)
             # A batch in which no row counts has gradients 0.
             xp.maximum(self._mass, 1e-300, out=self._mass)
             for array in (G, self._total):
@@ -533,7 +616,10 @@ class Engine:
 
     def _part(self, source: RowSource, first: int, n: int) -> Batch:
         """The n rows from `first` on, as a batch."""
-        batch = self.training.batch(n)
+        return self._fill(self.training.batch(n), source, first)
+
+    def _fill(self, batch: Batch, source: RowSource, first: int) -> Batch:
+        """The same batch, with rows of the source from `first` on."""
         batch.hold(source.kind, source.weights is not None)
         source.load(first, batch.x, batch.targets, batch.weights)
         return batch

@@ -80,9 +80,9 @@ def stand_in_for_this_process(strict: bool = True) -> None:
     put_in_place(pytest.MonkeyPatch(), Shim(folder, together=False), cache, strict=strict)
 
 
-def put_in_place(monkeypatch: pytest.MonkeyPatch, shim: Shim, folder: Path, *, strict: bool = True) -> SimpleNamespace:
-    """Put the stand-ins in place; folder: of the user's cache; strict: see `fake_cupy.State`."""
-    cupy = fake_cupy.install(monkeypatch, shim, strict=strict)
+def put_in_place(monkeypatch: pytest.MonkeyPatch, shim: Shim, folder: Path, **options: Any) -> SimpleNamespace:
+    """Put the stand-ins in place; folder: of the user's cache; options: of `fake_cupy.State`."""
+    cupy = fake_cupy.install(monkeypatch, shim, **options)
     library = fake_cublaslt.install(monkeypatch)
     monkeypatch.setenv("GPUBACKPROP_CACHE", str(folder))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # most of the time, for what is thrown away

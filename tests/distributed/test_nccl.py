@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 
 import gpubackprop as gb
+from gpubackprop.backend.cuda import cublaslt
+from gpubackprop.backend.cuda.cuda_backend import CudaBackend
 from gpubackprop.backend.cuda.cupy_backend import CupyBackend
 from gpubackprop.distributed.sockets import SocketCommunicator
 from gpubackprop.errors import DeviceError, DisagreementError
 from tests.cuda import fake_cupy
+from tests.cuda.stand_in import put_in_place, shim  # noqa: F401 - a fixture
 from tests.distributed import fake_nccl
-from tests.distributed.cases import data
+from tests.distributed.cases import ROWS, data, network
 
 
 def together(size: int, do: Callable[[SocketCommunicator], Any]) -> list[Any]:
@@ -38,7 +41,7 @@ def together(size: int, do: Callable[[SocketCommunicator], Any]) -> list[Any]:
         thread.start()
     for thread in threads:
         thread.join(30)
-        assert not thread.is_alive()
+        assert not thread.is_alive(), f"a rank never ends; the others: {answers}"
     return answers
 
 
@@ -73,7 +76,68 @@ def test_gpus_train_as_one_cpu_does() -> None:
     # Two calls a step: all gradients at once, and the loss.
     (clique,) = fake_nccl.cliques()[before:]
     size = gb.Network([gb.Dense(4, 8), gb.Dense(8, 3)], dtype="float64", device="cpu").engine.parameters.G.size
-    assert clique.calls == [(size, fake_nccl.NCCL_FLOAT64), (2, fake_nccl.NCCL_FLOAT64)] * 3 * 4
+    assert clique.calls == [(size, fake_nccl.NCCL_FLOAT64), (1, fake_nccl.NCCL_FLOAT64)] * 3 * 4
+
+
+Case = Callable[[Any], gb.Network]
+GRAPHS: dict[str, tuple[Case, dict[str, Any]]] = {
+    "dropout": (
+        lambda device: network([gb.Dense(4, 8, "leaky_relu"), gb.Dropout(0.4)], device=device, l2=0.01),
+        {"batch_size": 10},
+    ),
+    "normalised over all": (
+        lambda device: network([gb.Dense(4, 8, "leaky_relu"), gb.BatchNorm(8, synchronized=True)], device=device),
+        {"batch_size": 13},
+    ),
+    "weights": (lambda device: network(device=device), {"batch_size": 8, "sample_weight": np.linspace(0, 2, ROWS)}),
+}
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, shim: Any) -> Any:  # noqa: F811
+    """Three GPUs with all that this library does on one."""
+    machine = put_in_place(monkeypatch, shim, tmp_path / "cache", devices=3, deferred=False)
+    machine.cupy.cuda.nccl = sys.modules[fake_nccl.__name__]
+    # Builds the kernels, where that was not done before, once and not in each thread.
+    CudaBackend(0)
+    yield machine
+    cublaslt.library.cache_clear()
+    assert not machine.library.violations, machine.library.violations[0]
+
+
+def _fit(case: str, device: Any, ranks: SocketCommunicator | None, **options: Any) -> tuple[gb.Network, gb.History]:
+    make, options = GRAPHS[case][0], {**GRAPHS[case][1], **options}
+    net = make(device)
+    x, y, _ = data()
+    trainer = gb.Trainer(net, gb.Adam(1e-2, clip_norm=0.3), distributed=ranks)
+    trainer.fit(x, y, epochs=2, **options)
+    return net, trainer.fit(x, y, epochs=2, **options)
+
+
+def _seen(size: int, do: Callable[[SocketCommunicator], Any]) -> tuple[list[Any], Any]:
+    """What the ranks give, and what their communicator saw."""
+    before = len(fake_nccl.cliques())
+    found = together(size, do)
+    for answer in found:
+        if isinstance(answer, Exception):
+            raise answer
+    (clique,) = fake_nccl.cliques()[before:]
+    return found, clique
+
+
+@pytest.mark.parametrize("case", GRAPHS)
+def test_the_sums_are_a_part_of_the_graph_of_a_step(graphs: Any, case: str) -> None:
+    found, clique = _seen(3, lambda ranks: _fit(case, CudaBackend(ranks.rank), ranks))
+    wanted, history = _fit(case, "cpu", None)
+    for net, other in found:
+        for name, value in wanted.get_weights().items():
+            np.testing.assert_allclose(net.get_weights()[name], value, rtol=1e-10, atol=1e-11, err_msg=name)
+        np.testing.assert_allclose(other["loss"], history["loss"], rtol=1e-11)
+        assert "outside" not in net.engine.describe()
+    # Of each fit the first full batch and the first short one are done launch by launch; every other step is one graph.
+    steps = 2 * -(-ROWS // GRAPHS[case][1]["batch_size"])
+    assert clique.captured == len(clique.calls) * (steps - 2) // steps
+    assert len(graphs.launched) == 3 * 2 * (steps - 2)
 
 
 @pytest.mark.usefixtures("gpus")
