@@ -15,6 +15,7 @@ import gpubackprop as gb
 from gpubackprop.backend.cuda import cublaslt
 from gpubackprop.backend.cuda.cuda_backend import CudaBackend
 from gpubackprop.backend.cuda.cupy_backend import CupyBackend
+from gpubackprop.backend.cuda.nccl import is_captured
 from gpubackprop.distributed.sockets import SocketCommunicator
 from gpubackprop.errors import DeviceError, DisagreementError
 from tests.cuda import fake_cupy
@@ -137,7 +138,60 @@ def test_the_sums_are_a_part_of_the_graph_of_a_step(graphs: Any, case: str) -> N
     # Of each fit the first full batch and the first short one are done launch by launch; every other step is one graph.
     steps = 2 * -(-ROWS // GRAPHS[case][1]["batch_size"])
     assert clique.captured == len(clique.calls) * (steps - 2) // steps
-    assert len(graphs.launched) == 3 * 2 * (steps - 2)
+    with_sums = [g for g in graphs.launched if any("add_up" in node.work.__qualname__ for node in g.nodes)]
+    assert len(with_sums) == 3 * 2 * (steps - 2)
+
+
+class _NoCapture(CudaBackend):
+    """Cannot record sums: on a GPU of which the driver is older, say."""
+
+    def capture(self, step: Any) -> Any:
+        raise RuntimeError("not permitted")
+
+
+def _halved(ranks: SocketCommunicator) -> tuple[gb.Network, gb.History]:
+    """Rank 1 had memory for one row at a time."""
+    net = GRAPHS["dropout"][0](CudaBackend(ranks.rank))
+    net.engine.rows_at_once = 1 if ranks.rank == 1 else None
+    x, y, _ = data()
+    trainer = gb.Trainer(net, gb.Adam(1e-2, clip_norm=0.3), distributed=ranks)
+    trainer.fit(x, y, epochs=2, batch_size=10)
+    return net, trainer.fit(x, y, epochs=2, batch_size=10)
+
+
+@pytest.mark.usefixtures("graphs")
+@pytest.mark.parametrize(
+    ("do", "reason"),
+    [
+        (
+            lambda ranks: _fit("dropout", (_NoCapture if ranks.rank == 1 else CudaBackend)(ranks.rank), ranks),
+            "rank 1: RuntimeError: not permitted",
+        ),
+        (_halved, "rank 1: its rows go through in parts"),
+        (lambda ranks: _fit("dropout", CudaBackend(ranks.rank, graphs=ranks.rank == 1), ranks), ""),
+        (lambda ranks: _fit("dropout", CudaBackend(ranks.rank), ranks, on_nan="skip"), ""),
+        (lambda ranks: _fit("dropout", CudaBackend(ranks.rank), ranks, micro_batch_size=2), ""),
+    ],
+)
+def test_where_one_rank_cannot_record_them_none_does(do: Callable[[SocketCommunicator], Any], reason: str) -> None:
+    found, clique = _seen(3, do)
+    wanted, _ = _fit("dropout", "cpu", None)
+    for net, _ in found:
+        for name, value in wanted.get_weights().items():
+            np.testing.assert_allclose(net.get_weights()[name], value, rtol=1e-10, atol=1e-11, err_msg=name)
+        assert ("outside" in net.engine.describe()) is bool(reason)
+        assert reason in net.engine.describe()
+    assert clique.captured == 0
+
+
+@pytest.mark.parametrize(
+    ("nccl", "cuda", "captured"), [(20900, 11030, True), (2804, 12090, False), (22105, 11020, False)]
+)
+def test_the_versions_that_record_sums(graphs: Any, monkeypatch: Any, nccl: int, cuda: int, captured: bool) -> None:
+    monkeypatch.setattr(fake_nccl, "get_version", lambda: nccl)
+    monkeypatch.setattr(graphs.cupy.cuda.runtime, "driverGetVersion", lambda: cuda)
+    assert is_captured(CudaBackend(0)) is captured
+    assert not is_captured(CupyBackend(0))
 
 
 @pytest.mark.usefixtures("gpus")
