@@ -5,17 +5,29 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.errors import DisagreementError
 
-if TYPE_CHECKING:
-    from gpubackprop.distributed.gpus import AllReduce
-
 T = TypeVar("T")
+
+
+class AllReduce(Protocol):
+    """Adds up arrays that are on GPUs. capturable: whether it can do so as a part of a recorded step."""
+
+    capturable: bool
+
+    def sum(self, array: Array) -> None:
+        """array <- the sum of the arrays of all processes."""
+
+    def begin(self, array: Array) -> None:
+        """The same beside what comes next, which must leave the array alone until `join`."""
+
+    def join(self) -> None:
+        """What comes next is done after all sums that were begun."""
 
 
 class Communicator(ABC):
@@ -83,6 +95,16 @@ class Communicator(ABC):
     def sum(self, be: Backend, array: Array) -> None:
         """array <- the sum of the arrays of all ranks, with the same bits in every process. C-contiguous, on the device that
         was attached."""
+
+    def begin(self, array: Array) -> None:
+        """`sum` beside what comes next, which must leave the array alone until `join`; where it is `capturable`."""
+        assert self._gpus is not None
+        self._gpus.begin(array)
+
+    def join(self) -> None:
+        """Have what comes next come after the sums that were begun."""
+        assert self._gpus is not None
+        self._gpus.join()
 
     def copy_from_first(self, be: Backend, array: Array) -> None:
         """Write rank 0's device array into those of the others."""

@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 import socket
-from typing import Protocol
 
-from gpubackprop.backend.base import Array, Backend
-from gpubackprop.distributed.communicator import Communicator
+from gpubackprop.backend.base import Backend
+from gpubackprop.distributed.communicator import AllReduce, Communicator
 from gpubackprop.errors import DeviceError
-
-
-class AllReduce(Protocol):
-    """Adds up arrays that are on GPUs. capturable: whether it can do so as a part of a recorded step."""
-
-    capturable: bool
-
-    def sum(self, array: Array) -> None:
-        """array <- the sum of the arrays of all processes."""
 
 
 def all_reduce(ranks: Communicator, be: Backend) -> tuple[AllReduce | None, str]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -37,6 +37,9 @@ from gpubackprop.network.workspace import Batch, Losses, Workspace
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.random import host_generator
 
+BUCKETS, IN_BUCKETS_FROM = 4, 16 << 20
+"""GPUs add up gradients of so many bytes or more in about so many buckets, each beside the backward pass of the layers below: not
+yet measured."""
 PROGRAMS = 256
 """Recorded steps that a batch size keeps: more than the parts of one batch, which are recorded one by one under dropout."""
 PROGRAM_BYTES, CALL_BYTES = 32 << 20, 1200
@@ -489,13 +492,22 @@ class Engine:
             if not problem:
                 batch = self.training.batch(len(own))
                 batch.hold(source.kind, source.weights is not None)
-                part = _Part(steps, batch, add=False)
+                buckets, begun = self._buckets(ranks), set[int]()
+
+                def begin(layer: int) -> None:
+                    if layer in buckets:
+                        ranks.begin(self.parameters.G[buckets[layer]])
+                        begun.add(layer)
+
+                part = _Part(steps, batch, add=False, after=begin if len(buckets) > 1 else None)
 
                 def step() -> None:
                     steps.set_share(share)
                     part()
                     xp.copyto(self._total, self.value)
-                    self._sum_over(ranks, share, share)
+                    if begun:
+                        ranks.join()
+                    self._sum_over(ranks, share, share, begun)
                     xp.copyto(self.value, self._total)
                     steps.penalty(with_delta=False)
                     steps.update(optimizer)
@@ -583,16 +595,34 @@ class Engine:
             self.backend.processes = None
         return 1, ""
 
-    def _sum_over(self, ranks: Communicator, rows: float, mass: float) -> None:
+    def _buckets(self, ranks: Communicator) -> dict[int, slice]:
+        """The parts of the flat gradient that are added up one by one, from the last to the first, by the index of the layer with
+        whose gradients each is finished. They are the same in every step, since what a sum is rounded to may depend on them."""
+        G, firsts, found = self.parameters.G, dict[int, int](), dict[int, slice]()
+        for s in self.parameters.segments:
+            firsts.setdefault(int(s.name.split(".")[0]), s.start)
+        # Layers that add up over the processes themselves do so on the other stream, and the order of all sums must be one.
+        own = any(getattr(layer, "synchronized", False) for _, layer in self._every)
+        many = ranks.capturable and G.nbytes >= IN_BUCKETS_FROM and not own
+        stop = G.size
+        for layer, first in reversed(firsts.items()):
+            if first == 0 or (many and stop - first >= G.size // BUCKETS):
+                found[layer], stop = slice(first, stop), first
+        return found
+
+    def _sum_over(self, ranks: Communicator, rows: float, mass: float, begun: Collection[int] = ()) -> None:
         """Make gradients and loss of this process's rows those of the whole batch; the layers' state becomes the mean.
 
-        rows, mass: the share of the batch's rows, and of what the loss counts in units of its rows, that are here.
+        rows, mass: the share of the batch's rows, and of what the loss counts in units of its rows, that are here. begun: the
+        buckets that are added up already.
         """
         be, xp, G = self.backend, self.backend.xp, self.parameters.G
         if not rows:
             for array in (G, self._total):
                 be.fill(array, 0.0)
-        ranks.sum(be, G)
+        for layer, bucket in self._buckets(ranks).items():
+            if layer not in begun:
+                ranks.sum(be, G[bucket])
         if self.steps.loss_function.counts_rows:
             ranks.sum(be, self._total)
         else:
@@ -762,15 +792,15 @@ class _TrainingStep:
 class _Part:
     """Loss and gradients of rows that are a part of a batch, added to those of the parts before."""
 
-    def __init__(self, steps: Steps, batch: Batch, add: bool) -> None:
-        self._steps, self._batch, self._add = steps, weakref.ref(batch), add
+    def __init__(self, steps: Steps, batch: Batch, add: bool, after: Callable[[int], None] | None = None) -> None:
+        self._steps, self._batch, self._add, self._after = steps, weakref.ref(batch), add, after
 
     def __call__(self) -> None:
         steps, batch = self._steps, _alive(self._batch)
         steps.forward(batch, True)
         steps.loss(batch, with_delta=True, penalty=False)
         steps.weigh(batch)
-        steps.backward(batch, True, beta=1.0 if self._add else 0.0, update=True)
+        steps.backward(batch, True, beta=1.0 if self._add else 0.0, update=True, after=self._after)
 
 
 def _alive(ref: weakref.ref[Batch]) -> Batch:

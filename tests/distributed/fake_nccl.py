@@ -1,8 +1,8 @@
 """A stand-in for cupy.cuda.nccl, over the stand-in for CuPy: ranks are threads of this process, each with its device.
 
 It refuses what NCCL would answer with wrong sums, or never: calls of the ranks that differ in order, count, type or operation,
-or of which some are captured and others not, a stream that is not the one on which the array is made, another current device
-than that of the communicator. A call that is captured adds up nothing then, and whenever its graph is launched.
+or of which some are captured and others not; a stream that is neither the one on which the array is made nor captured with it;
+another current device than that of the communicator. A captured call adds up nothing then, and whenever its graph is launched.
 """
 
 from __future__ import annotations
@@ -94,10 +94,10 @@ class NcclCommunicator:
         """recvbuf = the sum of the ranks' sendbufs, in the order of the stream."""
         assert state.device == self._device, "another device is current than that of the communicator"
         assert isinstance(stream, int)
-        assert stream == state.streams(state.device)[-1].ptr, "not on the current stream"
         assert op == NCCL_SUM
-        kind, queue = np.dtype(_TYPES[datatype]), queue_of(stream)
+        kind, queue, here = np.dtype(_TYPES[datatype]), queue_of(stream), queue_of(state.streams(state.device)[-1].ptr)
         captured = queue.capture is not None
+        assert queue is here or (captured and queue.capture is here.capture), "not after what was queued before"
 
         def add_up() -> None:
             mine = np.frombuffer(ctypes.string_at(sendbuf, count * kind.itemsize), kind)

@@ -15,9 +15,10 @@ import gpubackprop as gb
 from gpubackprop.backend.cuda import cublaslt
 from gpubackprop.backend.cuda.cuda_backend import CudaBackend
 from gpubackprop.backend.cuda.cupy_backend import CupyBackend
-from gpubackprop.backend.cuda.nccl import is_captured
+from gpubackprop.backend.cuda.nccl import NcclAllReduce, is_captured
 from gpubackprop.distributed.sockets import SocketCommunicator
 from gpubackprop.errors import DeviceError, DisagreementError
+from gpubackprop.network import engine
 from tests.cuda import fake_cupy
 from tests.cuda.stand_in import put_in_place, shim  # noqa: F401 - a fixture
 from tests.distributed import fake_nccl
@@ -140,6 +141,56 @@ def test_the_sums_are_a_part_of_the_graph_of_a_step(graphs: Any, case: str) -> N
     assert clique.captured == len(clique.calls) * (steps - 2) // steps
     with_sums = [g for g in graphs.launched if any("add_up" in node.work.__qualname__ for node in g.nodes)]
     assert len(with_sums) == 3 * 2 * (steps - 2)
+
+
+def _deep(device: Any) -> gb.Network:
+    layers = [
+        gb.Dense(4, 8, "leaky_relu"),
+        gb.Residual([gb.Dense(8, 8, "leaky_relu"), gb.Dropout(0.2)]),
+        gb.Dense(8, 8),
+    ]
+    return network(layers, device=device)
+
+
+def _frozen(device: Any) -> gb.Network:
+    net = _deep(device)
+    net.layers[0].trainable = False
+    return net
+
+
+@pytest.mark.usefixtures("graphs")
+@pytest.mark.parametrize(
+    ("case", "buckets"),
+    [(_deep, [104, 72, 40]), (_frozen, [104, 72, 40]), (GRAPHS["normalised over all"][0], None)],
+)
+def test_large_gradients_are_added_up_in_buckets_beside_the_backward_pass(
+    monkeypatch: pytest.MonkeyPatch, case: Case, buckets: list[int] | None
+) -> None:
+    monkeypatch.setattr(engine, "IN_BUCKETS_FROM", 0)
+    begun: list[int] = []
+    original = NcclAllReduce.begin
+    monkeypatch.setattr(NcclAllReduce, "begin", lambda self, array: begun.append(array.size) or original(self, array))
+
+    def fit(device: Any, ranks: SocketCommunicator | None) -> gb.Network:
+        net = case(device)
+        x, y, _ = data()
+        gb.Trainer(net, gb.Adam(1e-2, clip_norm=0.3), distributed=ranks).fit(x, y, epochs=3, batch_size=13)
+        return net
+
+    found, clique = _seen(3, lambda ranks: fit(CudaBackend(ranks.rank), ranks))
+    wanted = fit("cpu", None)
+    for net in found:
+        for name, value in wanted.get_weights().items():
+            np.testing.assert_allclose(net.get_weights()[name], value, rtol=1e-10, atol=1e-11, err_msg=name)
+            assert np.array_equal(net.get_weights()[name], found[0].get_weights()[name])
+    G = [count for count, _ in clique.calls if count > 1]
+    if buckets is None:
+        assert not begun
+        return
+    assert buckets * 9 == G
+    assert clique.captured == len(clique.calls) * 7 // 9
+    # Each of the two graphs has them beside it; those of a layer that is not trained come after.
+    assert sorted(begun) == sorted((buckets[:2] if case is _frozen else buckets) * 3 * 2)
 
 
 class _NoCapture(CudaBackend):

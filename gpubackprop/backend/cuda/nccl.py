@@ -54,10 +54,25 @@ class NcclAllReduce:
         with be:
             key = bytes(numbers) if unique_id["bytes"] else tuple(numbers)
             self._communicator = self._nccl.NcclCommunicator(size, key, rank)
+            self._aside = self._cupy.cuda.Stream(non_blocking=True)
 
     def sum(self, array: Array) -> None:
         """array <- the sum of the arrays of all processes."""
-        stream = self._cupy.cuda.get_current_stream()
+        self._sum(array, self._cupy.cuda.get_current_stream())
+
+    def begin(self, array: Array) -> None:
+        """The same on a stream of its own, after what is queued by now. The array must be left alone until `join`."""
+        self._wait(self._aside, self._cupy.cuda.get_current_stream())
+        self._sum(array, self._aside)
+
+    def join(self) -> None:
+        """Queue what comes after all sums that were begun."""
+        self._wait(self._cupy.cuda.get_current_stream(), self._aside)
+
+    def _wait(self, stream: Any, other: Any) -> None:
+        stream.wait_event(other.record(self._cupy.cuda.Event(disable_timing=True)))
+
+    def _sum(self, array: Array, stream: Any) -> None:
         kind = getattr(self._nccl, _TYPES[array.dtype.name])
         at = array.data.ptr
         self._communicator.allReduce(at, at, array.size, kind, self._nccl.NCCL_SUM, stream.ptr)
