@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,8 +41,13 @@ class Shim:
         self.folder = folder
         self.together = together
         self.runners: list[harness.Runner] = []
+        self.lock = threading.Lock()
 
     def __call__(self, expression: str) -> tuple[Any, int, Any]:
+        with self.lock:
+            return self._find(expression)
+
+    def _find(self, expression: str) -> tuple[Any, int, Any]:
         if self.together and not self.runners:
             self.runners.append(harness.all_kernels(self.folder, core()))
         runner = next((r for r in self.runners if expression in r.index), None)

@@ -20,7 +20,8 @@ from tests.cuda.fake_cupy.device import Node
 NCCL_SUM = 0
 NCCL_FLOAT16, NCCL_FLOAT32, NCCL_FLOAT64 = 6, 7, 8
 _TYPES = {NCCL_FLOAT16: np.float16, NCCL_FLOAT32: np.float32, NCCL_FLOAT64: np.float64}
-TIMEOUT = 5.0
+TIMEOUT = 60.0
+"""Seconds; a rank may have to build a kernel before it comes."""
 
 _numbers = itertools.count(200)
 _cliques: dict[Any, _Clique] = {}
