@@ -486,47 +486,56 @@ class Engine:
     ) -> tuple[Batch, Program] | None:
         """The buffers for this process's part of n rows, and the program of a whole step on them; None, in every process, where
         one of them has no such program."""
-        own, steps, xp, held = ranks.rows(n), self.steps, self.backend.xp, None
-        share, problem = len(own) / n, "its rows go through in parts" if rows < len(own) else ""
+        own, held, problem = ranks.rows(n), None, ""
         try:
-            if not problem:
-                batch = self.training.batch(len(own))
-                batch.hold(source.kind, source.weights is not None)
-                buckets, begun = self._buckets(ranks), set[int]()
-
-                def begin(layer: int) -> None:
-                    if layer in buckets:
-                        ranks.begin(self.parameters.G[buckets[layer]])
-                        begun.add(layer)
-
-                part = _Part(steps, batch, add=False, after=begin if len(buckets) > 1 else None)
-
-                def step() -> None:
-                    steps.set_share(share)
-                    part()
-                    xp.copyto(self._total, self.value)
-                    if begun:
-                        ranks.join()
-                    self._sum_over(ranks, share, share, begun)
-                    xp.copyto(self.value, self._total)
-                    steps.penalty(with_delta=False)
-                    steps.update(optimizer)
-                    if accumulate:
-                        steps.accumulate(n, optimizer)
-
-                self.backend.processes = partial(ranks.sum, self.backend)
-                batch.begins_at(own.start)
-                program = self.backend.capture(step)
-                batch.begins_at(0)
-                held = None if program is None else (batch, program)
+            if rows < len(own):
+                raise DeviceError("its rows go through in parts")
+            if not self.capture:
+                raise DeviceError("its steps are not recorded")
+            batch = self.training.batch(len(own))
+            batch.hold(source.kind, source.weights is not None)
+            held = batch, self._with_sums(ranks, batch, own.start, n, optimizer, accumulate)
         # The step was done without such a program, and so it goes on after any error, of which the others must hear.
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
-        finally:
-            self.backend.processes = None
         problems = [f"rank {rank}: {why}" for rank, why in enumerate(ranks.gather(problem)) if why]
         self._apart = "; ".join(problems)
         return None if problems else held
+
+    def _with_sums(
+        self, ranks: Communicator, batch: Batch, first: int, n: int, optimizer: Optimizer, accumulate: bool
+    ) -> Program:
+        """The program of a whole step on n rows, of which this process has those of the batch, from `first` on."""
+        steps, xp, share = self.steps, self.backend.xp, batch.n / n
+        buckets, begun = self._buckets(ranks), set[int]()
+
+        def begin(layer: int) -> None:
+            if layer in buckets:
+                ranks.begin(self.parameters.G[buckets[layer]])
+                begun.add(layer)
+
+        part = _Part(steps, batch, add=False, after=begin if len(buckets) > 1 else None)
+
+        def step() -> None:
+            steps.set_share(share)
+            part()
+            xp.copyto(self._total, self.value)
+            if begun:
+                ranks.join()
+            self._sum_over(ranks, share, share, begun)
+            xp.copyto(self.value, self._total)
+            steps.penalty(with_delta=False)
+            steps.update(optimizer)
+            if accumulate:
+                steps.accumulate(n, optimizer)
+
+        self.backend.processes = partial(ranks.sum, self.backend)
+        batch.begins_at(first)
+        try:
+            return self.backend.capture(step)
+        finally:
+            self.backend.processes = None
+            batch.begins_at(0)
 
     def _in_parts(
         self, source: RowSource, first: int, n: int, optimizer: Optimizer, rows: int, accumulate: bool, skip: bool

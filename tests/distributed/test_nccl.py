@@ -113,12 +113,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, shim: Any) -> Any:  #
 
 
 def _fit(case: str, device: Any, ranks: SocketCommunicator | None, **options: Any) -> tuple[gb.Network, gb.History]:
-    make, options = GRAPHS[case][0], {**GRAPHS[case][1], **options}
-    net = make(device)
-    x, y, _ = data()
-    trainer = gb.Trainer(net, gb.Adam(1e-2, clip_norm=0.3), distributed=ranks)
-    trainer.fit(x, y, epochs=2, **options)
-    return net, trainer.fit(x, y, epochs=2, **options)
+    return _twice(GRAPHS[case][0](device), ranks, **{**GRAPHS[case][1], **options})
 
 
 def _seen(size: int, do: Callable[[SocketCommunicator], Any]) -> tuple[list[Any], Any]:
@@ -209,10 +204,22 @@ def _halved(ranks: SocketCommunicator) -> tuple[gb.Network, gb.History]:
     """Rank 1 had memory for one row at a time."""
     net = GRAPHS["dropout"][0](CudaBackend(ranks.rank))
     net.engine.rows_at_once = 1 if ranks.rank == 1 else None
+    return _twice(net, ranks)
+
+
+def _not_recorded(ranks: SocketCommunicator) -> tuple[gb.Network, gb.History]:
+    """Rank 2 was told to record nothing."""
+    net = GRAPHS["dropout"][0](CudaBackend(ranks.rank))
+    net.engine.capture = ranks.rank != 2
+    return _twice(net, ranks)
+
+
+def _twice(net: gb.Network, ranks: SocketCommunicator | None, **options: Any) -> tuple[gb.Network, gb.History]:
     x, y, _ = data()
     trainer = gb.Trainer(net, gb.Adam(1e-2, clip_norm=0.3), distributed=ranks)
-    trainer.fit(x, y, epochs=2, batch_size=10)
-    return net, trainer.fit(x, y, epochs=2, batch_size=10)
+    options = {"batch_size": 10, **options}
+    trainer.fit(x, y, epochs=2, **options)
+    return net, trainer.fit(x, y, epochs=2, **options)
 
 
 @pytest.mark.usefixtures("graphs")
@@ -223,8 +230,9 @@ def _halved(ranks: SocketCommunicator) -> tuple[gb.Network, gb.History]:
             lambda ranks: _fit("dropout", (_NoCapture if ranks.rank == 1 else CudaBackend)(ranks.rank), ranks),
             "rank 1: RuntimeError: not permitted",
         ),
-        (_halved, "rank 1: its rows go through in parts"),
+        (_halved, "rank 1: DeviceError: its rows go through in parts"),
         (lambda ranks: _fit("dropout", CudaBackend(ranks.rank, graphs=ranks.rank == 1), ranks), ""),
+        (_not_recorded, "rank 2: DeviceError: its steps are not recorded"),
         (lambda ranks: _fit("dropout", CudaBackend(ranks.rank), ranks, on_nan="skip"), ""),
         (lambda ranks: _fit("dropout", CudaBackend(ranks.rank), ranks, micro_batch_size=2), ""),
     ],
@@ -237,6 +245,7 @@ def test_where_one_rank_cannot_record_them_none_does(do: Callable[[SocketCommuni
             np.testing.assert_allclose(net.get_weights()[name], value, atol=1e-5, err_msg=name)
         assert ("outside" in net.engine.describe()) is bool(reason)
         assert reason in net.engine.describe()
+        assert all(v.first_row == 0 for batch in net.engine.training._batches.values() for v in batch.tensors)
     assert clique.captured == 0
 
 

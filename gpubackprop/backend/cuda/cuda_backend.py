@@ -134,9 +134,7 @@ class CudaBackend(CupyBackend):
 
     _captures_sums = False
 
-    def capture(self, step: Callable[[], None]) -> Program | None:
-        if not self.graphs:
-            return None
+    def capture(self, step: Callable[[], None]) -> Program:
         program = GraphProgram(self, step, warm=True)
         self._captures_sums = True
         try:
