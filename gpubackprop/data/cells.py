@@ -169,8 +169,7 @@ def identities(column: pa.ChunkedArray) -> pa.Array:
 
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    text = pc.replace_substring_regex(column.cast(pa.string()), r"^(-?[0-9]+)\.0*$", r"\1")
-    return text.combine_chunks() if isinstance(text, pa.ChunkedArray) else text
+    return pc.replace_substring_regex(column.cast(pa.string()), r"^(-?[0-9]+)\.0*$", r"\1")
 
 
 def distinct(column: pa.ChunkedArray) -> int:
