@@ -608,14 +608,15 @@ class Engine:
         """The parts of the flat gradient that are added up one by one, from the last to the first, by the index of the layer with
         whose gradients each is finished. They are the same in every step, since what a sum is rounded to may depend on them."""
         G, firsts, found = self.parameters.G, dict[int, int](), dict[int, slice]()
-        for s in self.parameters.segments:
-            firsts.setdefault(int(s.name.split(".")[0]), s.start)
         # Layers that add up over the processes themselves do so on the other stream, and the order of all sums must be one.
         own = any(getattr(layer, "synchronized", False) for _, layer in self._every)
-        many = ranks.capturable and G.nbytes >= IN_BUCKETS_FROM and not own
+        if not ranks.capturable or G.nbytes < IN_BUCKETS_FROM or own:
+            return {0: slice(G.size)}
+        for s in self.parameters.segments:
+            firsts.setdefault(int(s.name.split(".")[0]), s.start)
         stop = G.size
         for layer, first in reversed(firsts.items()):
-            if first == 0 or (many and stop - first >= G.size // BUCKETS):
+            if first == 0 or stop - first >= G.size // BUCKETS:
                 found[layer], stop = slice(first, stop), first
         return found
 
