@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
+from gpubackprop.errors import DeviceError
 from gpubackprop.random import MaskStream
 
 Array: TypeAlias = Any
@@ -317,6 +318,11 @@ class Backend(ABC):
     def record(self, step: Callable[[], None]) -> Program:
         """The program that does what `step` does. `step` must depend on shapes only, never on values."""
         return step
+
+    def capture(self, step: Callable[[], None]) -> Program:
+        """The program of a step that was done before, recorded now without being done, with its sums over several processes in
+        it. Raises DeviceError, and what the device raises, for what it cannot record."""
+        raise DeviceError(f"{self.name} does not record sums over processes")
 
     def stream(self, x: np.ndarray, y: np.ndarray, weights: Array | None = None) -> RowSource | None:
         """A source that hands out the rows of host arrays batch by batch where the device has no room for all of

@@ -161,6 +161,17 @@ def levels(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
     return codes, coded.dictionary.to_pylist()
 
 
+def identities(column: pa.ChunkedArray) -> pa.Array:
+    """The text by which the cells of a column are told apart, missing ones as they are: what it is for a cell does not depend on
+    the others, so that it is the same in every part of a table. 1 and 1.0 are one."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return pc.replace_substring_regex(column.cast(pa.string()), r"^(-?[0-9]+)\.0*$", r"\1")
+
+
 def distinct(column: pa.ChunkedArray) -> int:
     """How many different values a column has, missing ones aside."""
     import pyarrow as pa

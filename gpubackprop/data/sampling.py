@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpubackprop.data import cells
 from gpubackprop.data.cells import Writing, find_writing, is_text
 from gpubackprop.data.dataset import Dataset
 from gpubackprop.data.tables import Table, find_name, read_table_parts
@@ -55,6 +56,20 @@ def sample_table(
     return Table(table, None, notes, format), np.concatenate([places for _, places, _ in kept]), total
 
 
+class Sample(NamedTuple):
+    """Rows of a table file that were drawn at random.
+
+    data: a data set of them; x.format says how numbers are written in all of the file. places: where the sample's rows are in
+    the file; of the data set's row i it is places[x.rows[i]]. total: the number of rows there. groups: of each of the sample's
+    rows the text that its group is known by (`cells.identities`); None without groups.
+    """
+
+    data: Dataset
+    places: NDArray[np.int64]
+    total: int
+    groups: pa.Array | None
+
+
 def load_sample(
     source: str,
     rows: int,
@@ -64,12 +79,11 @@ def load_sample(
     format: TextFormat | None = None,
     text: Sequence[str] = (),
     weight: str | None = None,
-) -> tuple[Dataset, NDArray[np.int64], int]:
-    """A data set of a sample of the rows of a table file, the places of the sample's rows in the file, and the number of rows
-    there: of the data set's row i the place is places[x.rows[i]], and x.format says how numbers are written in all of the file.
-    Arguments as for `load`."""
+    group: str | None = None,
+) -> Sample:
+    """A sample of so many rows of a table file. Arguments as for `load`."""
     goals = [target] if isinstance(target, str) else list(target or ())
-    known = [part for name in (*goals, *text) for part in (name, *name.split(","))]
+    known = [part for name in (*goals, *text, *filter(None, [group])) for part in (name, *name.split(","))]
     table, places, total = sample_table(source, rows, seed, text=known, format=format)
     found = [find_name(name, table.names) for goal in goals for name in (goal, *goal.split(","))]
     writings = [w for name in found if name is not None and (w := _writing(table.column(name))) is not None]
@@ -81,13 +95,16 @@ def load_sample(
 
     decide({w.decimal for w in writings if not w.unsure})
     title = os.path.basename(source).split(".")[0]
-    data = Dataset.from_frame(table, target, task=task, weight=weight, name=title)
+    data = Dataset.from_frame(table, target, task=task, weight=weight, group=group, name=title)
     decide({w.decimal for w in writings})
     if isinstance(data.x, Table):
         rows_of = np.arange(len(data.x)) if data.x.rows is None else data.x.rows
         data = replace(data, x=Table(data.x.columns, rows_of, data.x.notes, table.format))
+    groups = None if group is None else cells.identities(table.column(table.find(group, title)))
+    if groups is not None and isinstance(data.x, Table):
+        data = replace(data, groups=cells.levels(groups)[0][data.x.rows])
     notes = (f"{total:,} rows: looked at by a sample of {len(places):,}, trained on as a stream", *data.notes)
-    return replace(data, notes=notes), places, total
+    return Sample(replace(data, notes=notes), places, total, groups)
 
 
 def _writing(column: pa.ChunkedArray) -> Writing | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,21 @@ from gpubackprop.backend.base import Array, Backend
 from gpubackprop.errors import DisagreementError
 
 T = TypeVar("T")
+
+
+class AllReduce(Protocol):
+    """Adds up arrays that are on GPUs. capturable: whether it can do so as a part of a recorded step."""
+
+    capturable: bool
+
+    def sum(self, array: Array) -> None:
+        """array <- the sum of the arrays of all processes."""
+
+    def begin(self, array: Array) -> None:
+        """The same beside what comes next, which must leave the array alone until `join`."""
+
+    def join(self) -> None:
+        """What comes next is done after all sums that were begun."""
 
 
 class Communicator(ABC):
@@ -27,6 +42,8 @@ class Communicator(ABC):
         self.failed = False
         """Whether an error left a `with` of it: the others would wait for ever."""
         self._attached: str | None = None
+        self._gpus: AllReduce | None = None
+        """What adds up arrays of GPUs among themselves, where something does."""
         self.together = False
         """Whether all of them know that what they do is ended."""
 
@@ -34,6 +51,11 @@ class Communicator(ABC):
     def leads(self) -> bool:
         """Whether this is the process that prints and writes."""
         return self.rank == 0
+
+    @property
+    def capturable(self) -> bool:
+        """Whether `sum` can be captured with the step around it: in all processes, or in none."""
+        return self._gpus is not None and self._gpus.capturable
 
     def rows(self, n: int) -> range:
         """The rows of a batch of n that this process goes through: parts in the order of the ranks, of sizes n // size and,
@@ -73,6 +95,16 @@ class Communicator(ABC):
     def sum(self, be: Backend, array: Array) -> None:
         """array <- the sum of the arrays of all ranks, with the same bits in every process. C-contiguous, on the device that
         was attached."""
+
+    def begin(self, array: Array) -> None:
+        """`sum` beside what comes next, which must leave the array alone until `join`; where it is `capturable`."""
+        assert self._gpus is not None
+        self._gpus.begin(array)
+
+    def join(self) -> None:
+        """Have what comes next come after the sums that were begun."""
+        assert self._gpus is not None
+        self._gpus.join()
 
     def copy_from_first(self, be: Backend, array: Array) -> None:
         """Write rank 0's device array into those of the others."""

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import socket
-from typing import Protocol
 
-from gpubackprop.backend.base import Array, Backend
-from gpubackprop.distributed.communicator import Communicator
+from gpubackprop.backend.base import Backend
+from gpubackprop.distributed.communicator import AllReduce, Communicator
 from gpubackprop.errors import DeviceError
-
-
-class AllReduce(Protocol):
-    """Adds up arrays that are on GPUs."""
-
-    def sum(self, array: Array) -> None:
-        """array <- the sum of the arrays of all processes."""
 
 
 def all_reduce(ranks: Communicator, be: Backend) -> tuple[AllReduce | None, str]:
     """(NCCL's all-reduce, "") where every process has a GPU; (None, "") where all have CPUs; (None, why) where there are GPUs
     but no NCCL. Every process gets the same answer. Raises DeviceError where some have GPUs and others CPUs."""
-    found = ranks.gather({"at": f"{socket.gethostname()} {be.name}", "gpu": be.is_gpu, "problem": _problem(be)})
+    problem, captured = _problem(be)
+    here = {"at": f"{socket.gethostname()} {be.name}", "gpu": be.is_gpu, "problem": problem, "captured": captured}
+    found = ranks.gather(here)
     if not any(each["gpu"] for each in found):
         return None, ""
     if not all(each["gpu"] for each in found):
@@ -37,14 +31,16 @@ def all_reduce(ranks: Communicator, be: Backend) -> tuple[AllReduce | None, str]
     assert isinstance(be, CupyBackend)
 
     unique_id = ranks.broadcast(new_unique_id(be) if ranks.leads else None)
-    return NcclAllReduce(be, ranks.size, unique_id, ranks.rank), ""
+    return NcclAllReduce(be, ranks.size, unique_id, ranks.rank, all(each["captured"] for each in found)), ""
 
 
-def _problem(be: Backend) -> str | None:
+def _problem(be: Backend) -> tuple[str | None, bool]:
+    """Why NCCL does not reach this GPU (None: it does, or it is none), and whether graphs can hold what it does."""
     if not be.is_gpu:
-        return None
+        return None, False
     from gpubackprop.backend.cuda.cupy_backend import CupyBackend
-    from gpubackprop.backend.cuda.nccl import nccl_problem
+    from gpubackprop.backend.cuda.nccl import is_captured, nccl_problem
 
     assert isinstance(be, CupyBackend)
-    return nccl_problem(be)
+    problem = nccl_problem(be)
+    return problem, problem is None and is_captured(be)

@@ -13,7 +13,7 @@ import numpy as np
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.backend.cpu.threads import share_cores
 from gpubackprop.distributed.communicator import Communicator, T
-from gpubackprop.distributed.gpus import AllReduce, all_reduce
+from gpubackprop.distributed.gpus import all_reduce
 from gpubackprop.errors import MissingExtraError
 
 GRACE = 2.0
@@ -44,7 +44,6 @@ class MpiCommunicator(Communicator):
         super().__init__(self._world.rank, self._world.size, machine.rank)
         share_cores(machine.size)
         machine.Free()
-        self._gpus: AllReduce | None = None
         if self.size > 1:
             atexit.register(self._end)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.distributed.communicator import Communicator, T
-from gpubackprop.distributed.gpus import AllReduce, all_reduce
+from gpubackprop.distributed.gpus import all_reduce
 from gpubackprop.errors import DeviceError
 
 PATIENCE = 120.0
@@ -30,7 +30,6 @@ class SocketCommunicator(Communicator):
 
     def __init__(self, rank: int, size: int, local_rank: int, host: str, port: int) -> None:
         super().__init__(rank, size, local_rank)
-        self._gpus: AllReduce | None = None
         self._links: dict[int, Connection] = {}
         at = f"{host}:{port}"
         try:

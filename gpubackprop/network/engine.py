@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -37,6 +37,9 @@ from gpubackprop.network.workspace import Batch, Losses, Workspace
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.random import host_generator
 
+BUCKETS, IN_BUCKETS_FROM = 4, 16 << 20
+"""GPUs add up gradients of so many bytes or more in about so many buckets, each beside the backward pass of the layers below: not
+yet measured."""
 PROGRAMS = 256
 """Recorded steps that a batch size keeps: more than the parts of one batch, which are recorded one by one under dropout."""
 PROGRAM_BYTES, CALL_BYTES = 32 << 20, 1200
@@ -94,6 +97,10 @@ class Engine:
             self.write(arrays)
         self.ranks: Communicator | None = None
         """While a fit runs in several processes: the others. Each trains its own part of every batch."""
+        self._together: dict[tuple[Any, ...], tuple[Batch, Program] | None] = {}
+        """While a fit runs in several processes: how all of them do a kind of step as one program each; None: they cannot."""
+        self._apart = ""
+        """Why they could not, the last time."""
         self.rows_at_once: int | None = None
         """Rows for which the device had memory, once it did not have it for more."""
         self._every = list(walk(layers))
@@ -147,11 +154,13 @@ class Engine:
             yield
         finally:
             self._busy = False
+            self._together.clear()
 
     def describe(self) -> str:
         """How the device runs the steps of this network, in words."""
         compiled = "; in fits, small ones are compiled by Numba" if self.loops and not self.backend.is_gpu else ""
-        return f"{self.backend.describe()}{compiled}"
+        apart = f"; sums over the processes outside of the graphs ({self._apart})" if self._apart else ""
+        return f"{self.backend.describe()}{compiled}{apart}"
 
     # -- arrays ---------------------------------------------------------------------------------------------------
 
@@ -317,13 +326,17 @@ class Engine:
             self._freeze()
             self._skipped = 0
             step, turns = start, 1 if self.loops else stop
+            whole = part is None and not skip and self.steps.loss_function.counts_rows
             while step < stop:
                 n = min(size, source.n - step * size)
                 own = n if self.ranks is None else len(self.ranks.rows(n))
                 rows = min(part or own, self.rows_at_once or own)
                 if self.mixes_rows is not None:
                     self.check_rows(own if rows >= own else 1 if own % rows == 1 else rows)
-                if rows < n or skip or self.ranks is not None:
+                if (ranks := self.ranks) is not None and ranks.capturable and whole and n >= ranks.size:
+                    done, reason = self._as_one(ranks, source, step * size, n, optimizer, rows, accumulate)
+                    step += done
+                elif rows < n or skip or self.ranks is not None:
                     done, reason = self._in_parts(source, step * size, n, optimizer, rows, accumulate, skip)
                     step += done
                 else:
@@ -435,6 +448,95 @@ class Engine:
             return step, str(error) or type(error).__name__
         return step + alone(step), ""
 
+    def _as_one(
+        self,
+        ranks: Communicator,
+        source: RowSource,
+        first: int,
+        n: int,
+        optimizer: Optimizer,
+        rows: int,
+        accumulate: bool,
+    ) -> tuple[int, str]:
+        """`_in_parts`, which after the first step of a kind becomes one program, with the sums over the processes in it, where
+        all of them can record that. Then they must go on so together: none can halve its part where memory runs out."""
+        key = (n, optimizer, optimizer.track_norm, accumulate, self.parameters.frozen)
+        held = self._together.get(key)
+        if held is None:
+            done, reason = self._in_parts(source, first, n, optimizer, rows, accumulate, skip=False)
+            if done and key not in self._together:
+                self._together[key] = self._recorded_by_all(ranks, source, n, optimizer, rows, accumulate)
+            return done, reason
+        batch, program = held
+        try:
+            self.backend.processes = partial(ranks.sum, self.backend)
+            self._fill(batch, source, first + ranks.rows(n).start)
+            optimizer.prepare()
+            program()
+        except self.backend.memory_errors as error:
+            raise DeviceError(
+                f"{self.backend.name} had no memory for a step that the other processes do at the same time: {error}"
+            ) from error
+        finally:
+            self.backend.processes = None
+        return 1, ""
+
+    def _recorded_by_all(
+        self, ranks: Communicator, source: RowSource, n: int, optimizer: Optimizer, rows: int, accumulate: bool
+    ) -> tuple[Batch, Program] | None:
+        """The buffers for this process's part of n rows, and the program of a whole step on them; None, in every process, where
+        one of them has no such program."""
+        own, held, problem = ranks.rows(n), None, ""
+        try:
+            if rows < len(own):
+                raise DeviceError("its rows go through in parts")
+            if not self.capture:
+                raise DeviceError("its steps are not recorded")
+            batch = self.training.batch(len(own))
+            batch.hold(source.kind, source.weights is not None)
+            held = batch, self._with_sums(ranks, batch, own.start, n, optimizer, accumulate)
+        # The step was done without such a program, and so it goes on after any error, of which the others must hear.
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+        problems = [f"rank {rank}: {why}" for rank, why in enumerate(ranks.gather(problem)) if why]
+        self._apart = "; ".join(problems)
+        return None if problems else held
+
+    def _with_sums(
+        self, ranks: Communicator, batch: Batch, first: int, n: int, optimizer: Optimizer, accumulate: bool
+    ) -> Program:
+        """The program of a whole step on n rows, of which this process has those of the batch, from `first` on."""
+        steps, xp, share = self.steps, self.backend.xp, batch.n / n
+        buckets, begun = self._buckets(ranks), set[int]()
+
+        def begin(layer: int) -> None:
+            if layer in buckets:
+                ranks.begin(self.parameters.G[buckets[layer]])
+                begun.add(layer)
+
+        part = _Part(steps, batch, add=False, after=begin if len(buckets) > 1 else None)
+
+        def step() -> None:
+            steps.set_share(share)
+            part()
+            xp.copyto(self._total, self.value)
+            if begun:
+                ranks.join()
+            self._sum_over(ranks, share, share, begun)
+            xp.copyto(self.value, self._total)
+            steps.penalty(with_delta=False)
+            steps.update(optimizer)
+            if accumulate:
+                steps.accumulate(n, optimizer)
+
+        self.backend.processes = partial(ranks.sum, self.backend)
+        batch.begins_at(first)
+        try:
+            return self.backend.capture(step)
+        finally:
+            self.backend.processes = None
+            batch.begins_at(0)
+
     def _in_parts(
         self, source: RowSource, first: int, n: int, optimizer: Optimizer, rows: int, accumulate: bool, skip: bool
     ) -> tuple[int, str]:
@@ -502,19 +604,40 @@ class Engine:
             self.backend.processes = None
         return 1, ""
 
-    def _sum_over(self, ranks: Communicator, rows: float, mass: float) -> None:
+    def _buckets(self, ranks: Communicator) -> dict[int, slice]:
+        """The parts of the flat gradient that are added up one by one, from the last to the first, by the index of the layer with
+        whose gradients each is finished. They are the same in every step, since what a sum is rounded to may depend on them."""
+        G, firsts, found = self.parameters.G, dict[int, int](), dict[int, slice]()
+        # Layers that add up over the processes themselves do so on the other stream, and the order of all sums must be one.
+        own = any(getattr(layer, "synchronized", False) for _, layer in self._every)
+        if not ranks.capturable or G.nbytes < IN_BUCKETS_FROM or own:
+            return {0: slice(G.size)}
+        for s in self.parameters.segments:
+            firsts.setdefault(int(s.name.split(".")[0]), s.start)
+        stop = G.size
+        for layer, first in reversed(firsts.items()):
+            if first == 0 or stop - first >= G.size // BUCKETS:
+                found[layer], stop = slice(first, stop), first
+        return found
+
+    def _sum_over(self, ranks: Communicator, rows: float, mass: float, begun: Collection[int] = ()) -> None:
         """Make gradients and loss of this process's rows those of the whole batch; the layers' state becomes the mean.
 
-        rows, mass: the share of the batch's rows, and of what the loss counts in units of its rows, that are here.
+        rows, mass: the share of the batch's rows, and of what the loss counts in units of its rows, that are here. begun: the
+        buckets that are added up already.
         """
         be, xp, G = self.backend, self.backend.xp, self.parameters.G
         if not rows:
             for array in (G, self._total):
                 be.fill(array, 0.0)
-        be.fill(self._mass, mass)
-        ranks.sum(be, G)
-        ranks.sum(be, self._total_and_mass)
-        if not self.steps.loss_function.counts_rows:
+        for layer, bucket in self._buckets(ranks).items():
+            if layer not in begun:
+                ranks.sum(be, G[bucket])
+        if self.steps.loss_function.counts_rows:
+            ranks.sum(be, self._total)
+        else:
+            be.fill(self._mass, mass)
+            ranks.sum(be, self._total_and_mass)
             # A batch in which no row counts has gradients 0.
             xp.maximum(self._mass, 1e-300, out=self._mass)
             for array in (G, self._total):
@@ -533,7 +656,10 @@ class Engine:
 
     def _part(self, source: RowSource, first: int, n: int) -> Batch:
         """The n rows from `first` on, as a batch."""
-        batch = self.training.batch(n)
+        return self._fill(self.training.batch(n), source, first)
+
+    def _fill(self, batch: Batch, source: RowSource, first: int) -> Batch:
+        """The same batch, with rows of the source from `first` on."""
         batch.hold(source.kind, source.weights is not None)
         source.load(first, batch.x, batch.targets, batch.weights)
         return batch
@@ -676,15 +802,15 @@ class _TrainingStep:
 class _Part:
     """Loss and gradients of rows that are a part of a batch, added to those of the parts before."""
 
-    def __init__(self, steps: Steps, batch: Batch, add: bool) -> None:
-        self._steps, self._batch, self._add = steps, weakref.ref(batch), add
+    def __init__(self, steps: Steps, batch: Batch, add: bool, after: Callable[[int], None] | None = None) -> None:
+        self._steps, self._batch, self._add, self._after = steps, weakref.ref(batch), add, after
 
     def __call__(self) -> None:
         steps, batch = self._steps, _alive(self._batch)
         steps.forward(batch, True)
         steps.loss(batch, with_delta=True, penalty=False)
         steps.weigh(batch)
-        steps.backward(batch, True, beta=1.0 if self._add else 0.0, update=True)
+        steps.backward(batch, True, beta=1.0 if self._add else 0.0, update=True, after=self._after)
 
 
 def _alive(ref: weakref.ref[Batch]) -> Batch:

@@ -94,12 +94,15 @@ class Steps:
         dx: bool = False,
         into: dict[str, Array] | None = None,
         update: bool = False,
+        after: Callable[[int], None] | None = None,
     ) -> None:
         """dC/dW(l), dC/db(l), and delta(l) = (delta(l+1) W(l+1)^T) * f'(z(l)), from the last layer to the first.
 
         beta: what the gradients that are there are multiplied by before these are added. dx: go on to dC/dx. into: where the
         gradients go, by full name, for layers that can write elsewhere (`accumulates`); None for their usual place.
-        update: for an update alone, which needs nothing of layers that are not trained, nor below the first that is.
+        update: for an update alone, which needs nothing of layers that are not trained, nor below the first that is. after: is
+        called for a layer, by its index, as soon as the gradients from there to the last layer are finished; not where layers go
+        through at once.
         """
         trained = [layer.trainable or not update for layer in self.layers]
         if self.chain is not None and all(trained) and not dx:
@@ -119,6 +122,8 @@ class Steps:
                 self._do(layer, layer.gradients, v, beta)
             elif isinstance(layer, AccumulatingLayer):
                 layer.gradients_into(self.be, v, of_layer(into, i), beta)
+            if after is not None:
+                after(i)
             if i > (first if update else 0):
                 self._do(layer, layer.propagate, v, batch.tensors[i - 1], self.layers[i - 1].activation, training)
             elif dx:

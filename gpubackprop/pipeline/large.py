@@ -1,5 +1,6 @@
 """Training on a table that is larger than the memory: a sample of its rows decides what becomes of the columns and gives the rows
-that are held out; all others become the network's inputs once, in files beside the run, from which they are streamed."""
+that are held out; all others become the network's inputs once, in files beside the run, from which they are streamed. Where rows
+of a group are kept together, the sample decides for the groups that it has seen."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gpubackprop.data import Dataset
+from gpubackprop.data import Dataset, Table, TextFormat, cells
 from gpubackprop.data.pieces import WEIGHTS
+from gpubackprop.data.sampling import Sample
 from gpubackprop.data.tables import COMPRESSED, is_table, read_table_parts
 from gpubackprop.errors import DataError
 from gpubackprop.files.regular import memory, regular_file
@@ -41,33 +43,59 @@ def rows_together(width: int, most: int | None) -> int:
     return max(FEWEST, min(WINDOW, (most or memory()) // 8 // (4 * max(1, width))))
 
 
-def places_held(parts: Parts, places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The places in the file of the rows that are not for training, from those of the sample's rows."""
-    held = [part.x.rows for part in (parts.test, parts.validation) if part and part.x is not parts.train.x]  # type: ignore[union-attr]
-    return np.unique(places[np.concatenate([np.zeros(0, np.int64), *held])])
+class Held:
+    """The rows of a table that are not for training: those of a sample of it which were held out, and, where rows are kept
+    together, all others of their groups. Groups that the sample has not seen are for training."""
+
+    def __init__(self, sample: Sample, parts: Parts, group: str | None) -> None:
+        apart = [part.x.rows for part in (parts.test, parts.validation) if part and part.x is not parts.train.x]  # type: ignore[union-attr]
+        rows = np.concatenate([np.zeros(0, np.int64), *apart])
+        self.group = group
+        self._places = np.unique(sample.places[rows])
+        self._groups = None if sample.groups is None else sample.groups.take(rows).unique()
+
+    def rows(self, part: Table, first: int, where: str) -> NDArray[np.bool_]:
+        """Which rows of a part of the table they are; first: the place of its first row in the file."""
+        import pyarrow.compute as pc
+
+        held = np.isin(np.arange(first, first + len(part)), self._places)
+        if self._groups is not None and self.group is not None:
+            groups = cells.identities(part.column(part.find(self.group, where)))
+            held |= pc.is_in(groups, self._groups).to_numpy(zero_copy_only=False)
+        return held
+
+    def count(self, source: str, format: TextFormat | None) -> int:
+        """How many they are; with groups the file is read once more for that."""
+        if self.group is None:
+            return len(self._places)
+        done = found = 0
+        for part in read_table_parts(source, text=[self.group], format=format):
+            found += int(self.rows(part, done, source).sum())
+            done += len(part)
+        return found
 
 
-def encode_all(model: Model, held: NDArray[np.int64], folder: Path, balanced: bool = False) -> None:
-    """Write all rows of the model's table but those at the places `held`, as the network's inputs and targets and with their
+def encode_all(model: Model, held: Held, folder: Path, balanced: bool = False) -> None:
+    """Write all rows of the model's table but those `held`, as the network's inputs and targets and with their
     weights, to files of `folder` for `open_stream`, where they are not there yet. balanced: each class counts the same.
 
     Raises DataError for rows that the sample did not prepare for (an unknown class), and where the folder cannot be written.
     """
-    source, goals, weight = model.data["source"], model.data["targets"], model.data["weight"]
+    known = model.data
+    source, goals, weight, group = known["source"], known["targets"], known["weight"], known["group"]
     if (folder / _WHOLE).exists():
         return
-    text = [*goals, *(model.inputs.text if isinstance(model.inputs, Encoder) else ())]
+    text = [*goals, *(model.inputs.text if isinstance(model.inputs, Encoder) else ()), *filter(None, [group])]
     try:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         done = 0
         for number, part in enumerate(read_table_parts(source, text=text, format=model.format())):
-            places = np.arange(done, done + len(part))
+            rows = part[~held.rows(part, done, source)]
             done += len(part)
-            rows = part[~np.isin(places, held)]
             if not len(rows) or any(rows.column(goal).null_count == len(rows) for goal in goals):
                 continue
-            data = Dataset.from_frame(rows, goals, task=model.data["task"], weight=weight, name=source)
+            data = Dataset.from_frame(rows, goals, task=known["task"], weight=weight, group=group, name=source)
             x, y = model.match(data)
             arrays = {"x": model.prepare(x), "y": model.prepare_targets(y)}
             if data.weights is not None:

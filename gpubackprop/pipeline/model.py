@@ -11,7 +11,7 @@ import numpy as np
 
 from gpubackprop.checks import Data
 from gpubackprop.data import NAMES, Dataset, Standardizer, Table, TextFormat, cells, load, load_rows
-from gpubackprop.data.sampling import load_sample
+from gpubackprop.data.sampling import Sample, load_sample
 from gpubackprop.data.tables import is_table, table_from
 from gpubackprop.data.text_tables import listed
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError
@@ -242,12 +242,12 @@ class Model:
         # Weights and groups matter for the training data alone: they say which rows were held out.
         columns = {name: known[name] for name in ("weight", "group") if same}
         if same and known.get("sampled"):
-            return self.load_sample(source)[0]
+            return self.load_sample(source).data
         read: dict[str, Any] = {"text": text, "format": self.format(), "max_bytes": known.get("max_bytes")}
         return load(source, target=target or known["targets"], task=known["task"], **read, **columns)
 
-    def load_sample(self, source: str) -> tuple[Dataset, Array, int]:
-        """The rows of a table that is streamed which the training looked at (`gpubackprop.data.sampling.load_sample`)."""
+    def load_sample(self, source: str) -> Sample:
+        """The rows of a table that is streamed which the training looked at."""
         known = self.data
         return load_sample(
             source,
@@ -258,6 +258,7 @@ class Model:
             self.format(),
             known["text"],
             known["weight"],
+            known["group"],
         )
 
     def read(self, rows: Rows, folder: str | None = None) -> Array | Table:

@@ -21,7 +21,7 @@ import numpy as np
 from gpubackprop.checks import whole_number
 from gpubackprop.data import NAMES, Dataset, Standardizer, Table, TextFormat, load
 from gpubackprop.data.pieces import open_stream
-from gpubackprop.data.sampling import load_sample
+from gpubackprop.data.sampling import Sample, load_sample
 from gpubackprop.distributed import Communicator, join, local_device
 from gpubackprop.errors import (
     ArgumentError,
@@ -36,7 +36,7 @@ from gpubackprop.files.plain import finite
 from gpubackprop.losses import get_loss
 from gpubackprop.network.stream import Stream
 from gpubackprop.pipeline.encoder import ColumnChoices, Encoder, described
-from gpubackprop.pipeline.large import encode_all, is_large, places_held, rows_together
+from gpubackprop.pipeline.large import Held, encode_all, is_large, rows_together
 from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.pictures import draw_confusion, draw_curves, draw_predictions
 from gpubackprop.pipeline.preparation import FEWEST, Part, Parts, baseline, divide, fingerprint, outputs_for, told
@@ -126,7 +126,8 @@ def train_run(
     data: a data set, or its name or file; target, task, folder, weight, group, format and max_bytes: as for `load`. columns:
     what to do with which columns of a table, where it shall not be what suits them. memory: bytes that training may take, by
     default those of the machine: of a table file that needs more, 100,000 rows drawn at random decide what becomes of the
-    columns, and are what is held out; the network trains on all others as a stream (`pipeline.large`). sha256: the data must be
+    columns, and are what is held out; the network trains on all others as a stream (`pipeline.large`), with a group on those
+    whose group is not among the held-out rows. sha256: the data must be
     those with this fingerprint in their settings.json. out: the run folder, by default runs/<name>-1, runs/<name>-2, ...;
     overwrite: replace a run that is there, once this one is whole. checkpoint_every: as `every` of `Checkpoints`. stop_on:
     signals that end the training in order beside SIGINT, SIGTERM and SIGHUP. callbacks
@@ -150,19 +151,15 @@ def train_run(
             "data=- is standard input, which one process gets; several need a file that all of them can read"
         )
     columns = columns or ColumnChoices()
-    places, total = None, 0
+    sample: Sample | None = None
     # Machines of several sizes go by that of rank 0.
     streams = isinstance(data, (str, os.PathLike)) and is_large(os.fspath(data), memory)
     streams = streams if ranks is None else ranks.broadcast(streams)
     if isinstance(data, (str, os.PathLike)) and streams:
-        if group is not None:
-            raise ArgumentError(
-                f"{os.fspath(data)}: is trained on as a stream, since it would not fit into memory, and a stream takes no group: "
-                "leave that out, or say memory=NUMBER to have it read whole"
-            )
         seed = Settings(**settings).seed
         text = columns.categorical
-        loaded, places, total = load_sample(os.fspath(data), SAMPLED, seed, target, task, format, text, weight)
+        sample = load_sample(os.fspath(data), SAMPLED, seed, target, task, format, text, weight, group)
+        loaded = sample.data
         format = loaded.x.format if isinstance(loaded.x, Table) else format
         source = _lasting(os.fspath(data))
     elif isinstance(data, Dataset):
@@ -189,8 +186,8 @@ def train_run(
         "group": group,
         "max_bytes": max_bytes,
         "memory": memory,
-        "sampled": None if places is None else SAMPLED,
-        "text": None if places is None else list(columns.categorical),
+        "sampled": sample and SAMPLED,
+        "text": sample and list(columns.categorical),
         "format": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(format or TextFormat()).items()},
     }
     here = replace(chosen, device=local_device(chosen.device, ranks))
@@ -199,11 +196,14 @@ def train_run(
         raise DataError(
             f"{loaded.name}: sha256={sha256} is not that of the data, {model.data['sha256']}: they have changed"
         )
-    held = None if places is None else places_held(parts, places)
-    if held is not None:
+    rows, what, held = len(parts.train.x), parts.train.what, None
+    if sample is not None:
+        held = Held(sample, parts, group)
         together = rows_together(model.network.widths[0], memory)
         model.data["window"] = together if ranks is None else ranks.broadcast(together)
-    rows = len(parts.train.x) if held is None else total - len(held)
+        rows = sample.total - held.count(model.data["source"], format)
+        apart = f" ({sample.total - rows:,} are of groups that are held out)" if group else ""
+        what = f"{rows:,} rows, as a stream{apart}"
     sizes = None
     if chosen.batch_size == "auto":
         if ranks is None or ranks.leads:
@@ -221,7 +221,7 @@ def train_run(
         "settings": asdict(chosen),
         "network": repr(model.network),
         "rows": {
-            "train": parts.train.what,
+            "train": what,
             "validation": parts.validation and parts.validation.what,
             "test": parts.test.what,
         },
@@ -249,7 +249,6 @@ def train_run(
             training.say(line)
         if sizes is not None:
             training.say(str(sizes))
-        what = parts.train.what if held is None else f"{rows:,} rows, as a stream"
         training.say(f"training on {what}, batches of {chosen.batch_size}; test: {parts.test.what}")
         return training.carry_out(run)
 
@@ -293,10 +292,11 @@ def resume_run(
             about["continued_from"] = settings.epochs
         settings = replace(settings, epochs=(settings.epochs or 0) + more_epochs)
         about["settings"] = asdict(settings)
-        places = None
+        sample = None
         if model.data.get("sampled") and not isinstance(data, Dataset):
             known, path = model.data, os.fspath(data or model.data["source"])
-            loaded, places, _ = model.load_sample(path)
+            sample = model.load_sample(path)
+            loaded = sample.data
             _check_same(model, loaded)
             known["source"] = _lasting(path)
         else:
@@ -304,7 +304,7 @@ def resume_run(
         parts = divide(loaded, test=settings.test, validation=settings.validation or 0.0, seed=settings.seed)
         training = _Training(trainer, model, parts, settings, about, every, stop_on, callbacks, say)
         training.more_epochs = more_epochs
-        training.held = None if places is None else places_held(parts, places)
+        training.held = sample and Held(sample, parts, model.data["group"])
         training.say(f"{loaded!r}\n{model.network!r}\n{trainer.optimizer!r}")
         training.say(
             f"going on after {model.network.epochs} whole epochs of {settings.epochs}; test: {parts.test.what}"
@@ -332,8 +332,8 @@ class _Training:
         self.say = say if say and trainer.leads else lambda line: None
         self.report = say or warnings.warn
         self.more_epochs = 0
-        self.held: np.ndarray | None = None
-        """Of a table that is streamed: the places of the rows that are not for training."""
+        self.held: Held | None = None
+        """Of a table that is streamed: the rows that are not for training."""
 
     def carry_out(self, run: RunFolder | None) -> Run:
         """Train, and leave the result in the folder, or, without one, nothing: rank 0 does. Raises what `train_run` raises."""

@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,8 +41,13 @@ class Shim:
         self.folder = folder
         self.together = together
         self.runners: list[harness.Runner] = []
+        self.lock = threading.Lock()
 
     def __call__(self, expression: str) -> tuple[Any, int, Any]:
+        with self.lock:
+            return self._find(expression)
+
+    def _find(self, expression: str) -> tuple[Any, int, Any]:
         if self.together and not self.runners:
             self.runners.append(harness.all_kernels(self.folder, core()))
         runner = next((r for r in self.runners if expression in r.index), None)
@@ -80,9 +86,9 @@ def stand_in_for_this_process(strict: bool = True) -> None:
     put_in_place(pytest.MonkeyPatch(), Shim(folder, together=False), cache, strict=strict)
 
 
-def put_in_place(monkeypatch: pytest.MonkeyPatch, shim: Shim, folder: Path, *, strict: bool = True) -> SimpleNamespace:
-    """Put the stand-ins in place; folder: of the user's cache; strict: see `fake_cupy.State`."""
-    cupy = fake_cupy.install(monkeypatch, shim, strict=strict)
+def put_in_place(monkeypatch: pytest.MonkeyPatch, shim: Shim, folder: Path, **options: Any) -> SimpleNamespace:
+    """Put the stand-ins in place; folder: of the user's cache; options: of `fake_cupy.State`."""
+    cupy = fake_cupy.install(monkeypatch, shim, **options)
     library = fake_cublaslt.install(monkeypatch)
     monkeypatch.setenv("GPUBACKPROP_CACHE", str(folder))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # most of the time, for what is thrown away

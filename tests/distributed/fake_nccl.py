@@ -1,7 +1,8 @@
 """A stand-in for cupy.cuda.nccl, over the stand-in for CuPy: ranks are threads of this process, each with its device.
 
 It refuses what NCCL would answer with wrong sums, or never: calls of the ranks that differ in order, count, type or operation,
-a stream that is not the one on which the array is made, another current device than that of the communicator.
+or of which some are captured and others not; a stream that is neither the one on which the array is made nor captured with it;
+another current device than that of the communicator. A captured call adds up nothing then, and whenever its graph is launched.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from tests.cuda.fake_cupy import queue_of, state
+from tests.cuda.fake_cupy.device import Node
 
 NCCL_SUM = 0
 NCCL_FLOAT16, NCCL_FLOAT32, NCCL_FLOAT64 = 6, 7, 8
 _TYPES = {NCCL_FLOAT16: np.float16, NCCL_FLOAT32: np.float32, NCCL_FLOAT64: np.float64}
-TIMEOUT = 5.0
+TIMEOUT = 60.0
+"""Seconds; a rank may have to build a kernel before it comes."""
 
 _numbers = itertools.count(200)
 _cliques: dict[Any, _Clique] = {}
@@ -40,10 +43,30 @@ class _Clique:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.barrier = threading.Barrier(size, timeout=TIMEOUT)
-        self.brought: dict[int, tuple[Any, np.ndarray]] = {}
+        # Of the lock that work is done under, which is let go of while the others are waited for.
+        self.changed = threading.Condition(state.lock)
+        self.brought: dict[tuple[int, int], tuple[Any, np.ndarray]] = {}
+        """By (number of the call, rank)."""
         self.calls: list[tuple[int, int]] = []
         """(elements, type) of the calls that all ranks have made."""
+        self.captured = 0
+        """How many of these were launches of what was captured."""
+
+    def meet(self, number: int, rank: int, what: Any, array: np.ndarray) -> list[np.ndarray]:
+        """The arrays of all ranks for a call, once they have come to it."""
+        with self.changed:
+            self.brought[number, rank] = what, array
+            self.changed.notify_all()
+            there = self.changed.wait_for(lambda: all((number, r) in self.brought for r in range(self.size)), TIMEOUT)
+            assert there, "a rank waits for others that do not come"
+            found = [self.brought[number, r] for r in range(self.size)]
+            assert len({each for each, _ in found}) == 1, (
+                f"the ranks call for different things: {[w for w, _ in found]}"
+            )
+            if rank == 0 and number:
+                self.calls.append(what[:2])
+                self.captured += what[3]
+            return [each for _, each in found]
 
 
 def cliques() -> list[_Clique]:
@@ -62,24 +85,26 @@ class NcclCommunicator:
         assert self._clique.size == ndev
         assert 0 <= rank < ndev
         self._rank, self._device = rank, state.device
-        self._clique.barrier.wait()
+        self._numbers = itertools.count()
+        self._meet("the beginning", np.zeros(0))
+
+    def _meet(self, what: Any, array: np.ndarray) -> list[np.ndarray]:
+        return self._clique.meet(next(self._numbers), self._rank, what, array)
 
     def allReduce(self, sendbuf: int, recvbuf: int, count: int, datatype: int, op: int, stream: int) -> None:
         """recvbuf = the sum of the ranks' sendbufs, in the order of the stream."""
         assert state.device == self._device, "another device is current than that of the communicator"
-        assert stream == state.streams(state.device)[-1].ptr, "not on the current stream"
         assert isinstance(stream, int)
-        queue_of(stream).finish()
-        kind = np.dtype(_TYPES[datatype])
-        size = count * kind.itemsize
-        mine = np.frombuffer(ctypes.string_at(sendbuf, size), kind)
-        clique = self._clique
-        clique.brought[self._rank] = (count, datatype, op), mine
-        clique.barrier.wait()
-        calls = [clique.brought[r][0] for r in range(clique.size)]
-        assert len(set(calls)) == 1, f"the ranks call for different things: {calls}"
         assert op == NCCL_SUM
-        total = np.sum([clique.brought[r][1] for r in range(clique.size)], axis=0, dtype=kind)
-        if clique.barrier.wait() == 0:
-            clique.calls.append((count, datatype))
-        ctypes.memmove(recvbuf, np.ascontiguousarray(total).ctypes.data, size)
+        kind, queue, here = np.dtype(_TYPES[datatype]), queue_of(stream), queue_of(state.streams(state.device)[-1].ptr)
+        captured = queue.capture is not None
+        assert queue is here or (captured and queue.capture is here.capture), "not after what was queued before"
+
+        def add_up() -> None:
+            mine = np.frombuffer(ctypes.string_at(sendbuf, count * kind.itemsize), kind)
+            total = np.sum(self._meet((count, datatype, op, captured), mine), axis=0, dtype=kind)
+            ctypes.memmove(recvbuf, np.ascontiguousarray(total).ctypes.data, total.nbytes)
+
+        queue.put_all([Node(add_up, 0.01, (sendbuf, recvbuf))])
+        if not captured:
+            queue.finish()

@@ -58,3 +58,24 @@ def test_a_table_that_is_streamed(tmp_path: Path) -> None:
     done = mpi(2, ["-m", "gpubackprop", "train", "--resume", "run2", "--epochs", "1"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 4/4") == 1
+
+
+def test_groups_of_a_table_that_is_streamed(tmp_path: Path) -> None:
+    _table(tmp_path)
+    header, *rows = (tmp_path / "table.csv").read_text().splitlines()
+    (tmp_path / "table.csv").write_text(
+        "\n".join([f"who,{header}", *(f"{i // 3},{row}" for i, row in enumerate(rows))])
+    )
+    command = ["-m", "gpubackprop", "train", "table.csv", "--target", "size", "--split-by", "who", "--memory", "1000"]
+    found = {}
+    for ranks in (1, 2):
+        done = mpi(ranks, [*command, "--epochs", "2", "--out", f"run{ranks}"], tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("training on 72 rows, as a stream (18 are of groups that are held out)") == 1
+        lines = (tmp_path / f"run{ranks}/history.jsonl").read_text().splitlines()
+        found[ranks] = [json.loads(line)["loss"] for line in lines]
+    np.testing.assert_allclose(found[2], found[1], rtol=1e-4)
+    for command in (["train", "--resume", "run2", "--epochs", "1"], ["evaluate", "run2"]):
+        done = mpi(2 if "train" in command else 1, ["-m", "gpubackprop", *command], tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert "18 of 90 rows, held out in whole groups" in done.stdout

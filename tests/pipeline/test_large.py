@@ -239,6 +239,89 @@ def test_by_the_command_and_once_more_from_its_settings(tmp_path: Path) -> None:
     assert "held out" in command("evaluate", tmp_path / "run")
 
 
+def _grouped(path: Path, seed: int = 0, members: int = 3) -> Path:
+    """Rows of persons, of whom each has some; the numbers of persons are written in two ways, and some persons are not known."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(size=(2, ROWS))
+    person = rng.integers(0, ROWS // members, ROWS)
+    who = [f"{p}.0" if i % 2 else str(p) for i, p in enumerate(person)]
+    lines = [
+        f"{a[i]:.6f},{b[i]:.6f},{'' if person[i] < 20 else who[i]},{'yes' if a[i] - b[i] > 0 else 'no'}"
+        for i in range(ROWS)
+    ]
+    path.write_text("a,b,who,y\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def _persons(path: Path) -> dict[bytes, str]:
+    """Whose a row is, by its number a."""
+    lines = [line.split(",") for line in path.read_text().splitlines()[1:]]
+    return {np.float32(a).tobytes(): who.removesuffix(".0") for a, _, who, _ in lines}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("members", [3, 100])
+def test_no_group_is_in_two_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, members: int) -> None:
+    path, said, seen = _grouped(tmp_path / "t.csv", members=members), [], []
+    person, source = _persons(path), path
+    if suffix == ".parquet":
+        import pyarrow.csv
+        import pyarrow.parquet
+
+        source = tmp_path / "t.parquet"
+        pyarrow.parquet.write_table(pyarrow.csv.read_csv(path), source, row_group_size=700)
+    original = runs.open_stream
+
+    def watched(*arguments: Any, **options: Any) -> gb.Stream:
+        stream = original(*arguments, **options)
+        seen.append({who(row) for piece in stream.pieces for x, _ in piece.chunks() for row in x})
+        sizes.append(len(stream))
+        return stream
+
+    def who(row: np.ndarray) -> str:
+        return person[np.float32(row[0]).tobytes()]
+
+    monkeypatch.setattr(runs, "open_stream", watched)
+    sizes: list[int] = []
+    options: dict[str, Any] = {
+        "target": "y", "group": "who", "memory": 1000, "epochs": 1, "layers": [8], "validation": 0.2, "test": 0.25,
+        "standardize": False,
+    }  # fmt: skip
+    tests = []
+    for name, seed in (("run", 0), ("again", 0), ("other", 1)):
+        run = train_run(source, out=tmp_path / name, seed=seed, say=said.append, **options)
+        sample = run.model.load_sample(run.model.data["source"])
+        parts = runs.divide(sample.data, test=0.25, validation=0.2, seed=seed)
+        assert parts.validation is not None
+        test, validation = ({who(row) for row in run.model.prepare(p.x)} for p in (parts.test, parts.validation))
+        trained = seen.pop()
+        assert not test & validation
+        assert not (test | validation) & trained
+        assert test | validation | trained == set(person.values()), "rows of all other persons are trained on"
+        size = sizes.pop()
+        assert any(f"training on {size:,} rows, as a stream ({ROWS - size:,} are of groups" in line for line in said)
+        assert "in whole groups" in parts.test.what
+        # Of many small groups only those that were looked at are held out.
+        assert size > ROWS // 2
+        tests.append(test)
+        assert run.model.rows_to_judge().what == parts.test.what
+        said.clear()
+    assert tests[0] == tests[1] != tests[2]
+    weights = [gb.load_run(tmp_path / name).network.get_weights() for name in ("run", "again")]
+    for name, array in weights[0].items():
+        np.testing.assert_array_equal(weights[1][name], array, err_msg=name)
+    assert resume_run(tmp_path / "run", more_epochs=1).judged_on == parts.test.what
+    assert seen.pop() == set(person.values()) - tests[0] - _validated(tmp_path / "run", who)
+
+
+def _validated(run: Path, who: Any) -> set[str]:
+    model = gb.load_run(run)
+    data = model.load_sample(model.data["source"]).data
+    validation = runs.divide(data, test=0.25, validation=0.2, seed=0).validation
+    assert validation is not None
+    return {who(row) for row in model.prepare(validation.x)}
+
+
 class _Halt(gb.Callback):
     def on_epoch_end(self, trainer: gb.Trainer, record: dict[str, Any]) -> None:
         if record["epoch"] == 3:
@@ -264,10 +347,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
 def test_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv")
-    for options, word in (
-        ({"class_weight": "heavy"}, "class_weight must be"),
-        ({"group": "city"}, "takes no group"),
-    ):
+    for options, word in (({"class_weight": "heavy"}, "class_weight must be"),):
         with pytest.raises(ArgumentError, match=word):
             train_run(path, target="y", memory=1000, out=tmp_path / "run", **options)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="has no column 'z'"):

@@ -132,6 +132,23 @@ class CudaBackend(CupyBackend):
     def record(self, step: Callable[[], None]) -> Program:
         return GraphProgram(self, step) if self.graphs else EagerProgram(self, step)
 
+    _captures_sums = False
+
+    def capture(self, step: Callable[[], None]) -> Program:
+        program = GraphProgram(self, step, warm=True)
+        self._captures_sums = True
+        try:
+            program.capture()
+        finally:
+            self._captures_sums = False
+        return program
+
+    def sum_over_processes(self, array: Array) -> None:
+        if self._captures_sums:
+            self._sum_now(array)
+        else:
+            super().sum_over_processes(array)
+
     def call(self, function: Callable[..., None], *arguments: object) -> None:
         if self.is_recording:
             self.recorder.call(function, *arguments)

@@ -54,6 +54,8 @@ class CupyBackend(ArrayBackend):
     """
 
     is_gpu = True
+    graphs = False
+    """Whether a recorded step becomes a CUDA graph."""
 
     def __init__(self, index: int = 0, precision: str = "native") -> None:
         super().__init__()

@@ -130,22 +130,24 @@ class GraphProgram:
             self.warm = True
             return
         if not self._parts:
-            self._capture()
+            try:
+                self.capture()
+            # The step ran without a graph before. So it goes on without one after any error, out of memory included, and says
+            # why.
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                self._device.recorder.failure = reason
+                log.warning("a step could not be captured into a CUDA graph and runs eagerly: %s", reason)
+                self._parts = [self._eager]
         for part in self._parts:
             part()
         if not self._eager.current:
             self._device.parameters_changed()
 
-    def _capture(self) -> None:
+    def capture(self) -> None:
+        """Make the graph now. Raises what the step raises, and CuPy's errors for what cannot be captured."""
         device = self._device
         if not self._eager.current:
             device.parameters_changed()
-        try:
-            self._parts, pool = device.recorder.capture(self.step)
-            self._kept = (pool, *device.memory_in_use())
-        # The step ran without a graph before. So it goes on without one after any error, out of memory included, and says why.
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            device.recorder.failure = reason
-            log.warning("a step could not be captured into a CUDA graph and runs eagerly: %s", reason)
-            self._parts = [self._eager]
+        self._parts, pool = device.recorder.capture(self.step)
+        self._kept = (pool, *device.memory_in_use())

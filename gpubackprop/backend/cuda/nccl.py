@@ -8,6 +8,8 @@ from gpubackprop.backend.base import Array
 from gpubackprop.backend.cuda.cupy_backend import CupyBackend
 
 _TYPES = {"float16": "NCCL_FLOAT16", "float32": "NCCL_FLOAT32", "float64": "NCCL_FLOAT64"}
+CAPTURED_BY = 20900, 11030
+"""The versions of NCCL and of CUDA, 2.9 and 11.3, from which on an all-reduce can be a part of a CUDA graph."""
 
 
 def nccl_problem(be: CupyBackend) -> str | None:
@@ -17,6 +19,16 @@ def nccl_problem(be: CupyBackend) -> str | None:
     except Exception as error:  # no binding, no library, or none that fits: each is a reason, none is hidden
         return f"no NCCL for CuPy here (pip install nvidia-nccl-cu12, or -cu13): {error}"
     return None
+
+
+def is_captured(be: CupyBackend) -> bool:
+    """Whether steps become graphs here, and an all-reduce can be a part of one, by the versions that are here."""
+    if not be.graphs:
+        return False
+    cuda = be.cupy.cuda
+    found = cuda.nccl.get_version(), min(cuda.runtime.runtimeGetVersion(), cuda.runtime.driverGetVersion())
+    # NCCL wrote 2.8 as 2800.
+    return all(here >= least for here, least in zip(found, CAPTURED_BY, strict=True))
 
 
 def new_unique_id(be: CupyBackend) -> dict[str, Any]:
@@ -31,18 +43,36 @@ class NcclAllReduce:
 
     Made by all of them at the same time, which wait for each other. What it does is queued on CuPy's current stream, between
     what was queued before and what comes after; the host does not wait. It is to be used inside `with be:`.
+    capturable: whether that may be while the stream is captured. It must be so in all processes or in none, and then they must
+    launch their graphs together.
     """
 
-    def __init__(self, be: CupyBackend, size: int, unique_id: dict[str, Any], rank: int) -> None:
+    def __init__(self, be: CupyBackend, size: int, unique_id: dict[str, Any], rank: int, capturable: bool) -> None:
+        self.capturable = capturable
         self._cupy, self._nccl = be.cupy, be.cupy.cuda.nccl
         numbers = unique_id["numbers"]
         with be:
             key = bytes(numbers) if unique_id["bytes"] else tuple(numbers)
             self._communicator = self._nccl.NcclCommunicator(size, key, rank)
+            self._aside = self._cupy.cuda.Stream(non_blocking=True)
 
     def sum(self, array: Array) -> None:
         """array <- the sum of the arrays of all processes."""
-        stream = self._cupy.cuda.get_current_stream()
+        self._sum(array, self._cupy.cuda.get_current_stream())
+
+    def begin(self, array: Array) -> None:
+        """The same on a stream of its own, after what is queued by now. The array must be left alone until `join`."""
+        self._wait(self._aside, self._cupy.cuda.get_current_stream())
+        self._sum(array, self._aside)
+
+    def join(self) -> None:
+        """Queue what comes after all sums that were begun."""
+        self._wait(self._cupy.cuda.get_current_stream(), self._aside)
+
+    def _wait(self, stream: Any, other: Any) -> None:
+        stream.wait_event(other.record(self._cupy.cuda.Event(disable_timing=True)))
+
+    def _sum(self, array: Array, stream: Any) -> None:
         kind = getattr(self._nccl, _TYPES[array.dtype.name])
         at = array.data.ptr
         self._communicator.allReduce(at, at, array.size, kind, self._nccl.NCCL_SUM, stream.ptr)

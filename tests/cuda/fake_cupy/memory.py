@@ -48,7 +48,8 @@ class Block:
         # A machine of an earlier test has counts of its own.
         self.used, self.taken = state.used, state.taken
         self.taken[self.device] += size
-        bisect.insort(_blocks, (self.start, self))
+        with state.lock:
+            bisect.insort(_blocks, (self.start, self))
 
     def __lt__(self, other: Block) -> bool:
         return self.start < other.start
@@ -59,7 +60,8 @@ class Block:
             for queue in device.queues_of(self.device):
                 queue.finish()
         self.taken[self.device] -= self.size
-        del _blocks[bisect.bisect_left(_blocks, (self.start, self))]
+        with state.lock:
+            del _blocks[bisect.bisect_left(_blocks, (self.start, self))]
 
 
 @dataclass(eq=False)
@@ -79,10 +81,11 @@ _blocks: list[tuple[int, Block]] = []
 
 def block_at(address: int) -> Block | None:
     """The block that an address is in."""
-    index = bisect.bisect_right(_blocks, (address, _Last())) - 1
-    if index < 0:
-        return None
-    block = _blocks[index][1]
+    with state.lock:
+        index = bisect.bisect_right(_blocks, (address, _Last())) - 1
+        if index < 0:
+            return None
+        block = _blocks[index][1]
     return block if block.start <= address < block.start + block.size else None
 
 
