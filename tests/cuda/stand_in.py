@@ -15,10 +15,11 @@ import pytest
 
 from gpubackprop.backend import select
 from gpubackprop.backend.cuda import compile as compiler
-from gpubackprop.backend.cuda import cublaslt, plans, timing
+from gpubackprop.backend.cuda import cublaslt, libraries, plans, timing
 from gpubackprop.backend.cuda import kernel_table as table
-from tests.cuda import fake_cublaslt, fake_cupy, harness
+from tests.cuda import fake_cublaslt, fake_cupy, fake_driver, harness
 from tests.cuda.conftest import core
+from tests.cuda.fake_cupy.kernels import WAITS
 
 FUNCTIONS = ("activation", "bias_activation", "activation_derivative")
 
@@ -62,12 +63,13 @@ def shim(pytestconfig: pytest.Config) -> Shim:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, shim: Shim) -> Iterator[SimpleNamespace]:
-    """A machine with one GPU, as far as Python can tell. `gpu.state` counts; `gpu.library` is cuBLASLt's stand-in;
-    `gpu.launched`: the graphs of steps that were launched."""
+    """A machine with one GPU, as far as Python can tell. `gpu.state` counts; `gpu.library` is cuBLASLt's stand-in, `gpu.driver`
+    the driver's; `gpu.launched`: the graphs of steps that were launched."""
     machine = put_in_place(monkeypatch, shim, tmp_path / "cache")
     yield machine
     cublaslt.library.cache_clear()
-    assert not machine.library.violations, machine.library.violations[0]
+    violations = machine.library.violations + machine.driver.violations
+    assert not violations, violations[0]
     select._cuda_problem.cache_clear()
 
 
@@ -83,13 +85,15 @@ def stand_in_for_this_process(strict: bool = True) -> None:
 def put_in_place(monkeypatch: pytest.MonkeyPatch, shim: Shim, folder: Path, *, strict: bool = True) -> SimpleNamespace:
     """Put the stand-ins in place; folder: of the user's cache; strict: see `fake_cupy.State`."""
     cupy = fake_cupy.install(monkeypatch, shim, strict=strict)
-    library = fake_cublaslt.install(monkeypatch)
+    library, driver = fake_cublaslt.install(monkeypatch), fake_driver.Driver()
+    monkeypatch.setattr(libraries, "driver", lambda: driver)
     monkeypatch.setenv("GPUBACKPROP_CACHE", str(folder))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # most of the time, for what is thrown away
 
     def compile_cubin(text: str, arch: str, kernels: Any, options: Any = (), file: str = "") -> compiler.Compiled:
         (expression,) = kernels
-        return compiler.Compiled(expression.encode(), {expression: expression}, "")
+        waits = WAITS if "griddepcontrol.wait" in text else b""
+        return compiler.Compiled(expression.encode() + waits, {expression: expression}, "")
 
     monkeypatch.setattr(compiler, "compile_cubin", compile_cubin)
     monkeypatch.setattr(compiler, "version", lambda: "shim")
@@ -102,4 +106,6 @@ def put_in_place(monkeypatch: pytest.MonkeyPatch, shim: Shim, folder: Path, *, s
     launch = plans.Planner.launch
     monkeypatch.setattr(plans.Planner, "launch", lambda self, graph: launched.append(graph) or launch(self, graph))
     select._cuda_problem.cache_clear()
-    return SimpleNamespace(cupy=cupy, state=fake_cupy.state, library=library, table=table, launched=launched)
+    return SimpleNamespace(
+        cupy=cupy, state=fake_cupy.state, library=library, driver=driver, table=table, launched=launched
+    )
