@@ -16,7 +16,7 @@ from tests.cuda import harness
 MULTIPROCESSORS = 2
 """Few, so that every thread takes several turns of its loop."""
 
-_ACTIVATIONS = {"bias_activation", "activation", "activation_derivative", "derivative_column_sums"}
+_ACTIVATIONS = {"bias_activation", "activation", "activation_derivative"}
 
 
 def is_core(name: str, template: tuple[Any, ...]) -> bool:

@@ -446,8 +446,8 @@ class CudaBackend(CupyBackend):
         geometry = table.columns(n, m, width, self.kernels.multiprocessors)
         splits = geometry.grid[1]
         partial = self.kernels.partial(splits * m, np.float64 if wide == "double" else np.float32)
-        self.kernels.launch("derivative_column_sums", (t, "Identity", width), geometry, values, None, partial, n, m)
-        arguments = (partial, splits, m, None, out, None, float(beta))
+        self.kernels.launch("column_sums", (t, width), geometry, values, partial, n, m)
+        arguments = (partial, splits, m, out, float(beta))
         finish = table.finish_columns(m)
         self.kernels.launch("finish_column_sums", (wide, C_TYPE[out.dtype.name]), finish, *arguments)
 

@@ -207,14 +207,13 @@ def variants() -> dict[str, list[tuple[str | int, ...]]]:
     functions = tuple(functors("activation.cu"))
     for name in ("bias_activation", "activation", "activation_derivative"):
         table[name] = list(product(STORAGE, functions))
-    table["derivative_column_sums"] = [(t, f, v) for t, v in _widths(*STORAGE) for f in functions]
+    table["column_sums"] = table["norm_gradient_sums"] = _widths(*STORAGE)
     table["finish_column_sums"] = [*(("float", g) for g in ("float", "f16", "bf16")), ("double", "double")]
-    table["softmax"] = list(product(STORAGE, GROUPS))
     targets = {t: ("int", "long long", a, *((t,) if t != a else ())) for t, a in _ACCUMULATED}
     table["cross_entropy"] = [(t, y, g) for t in STORAGE for y in targets[t] for g in GROUPS]
     table["elementwise_loss"] = [(t, y, f) for t in STORAGE for y in targets[t][2:] for f in functors("loss.cu")]
     table["gather_rows"] = [(*x, *y) for x in GATHERED for y in GATHERED_TARGETS]
-    table["convert"] = [("float", "f16"), ("float", "bf16"), ("f16", "float"), ("bf16", "float")]
+    table["convert"] = [("float", "f16"), ("float", "bf16")]
     for name in ("dropout", "batch_norm_apply", "batch_norm_backward"):
         table[name] = [(t,) for t in STORAGE]
     table["squared_norm"] = list(dict.fromkeys((t, r) for t, a in _ACCUMULATED for r in (a, "double")))
@@ -233,8 +232,7 @@ def variants() -> dict[str, list[tuple[str | int, ...]]]:
     ):
         table[name] = [("float",), ("double",)]
     table["column_spreads"] = [(t, min(v, 4)) for t, v in _widths(*STORAGE)]
-    table["finish_spreads"] = table["inverse_deviation"] = [("float",), ("double",)]
-    table["norm_gradient_sums"] = [(t, v, r) for t, v in _widths(*STORAGE) for r in (0, 1)]
+    table["finish_spreads"] = [("float",), ("double",)]
     table["layer_norm_forward"] = table["layer_norm_backward"] = list(product(STORAGE, GROUPS))
     table["narrow_forward"] = table["narrow_backward"] = [(t, w) for t in NARROW_ROWS for w in NARROW_WIDTHS]
     return table
