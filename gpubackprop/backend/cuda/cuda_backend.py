@@ -342,6 +342,8 @@ class CudaBackend(CupyBackend):
         mask = self.masks.of(saved) if function == "ReLU" else None
         ways: dict[str, Way] = {}
         if mask is not None:
+            # DRELU_BGRAD would sum up the columns of out too, but in the type of out: no gradient in half precision. BGRADA does
+            # it in float32, in the product that takes out for dW.
             ways["DRELU"] = lambda: self._multiply(delta, W.T, out, "DRELU", aux=mask)
         elif function == "GELUTanh":
             ways["DGELU"] = lambda: self._multiply(delta, W.T, out, "DGELU", aux=saved)

@@ -207,7 +207,8 @@ def variants() -> dict[str, list[tuple[str | int, ...]]]:
     functions = tuple(functors("activation.cu"))
     for name in ("bias_activation", "activation", "activation_derivative"):
         table[name] = list(product(STORAGE, functions))
-    table["column_sums"] = table["norm_gradient_sums"] = _widths(*STORAGE)
+    for name in ("column_sums", "norm_gradient_sums"):
+        table[name] = list(_widths(*STORAGE))
     table["finish_column_sums"] = [*(("float", g) for g in ("float", "f16", "bf16")), ("double", "double")]
     targets = {t: ("int", "long long", a, *((t,) if t != a else ())) for t, a in _ACCUMULATED}
     table["cross_entropy"] = [(t, y, g) for t in STORAGE for y in targets[t] for g in GROUPS]
