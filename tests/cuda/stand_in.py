@@ -20,6 +20,7 @@ from gpubackprop.backend.cuda import kernel_table as table
 from tests.cuda import fake_cublaslt, fake_cupy, fake_driver, harness
 from tests.cuda.conftest import core
 from tests.cuda.fake_cupy.kernels import WAITS
+from tests.cuda.variants import variants
 
 FUNCTIONS = ("activation", "bias_activation", "activation_derivative")
 
@@ -28,7 +29,7 @@ def _family(name: str, template: tuple[str, ...]) -> dict[str, list[tuple[Any, .
     """What is built together with an instantiation: of an activation, all functions in that type."""
     if name not in FUNCTIONS:
         return {name: [template]}
-    return {n: [t for t in table.variants()[n] if t[0] == template[0]] for n in FUNCTIONS}
+    return {n: [t for t in variants()[n] if t[0] == template[0]] for n in FUNCTIONS}
 
 
 class Shim:
@@ -90,7 +91,7 @@ def put_in_place(monkeypatch: pytest.MonkeyPatch, shim: Shim, folder: Path, *, s
     monkeypatch.setenv("GPUBACKPROP_CACHE", str(folder))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # most of the time, for what is thrown away
 
-    def compile_cubin(text: str, arch: str, kernels: Any, options: Any = (), file: str = "") -> compiler.Compiled:
+    def compile_cubin(text: str, arch: str, kernels: Any) -> compiler.Compiled:
         (expression,) = kernels
         waits = WAITS if "griddepcontrol.wait" in text else b""
         return compiler.Compiled(expression.encode() + waits, {expression: expression}, "")

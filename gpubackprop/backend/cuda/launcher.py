@@ -83,14 +83,12 @@ class Kernels:
 
     def _compiled(self, expression: str) -> tuple[bytes, str]:
         text = compile.source() if self._overlap is None else waiting(compile.source())
-        # The spill report is for the tests; it would only lengthen the log here.
-        options = tuple(o for o in compile.OPTIONS if not o.startswith("--ptxas"))
-        key = f"kernel-{cache.digest(text, options, self.arch, expression, compile.version())}"
+        key = f"kernel-{cache.digest(text, compile.OPTIONS, self.arch, expression, compile.version())}"
         kept = cache.load(key)
         if kept is not None:
             name, _, cubin = kept.partition(b"\n")
             return cubin, name.decode()
-        made = compile.compile_cubin(text, self.arch, [expression], options)
+        made = compile.compile_cubin(text, self.arch, [expression])
         lowered = made.names[expression]
         cache.store(key, lowered.encode() + b"\n" + made.cubin)
         return made.cubin, lowered
