@@ -7,10 +7,10 @@
 
 Parts: environment; conformance (what this CuPy answers to the expressions that the stand-in is held to); doctor (which level
 of the chain each precision gets, and why); tests (those marked `cuda`); parity (the CPU against the GPU in every precision);
-training (the same run on both devices); narrow (narrow networks with all layers in one kernel, and one by one); benchmark
-(benchmarks.gpu). Each has a process and seconds of its own, works through
-its items from the most telling one on, writes each down at once in a JSON file of its name, and lists what it left out. A part
-that fails or hangs, with all that it started, does not stop the others.
+training (the same run on both devices); narrow (narrow networks with all layers in one kernel, and one by one); overlap (own
+kernels of a graph that begin while the one before ends, and not); benchmark (benchmarks.gpu). Each has a process and seconds of
+its own, works through its items from the most telling one on, writes each down at once in a JSON file of its name, and lists what
+it left out. A part that fails or hangs, with all that it started, does not stop the others.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ SECONDS = {
     "parity": 180,
     "training": 240,
     "narrow": 150,
+    "overlap": 150,
     "benchmark": 420,
 }
 """For the items of each part. One that is under way at the end has GRACE more; then the part is ended."""
@@ -248,26 +249,45 @@ def training(part: Part) -> None:
 
 def narrow(part: Part) -> None:
     """Narrow networks with all layers in one kernel and one by one: rows a second, and whether the losses are the same."""
+    every = [(p, (w,) * 5 + (10,), b) for b in (2**17, 1024) for w in (64, 128, 32) for p in ("bf16", "tf32", "fp16")]
+    _on_and_off(part, "narrow", every, 1e-2)
+
+
+def overlap(part: Part) -> None:
+    """Own kernels of a graph that begin while the one before ends, and not: rows a second, and whether the losses are equal."""
+    shapes = [
+        ((64,) * 5 + (10,), 1024),
+        ((784, 512, 256, 10), 128),
+        ((784, 512, 256, 10), 1024),
+        ((64,) * 5 + (10,), 2**17),
+    ]
+    _on_and_off(part, "overlap", [(p, w, b) for w, b in shapes for p in ("bf16", "native", "tf32", "fp16")], 0.0)
+
+
+def _on_and_off(part: Part, option: str, every: list[tuple[str, tuple[int, ...], int]], tolerance: float) -> None:
+    """The same training with an option of `CudaBackend` and without, for each (precision, widths, batch)."""
     import gpubackprop as gb
     from gpubackprop.backend.cuda.cuda_backend import CudaBackend
 
-    def work(precision: str, width: int, batch: int) -> tuple[Any, bool]:
+    def work(precision: str, widths: tuple[int, ...], batch: int) -> tuple[Any, bool]:
         rng, found = np.random.default_rng(0), {}
         n = 2 * batch if part.dry else 2**20
-        x, y = rng.normal(size=(n, width)).astype(np.float32), rng.integers(0, 10, n)
+        x, y = rng.normal(size=(n, widths[0])).astype(np.float32), rng.integers(0, 10, n)
         for on in (True, False):
-            layers = [*(gb.Dense(width, width, "relu") for _ in range(4)), gb.Dense(width, 10)]
-            net = gb.Network(layers, loss="cross_entropy", device=CudaBackend(0, precision, narrow=on), seed=0)
+            options: dict[str, Any] = {option: on}
+            device = CudaBackend(0, precision, **options)
+            net = gb.mlp(widths, activation="relu", loss="cross_entropy", device=device, seed=0)
             history = gb.Trainer(net, gb.SGD(0.1)).fit(x, y, epochs=2 if part.dry else 4, batch_size=batch)
-            found["one kernel" if on else "layer by layer"] = {
+            found["on" if on else "off"] = {
                 "rate": history["samples_per_second"][-1],
                 "loss": history["loss"][-1],
+                "how": device.describe(),
             }
         losses = [entry["loss"] for entry in found.values()]
-        return found, bool(np.isclose(*losses, rtol=1e-2))
+        return found, bool(np.isclose(*losses, rtol=tolerance, atol=0))
 
-    every = [(p, w, b) for b in (2**17, 1024) for w in (64, 128, 32) for p in ("bf16", "tf32", "fp16")]
-    for item in part.while_there_is_time([("bf16", 16, 64)] if part.dry else every, str):
+    every = [("bf16", (16,) * 5 + (10,), 64)] if part.dry else every
+    for item in part.while_there_is_time(every, str):
         part.attempt(" ".join(map(str, item)), lambda item=item: work(*item))  # type: ignore[misc]
 
 
@@ -302,13 +322,13 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
 
 
 PARTS: dict[str, Callable[[Part], None]] = {
-    f.__name__: f for f in (environment, conformance, doctor, tests, parity, training, narrow, benchmark)
+    f.__name__: f for f in (environment, conformance, doctor, tests, parity, training, narrow, overlap, benchmark)
 }
 
 
 def run_part(name: str, out: Path, dry: bool) -> int:
     """One part, in this process; 1 where something in it is not as it should be."""
-    if dry and name in ("conformance", "doctor", "parity", "training", "narrow"):
+    if dry and name in ("conformance", "doctor", "parity", "training", "narrow", "overlap"):
         from tests.cuda.stand_in import stand_in_for_this_process
 
         stand_in_for_this_process(strict=name != "conformance")

@@ -12,11 +12,12 @@ import pytest
 from gpubackprop.backend.cuda import kernel_table as table
 from gpubackprop.backend.select import fallback_reason
 from tests.cuda import harness
+from tests.cuda.variants import variants
 
 MULTIPROCESSORS = 2
 """Few, so that every thread takes several turns of its loop."""
 
-_ACTIVATIONS = {"bias_activation", "activation", "activation_derivative", "derivative_column_sums"}
+_ACTIVATIONS = {"bias_activation", "activation", "activation_derivative"}
 
 
 def is_core(name: str, template: tuple[Any, ...]) -> bool:
@@ -36,14 +37,14 @@ def is_core(name: str, template: tuple[Any, ...]) -> bool:
 
 def core() -> dict[str, list[tuple[Any, ...]]]:
     """The instantiations of the default run, by kernel."""
-    return {name: [t for t in templates if is_core(name, t)] for name, templates in table.variants().items()}
+    return {name: [t for t in templates if is_core(name, t)] for name, templates in variants().items()}
 
 
 def cases(name: str, where: Callable[..., bool] = lambda *_: True) -> list[Any]:
     """The variants of a kernel as parameters of a test."""
     return [
         pytest.param(*t, marks=() if is_core(name, t) else pytest.mark.nightly, id="-".join(map(str, t)))
-        for t in table.variants()[name]
+        for t in variants()[name]
         if where(*t)
     ]
 
@@ -61,7 +62,7 @@ class Kernels:
         template = tuple(template)
         wanted = is_core(name, template)
         if wanted not in self.runners:
-            self.runners[wanted] = harness.all_kernels(self.folder, core() if wanted else table.variants())
+            self.runners[wanted] = harness.all_kernels(self.folder, core() if wanted else variants())
         self.runners[wanted](name, template, launch, *arguments, offset=offset)
 
 

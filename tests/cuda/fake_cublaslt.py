@@ -29,13 +29,12 @@ SUPPORTED = {
 } | {(COMPUTE_32F_FAST_TF32, 0, 0, 0), (COMPUTE_64F, 1, 1, 1)}  # fmt: skip
 """(compute type, scale type, type of A and B, type of C and D)"""
 EPILOGUES = {
-    1: "DEFAULT", 2: "RELU", 130: "RELU_AUX", 4: "BIAS", 6: "RELU_BIAS", 134: "RELU_AUX_BIAS", 136: "DRELU", 152: "DRELU_BGRAD",
-    32: "GELU", 160: "GELU_AUX", 36: "GELU_BIAS", 164: "GELU_AUX_BIAS", 192: "DGELU", 208: "DGELU_BGRAD", 256: "BGRADA",
-    512: "BGRADB",
+    1: "DEFAULT", 2: "RELU", 130: "RELU_AUX", 4: "BIAS", 6: "RELU_BIAS", 134: "RELU_AUX_BIAS", 136: "DRELU",
+    32: "GELU", 160: "GELU_AUX", 36: "GELU_BIAS", 164: "GELU_AUX_BIAS", 192: "DGELU", 256: "BGRADA",
 }  # fmt: skip
 # Attributes of a product's descriptor: number, width in bytes, value at the beginning.
-POINTER_MODE, TRANSA, TRANSB, EPILOGUE, BIAS_POINTER, AUX_POINTER, AUX_LD = 2, 3, 4, 7, 8, 11, 12
-DESCRIPTOR = {0: (4, 0), 1: (4, 0), POINTER_MODE: (4, 0), TRANSA: (4, 0), TRANSB: (4, 0), 5: (4, 0), 6: (4, 0), EPILOGUE: (4, 1),
+TRANSA, TRANSB, EPILOGUE, BIAS_POINTER, AUX_POINTER, AUX_LD = 3, 4, 7, 8, 11, 12
+DESCRIPTOR = {0: (4, 0), 1: (4, 0), 2: (4, 0), TRANSA: (4, 0), TRANSB: (4, 0), 5: (4, 0), 6: (4, 0), EPILOGUE: (4, 1),
               BIAS_POINTER: (8, 0), AUX_POINTER: (8, 0), AUX_LD: (8, 0)}  # fmt: skip
 MAX_WORKSPACE, ALIGNMENTS = 1, (5, 6, 7, 8)
 PREFERENCE = {0: (4, 0), MAX_WORKSPACE: (8, 0), 3: (4, 7), **dict.fromkeys(ALIGNMENTS, (4, 256))}
@@ -306,8 +305,8 @@ class Library:
         def factor(address: int) -> float:
             return float(np.frombuffer(ctypes.string_at(address, scale.itemsize), scale)[0])
 
-        # Host scalars are read when the call is made, and so at capture; device scalars when the work is done.
-        factors = None if values[POINTER_MODE] == 1 else (factor(alpha), factor(beta))
+        # Scalars are the host's and are read when the call is made, and so at capture.
+        factors = factor(alpha), factor(beta)
 
         # Split-K: a first kernel leaves its part of the sums in the workspace, a second one adds the rest.
         queue, scratch = fake_cupy.queue_of(stream or 0), workspace if sizes[0] * sizes[1] * 8 <= needed else 0
@@ -319,9 +318,8 @@ class Library:
                 _first_half(values, sizes, layouts, (a, b), scratch)
             self.matmuls.append(name)
             self.ran.append(number)
-            numbers = factors or (factor(alpha), factor(beta))
             _product(
-                values, name, sizes, layouts, (a, b, d), numbers, scratch, name in self.broken, self.relu_hides_nan
+                values, name, sizes, layouts, (a, b, d), factors, scratch, name in self.broken, self.relu_hides_nan
             )
 
         fake_cupy.run(work, queue, milliseconds + self.slow.get(name, 0.0))
@@ -413,8 +411,6 @@ def _product(
             t = np.tanh(np.sqrt(2 / np.pi) * (s + 0.044715 * s**3))
             slope = 0.5 * (1 + t) + 0.5 * s * (1 - t * t) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * s * s)
             z = z * slope if back else 0.5 * s * (1 + t)
-        if name.endswith("_BGRAD"):
-            np.copyto(bias, z.sum(axis=1), casting="unsafe")
         if name.startswith("RELU"):
             z = np.fmax(z, 0) if hides_nan else np.maximum(z, 0)
         if broken:

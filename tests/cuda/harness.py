@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -44,11 +45,11 @@ def build(folder: Path, text: str, instantiations: Sequence[tuple[str, tuple[str
     digest = hashlib.sha256((program + SHIM.read_text() + repr(FLAGS)).encode()).hexdigest()[:16]
     library = folder / f"kernels_{digest}.so"
     if not library.exists():
-        code, made = folder / f"kernels_{digest}.cpp", folder / f"kernels_{digest}.tmp"
-        code.write_text(program)
+        made = folder / f"kernels_{digest}.{os.getpid()}.tmp"  # another process may be building the same
         compiler = shutil.which("g++")
         assert compiler is not None
-        done = subprocess.run([compiler, *FLAGS, str(code), "-o", str(made)], capture_output=True, text=True)
+        command = [compiler, *FLAGS, "-x", "c++", "-", "-o", str(made)]
+        done = subprocess.run(command, input=program, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"g++ refused the kernels:\n{done.stderr[:4000]}")
         made.replace(library)

@@ -16,10 +16,12 @@ import pytest
 
 from gpubackprop.backend import select
 from gpubackprop.backend.cuda import compile as compiler
-from gpubackprop.backend.cuda import cublaslt, plans, timing
+from gpubackprop.backend.cuda import cublaslt, libraries, plans, timing
 from gpubackprop.backend.cuda import kernel_table as table
-from tests.cuda import fake_cublaslt, fake_cupy, harness
+from tests.cuda import fake_cublaslt, fake_cupy, fake_driver, harness
 from tests.cuda.conftest import core
+from tests.cuda.fake_cupy.kernels import WAITS
+from tests.cuda.variants import variants
 
 FUNCTIONS = ("activation", "bias_activation", "activation_derivative")
 
@@ -28,7 +30,7 @@ def _family(name: str, template: tuple[str, ...]) -> dict[str, list[tuple[Any, .
     """What is built together with an instantiation: of an activation, all functions in that type."""
     if name not in FUNCTIONS:
         return {name: [template]}
-    return {n: [t for t in table.variants()[n] if t[0] == template[0]] for n in FUNCTIONS}
+    return {n: [t for t in variants()[n] if t[0] == template[0]] for n in FUNCTIONS}
 
 
 class Shim:
@@ -68,12 +70,13 @@ def shim(pytestconfig: pytest.Config) -> Shim:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, shim: Shim) -> Iterator[SimpleNamespace]:
-    """A machine with one GPU, as far as Python can tell. `gpu.state` counts; `gpu.library` is cuBLASLt's stand-in;
-    `gpu.launched`: the graphs of steps that were launched."""
+    """A machine with one GPU, as far as Python can tell. `gpu.state` counts; `gpu.library` is cuBLASLt's stand-in, `gpu.driver`
+    the driver's; `gpu.launched`: the graphs of steps that were launched."""
     machine = put_in_place(monkeypatch, shim, tmp_path / "cache")
     yield machine
     cublaslt.library.cache_clear()
-    assert not machine.library.violations, machine.library.violations[0]
+    violations = machine.library.violations + machine.driver.violations
+    assert not violations, violations[0]
     select._cuda_problem.cache_clear()
 
 
@@ -89,13 +92,15 @@ def stand_in_for_this_process(strict: bool = True) -> None:
 def put_in_place(monkeypatch: pytest.MonkeyPatch, shim: Shim, folder: Path, **options: Any) -> SimpleNamespace:
     """Put the stand-ins in place; folder: of the user's cache; options: of `fake_cupy.State`."""
     cupy = fake_cupy.install(monkeypatch, shim, **options)
-    library = fake_cublaslt.install(monkeypatch)
+    library, driver = fake_cublaslt.install(monkeypatch), fake_driver.Driver()
+    monkeypatch.setattr(libraries, "driver", lambda: driver)
     monkeypatch.setenv("GPUBACKPROP_CACHE", str(folder))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # most of the time, for what is thrown away
 
-    def compile_cubin(text: str, arch: str, kernels: Any, options: Any = (), file: str = "") -> compiler.Compiled:
+    def compile_cubin(text: str, arch: str, kernels: Any) -> compiler.Compiled:
         (expression,) = kernels
-        return compiler.Compiled(expression.encode(), {expression: expression}, "")
+        waits = WAITS if "griddepcontrol.wait" in text else b""
+        return compiler.Compiled(expression.encode() + waits, {expression: expression}, "")
 
     monkeypatch.setattr(compiler, "compile_cubin", compile_cubin)
     monkeypatch.setattr(compiler, "version", lambda: "shim")
@@ -108,4 +113,6 @@ def put_in_place(monkeypatch: pytest.MonkeyPatch, shim: Shim, folder: Path, **op
     launch = plans.Planner.launch
     monkeypatch.setattr(plans.Planner, "launch", lambda self, graph: launched.append(graph) or launch(self, graph))
     select._cuda_problem.cache_clear()
-    return SimpleNamespace(cupy=cupy, state=fake_cupy.state, library=library, table=table, launched=launched)
+    return SimpleNamespace(
+        cupy=cupy, state=fake_cupy.state, library=library, driver=driver, table=table, launched=launched
+    )

@@ -151,51 +151,29 @@ def test_every_digit_from_end_to_end(run, t, f):
     exact.assert_exact(name, dtype, a, d)
 
 
-@pytest.mark.parametrize(("t", "f", "v"), cases("derivative_column_sums"))
-def test_derivative_column_sums(run, t, f, v):
+@pytest.mark.parametrize(("t", "v"), cases("column_sums"))
+def test_column_sums(run, t, v):
     rng = np.random.default_rng(4)
     total = "double" if t == "double" else "float"
     for rows, cols in [(1, 1), (31, 33), (1000, 37)] if v == 1 else [(1, 8), (33, 16), (300, 264)]:
-        delta = to_storage(t, rng.normal(size=(rows, cols)) + 0.5)
-        saved = saved_for(f, t, rng.normal(size=(rows, cols)))
-        want = to_float64(t, delta) * derivative_from(f, to_float64(t, saved))
+        values = to_storage(t, rng.normal(size=(rows, cols)) + 0.5)
         launch = table.columns(rows, cols, v, MULTIPROCESSORS)
         splits = launch.grid[1]
-        partial, got = empty(total, (1, splits, cols)), delta.copy()
-        run("derivative_column_sums", (t, f, v), launch, got, saved, partial, rows, cols)
-        assert_close(t, got, want, factor=2)
-        sums, db = empty(total, cols), empty(total, cols)
-        run(
-            "finish_column_sums", (total, total), table.finish_columns(cols), partial, splits, cols, sums, db, None, 0.0
-        )
-        assert_close(total, db, want.sum(axis=0), factor=2)
-        np.testing.assert_array_equal(sums, db)
-        run(
-            "finish_column_sums", (total, total), table.finish_columns(cols), partial, splits, cols, None, db, None, 1.0
-        )
-        np.testing.assert_allclose(db, 2 * sums, rtol=1e-6)
-
-
-def test_column_sums_alone_do_not_touch_delta(run):
-    d = np.arange(12, dtype=np.float32).reshape(3, 4)
-    partial, launch = empty("float", (1, 1, 4)), table.columns(3, 4, 4, 1)
-    run("derivative_column_sums", ("float", "Identity", 4), launch, d, None, partial, 3, 4)
-    np.testing.assert_array_equal(d, np.arange(12).reshape(3, 4))
-    np.testing.assert_array_equal(partial[0, 0], [12, 15, 18, 21])
+        partial, sums = empty(total, (1, splits, cols)), empty(total, cols)
+        run("column_sums", (t, v), launch, values, partial, rows, cols)
+        finish = "finish_column_sums", (total, total), table.finish_columns(cols), partial, splits, cols, sums
+        run(*finish, 0.0)
+        assert_close(total, sums, to_float64(t, values).sum(axis=0), factor=2)
 
 
 @pytest.mark.parametrize(("a", "g"), cases("finish_column_sums"))
 def test_finish_column_sums(run, a, g):
     """Two sums at once, into gradients of any type, with and without what was there."""
-    rng = np.random.default_rng(5)
-    partial = to_storage(a, rng.normal(size=(2, 13, 45)))
-    first, second = empty(g, 45), empty(g, 45)
-    sums = empty(a, (2, 45))
-    run("finish_column_sums", (a, g), table.finish_columns(45, 2), partial, 13, 45, sums, first, second, 0.0)
-    want = partial.astype(float).sum(axis=1)
-    assert_close(a, sums, want)
-    assert_close(g, first, want[0])
-    assert_close(g, second, want[1])
-    old = to_float64(g, second)
-    run("finish_column_sums", (a, g), table.finish_columns(45, 2), partial, 13, 45, None, None, second, 1.0)
-    assert_close(g, second, old + want[1])
+    partial = to_storage(a, np.random.default_rng(5).normal(size=(2, 13, 45)))
+    want, out = partial.astype(float).sum(axis=1), empty(g, (2, 45))
+    finish = "finish_column_sums", (a, g), table.finish_columns(45, 2), partial, 13, 45, out
+    run(*finish, 0.0)
+    assert_close(g, out, want)
+    old = to_float64(g, out)
+    run(*finish, 1.0)
+    assert_close(g, out, old + want)

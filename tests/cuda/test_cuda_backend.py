@@ -264,6 +264,21 @@ def test_a_steady_step_allocates_and_waits_for_nothing(gpu):  # noqa: F811
     assert len(gpu.launched) - launches == 5
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_step_without_a_graph_allocates_nothing(gpu, refused):  # noqa: F811
+    """No masks either, where the epilogue that would write them is refused."""
+    if refused:
+        gpu.library.refused |= {(epilogue, "float32") for epilogue in ("RELU_AUX", "RELU_AUX_BIAS")}
+    x, y = data()
+    net, optimizer = network(CudaBackend(0, graphs=False)), gb.SGD(0.01)
+    for _ in range(3):
+        net.train_step(x, y, optimizer)
+    before = gpu.state.allocations
+    for _ in range(3):
+        net.train_step(x, y, optimizer)
+    assert gpu.state.allocations == before
+
+
 def test_a_short_last_batch_and_a_larger_one(gpu):  # noqa: F811
     nets, rules = (network(CudaBackend(0)), network("cpu")), (gb.Adam(0.01), gb.Adam(0.01))
     for n in (20, 20, 20, 7, 20, 7, 7, 41, 20, 20, 41, 41):

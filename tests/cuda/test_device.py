@@ -87,6 +87,23 @@ def test_the_same_run_gives_the_same_bits(n):
         np.testing.assert_array_equal(array, eager[name])
 
 
+@pytest.mark.parametrize("precision", ["native", "bf16"])
+@pytest.mark.parametrize("n", [33, 1000])
+def test_kernels_that_overlap_give_the_same_bits(precision, n):
+    x, y = data(20 * n)
+    weights = []
+    for overlap in (False, True, True):
+        backend = CudaBackend(0, precision, overlap=overlap)
+        net = gb.mlp([7, 64, 64, 5], activation="tanh", loss="cross_entropy", device=backend, seed=1)
+        gb.Trainer(net, gb.Adam(0.01)).fit(x, y, epochs=3, batch_size=n)
+        weights.append(net.get_weights())
+    if "own kernels overlap" not in backend.describe():
+        pytest.skip(backend.describe())
+    for name, array in weights[0].items():
+        np.testing.assert_array_equal(array, weights[1][name])
+        np.testing.assert_array_equal(array, weights[2][name])
+
+
 def test_dropout_draws_the_bits_of_the_cpu():
     outputs = []
     for device in ("cpu", "cuda"):

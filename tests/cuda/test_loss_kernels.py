@@ -98,16 +98,6 @@ def test_loss_scale_multiplies_delta_alone(run):
     np.testing.assert_array_equal(plain[1] * 1024, scaled[1])
 
 
-@pytest.mark.parametrize(("t", "group"), cases("softmax"))
-def test_softmax(run, t, group):
-    rng = np.random.default_rng(3)
-    for classes in CLASSES[group]:
-        z = to_storage(t, 4 * rng.normal(size=(19, classes)))
-        want = np.exp(log_softmax(to_float64(t, z)))
-        run("softmax", (t, group), table.rows(19, group, MULTIPROCESSORS), z, z, 19, classes)
-        assert_close(t, z, want)
-
-
 def reference(loss, a, y):
     """The sum over elements, and its derivative."""
     d = a - y

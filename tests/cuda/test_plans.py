@@ -172,12 +172,7 @@ def test_no_algorithm(gpu, how):  # noqa: F811
 
 
 def test_what_is_added_to_is_not_touched_by_the_trials(gpu):  # noqa: F811
-    out, done = multiply(gpu, alpha=1.0, beta=1.0)
-    assert done
-    assert (out.get() == 4).all()
-    numbers = gpu.cupy.ones((2,), np.float32)
-    at = numbers.data.ptr
-    out, done = multiply(gpu, alpha=at, beta=at + 4, device_alpha=True)
+    out, done = multiply(gpu, beta=1.0)
     assert done
     assert (out.get() == 4).all()
 

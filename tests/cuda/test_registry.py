@@ -27,7 +27,6 @@ def test_every_activation_of_the_library_has_its_struct():
     for kind, functor in registry.activation_functors().items():
         assert registry.activation(kind()) == kind.__name__ == functor.name
         assert functor.marks["from_output"] == (kind.saves == "a")
-        assert functor.marks["is_identity"] == (kind is activations.Identity)
 
 
 def test_every_loss_of_the_library_has_its_kernel():

@@ -71,6 +71,12 @@ def test_a_long_run_is_measured_a_few_times(cupy: StandIn) -> None:
     assert cupy.waits == timing.LEAST
 
 
+def test_many_calls_are_timed_at_once() -> None:
+    """The host needs some 25 us a launch, where a small product takes one or two."""
+    assert timing.CALLS >= 20
+    assert f"{timing.CALLS} calls" in timing.HOW
+
+
 def test_memory_that_cupy_holds_in_reserve_is_not_in_use(cupy: StandIn) -> None:
     assert timing.memory_in_use(BACKEND) == 200
 

@@ -1,4 +1,4 @@
-// a = f(z + b), delta * f'(z), and the bias gradient.
+// a = f(z + b), and delta * f'(z).
 //
 // An activation is a struct with the name of its class in activations.py, value(x) and derivative(s), where s is what the
 // forward pass kept: the output a (from_output), or the pre-activation z. Its constants have the names of the class's and its
@@ -18,12 +18,12 @@ template <typename A> __device__ __forceinline__ A normal_density(A x) {
 }
 
 struct Identity {
-    static constexpr bool from_output = true, is_identity = true;
+    static constexpr bool from_output = true;
     template <typename A> static __device__ A value(A x) { return x; }
     template <typename A> static __device__ A derivative(A) { return A(1); }
 };
 struct Sigmoid {
-    static constexpr bool from_output = false, is_identity = false;
+    static constexpr bool from_output = false;
     template <typename A> static __device__ A value(A x) { return stable_sigmoid(x); }
     template <typename A> static __device__ A derivative(A x) {
         const A e = exp(-fabs(x)), r = A(1) / (A(1) + e);
@@ -31,7 +31,7 @@ struct Sigmoid {
     }
 };
 struct Tanh {
-    static constexpr bool from_output = false, is_identity = false;
+    static constexpr bool from_output = false;
     template <typename A> static __device__ A value(A x) { return tanh(x); }
     template <typename A> static __device__ A derivative(A x) {
         const A e = exp(A(-2) * fabs(x)), r = A(2) / (A(1) + e);
@@ -39,24 +39,24 @@ struct Tanh {
     }
 };
 struct ReLU {  // written so that a NaN stays a NaN
-    static constexpr bool from_output = true, is_identity = false;
+    static constexpr bool from_output = true;
     template <typename A> static __device__ A value(A x) { return x < A(0) ? A(0) : x; }
     template <typename A> static __device__ A derivative(A a) { return a > A(0) ? A(1) : A(0); }
 };
 struct LeakyReLU {
-    static constexpr bool from_output = true, is_identity = false;
+    static constexpr bool from_output = true;
     static constexpr double slope = 0.01;
     template <typename A> static __device__ A value(A x) { return x > A(0) ? x : A(slope) * x; }
     template <typename A> static __device__ A derivative(A a) { return a > A(0) ? A(1) : A(slope); }
 };
 struct ELU {
-    static constexpr bool from_output = false, is_identity = false;
+    static constexpr bool from_output = false;
     static constexpr double alpha = 1.0, scale = 1.0;
     template <typename A> static __device__ A value(A x) { return x > A(0) ? x : expm1(x); }
     template <typename A> static __device__ A derivative(A x) { return x > A(0) ? A(1) : exp(x); }
 };
 struct SELU {  // Klambauer et al. 2017
-    static constexpr bool from_output = false, is_identity = false;
+    static constexpr bool from_output = false;
     static constexpr double alpha = 1.6732632423543772848170429916717, scale = 1.0507009873554804934193349852946;
     template <typename A> static __device__ A value(A x) {
         return x > A(0) ? A(scale) * x : A(scale * alpha) * expm1(x);
@@ -66,18 +66,18 @@ struct SELU {  // Klambauer et al. 2017
     }
 };
 struct CELU {  // Barron 2017
-    static constexpr bool from_output = false, is_identity = false;
+    static constexpr bool from_output = false;
     static constexpr double alpha = 1.0;
     template <typename A> static __device__ A value(A x) { return x > A(0) ? x : expm1(x); }
     template <typename A> static __device__ A derivative(A x) { return x > A(0) ? A(1) : exp(x); }
 };
 struct GELU {
-    static constexpr bool from_output = false, is_identity = false;
+    static constexpr bool from_output = false;
     template <typename A> static __device__ A value(A x) { return x * normal_distribution(x); }
     template <typename A> static __device__ A derivative(A x) { return normal_distribution(x) + x * normal_density(x); }
 };
 struct GELUTanh {  // x s with s = (1 + tanh(c (x + k x^3))) / 2 = sigmoid(2 c (x + k x^3)), c = sqrt(2 / pi)
-    static constexpr bool from_output = false, is_identity = false;
+    static constexpr bool from_output = false;
     static constexpr double c = 0.79788456080286535588, k = 0.044715;
     template <typename A> static __device__ A exponent(A x) { return A(2 * c) * x * (A(1) + A(k) * x * x); }
     template <typename A> static __device__ A value(A x) { return x * stable_sigmoid(exponent(x)); }
@@ -87,19 +87,19 @@ struct GELUTanh {  // x s with s = (1 + tanh(c (x + k x^3))) / 2 = sigmoid(2 c (
     }
 };
 struct Softplus {
-    static constexpr bool from_output = false, is_identity = false;
+    static constexpr bool from_output = false;
     static constexpr double beta = 1.0;
     template <typename A> static __device__ A value(A x) { return (x > A(0) ? x : A(0)) + log1p(exp(-fabs(x))); }
     template <typename A> static __device__ A derivative(A x) { return stable_sigmoid(x); }
 };
 struct SiLU {
-    static constexpr bool from_output = false, is_identity = false;
+    static constexpr bool from_output = false;
     template <typename A> static __device__ A value(A x) { return x * stable_sigmoid(x); }
     template <typename A> static __device__ A derivative(A x) { return stable_sigmoid(x) * (A(1) + x * stable_sigmoid(-x)); }
 };
 
 struct Mish {  // x tanh(softplus(x)) = x w / (w + 2), w = e (e + 2), e = exp(x)
-    static constexpr bool from_output = false, is_identity = false;
+    static constexpr bool from_output = false;
     template <typename A> static __device__ A e(A x) { return exp(x < A(40) ? x : A(40)); }  // beyond, the value is x
     template <typename A> static __device__ A value(A x) {
         const A w = e(x) * (e(x) + A(2));
@@ -111,7 +111,7 @@ struct Mish {  // x tanh(softplus(x)) = x w / (w + 2), w = e (e + 2), e = exp(x)
     }
 };
 struct Softsign {
-    static constexpr bool from_output = false, is_identity = false;
+    static constexpr bool from_output = false;
     template <typename A> static __device__ A value(A x) { return x / (A(1) + fabs(x)); }
     template <typename A> static __device__ A derivative(A x) {
         const A r = A(1) / (A(1) + fabs(x));
@@ -119,7 +119,7 @@ struct Softsign {
     }
 };
 struct HardSigmoid {
-    static constexpr bool from_output = true, is_identity = false;
+    static constexpr bool from_output = true;
     template <typename A> static __device__ A value(A x) {
         const A h = (x + A(3)) * A(1.0 / 6.0);
         return h < A(0) ? A(0) : h > A(1) ? A(1) : h;
@@ -127,7 +127,7 @@ struct HardSigmoid {
     template <typename A> static __device__ A derivative(A a) { return a > A(0) && a < A(1) ? A(1.0 / 6.0) : A(0); }
 };
 struct HardSwish {
-    static constexpr bool from_output = false, is_identity = false;
+    static constexpr bool from_output = false;
     template <typename A> static __device__ A value(A x) { return x * HardSigmoid::value(x); }
     template <typename A> static __device__ A derivative(A x) {
         const A h = HardSigmoid::value(x);
@@ -182,30 +182,5 @@ __global__ void activation_derivative(T* delta, const T* saved, index_t n) {
 #pragma unroll
         for (int k = 0; k < W; ++k) d.v[k] = narrow<T>(widen(d.v[k]) * F::derivative(A(widen(s.v[k]))));
         store(delta, i, d);
-    });
-}
-
-// delta *= f'(saved), and the column sums of the new delta, unrounded; finish_column_sums follows. With Identity nothing is
-// written to delta and saved may be null: plain column sums. delta, saved: (rows, cols). partial: (1, splits, cols).
-// V: 1, or vector_width<T> where that divides cols and both arrays are aligned to 16 bytes. Launch: columns(rows, cols, V).
-template <typename T, typename F, int V>
-__global__ void derivative_column_sums(T* delta, const T* saved, acc_t<T>* partial, index_t rows, int cols) {
-    typedef acc_t<T> A;
-    column_partial_sums<1, V>(rows, cols, partial, [&](index_t row, int column, A* sums) {
-        const index_t i = row * cols + column;
-        Pack<T, V> d = load<V>(delta, i);
-        if constexpr (F::is_identity) {
-#pragma unroll
-            for (int v = 0; v < V; ++v) sums[v] += widen(d.v[v]);
-        } else {
-            const Pack<T, V> s = load<V>(saved, i);
-#pragma unroll
-            for (int v = 0; v < V; ++v) {
-                const A value = widen(d.v[v]) * F::derivative(A(widen(s.v[v])));
-                d.v[v] = narrow<T>(value);
-                sums[v] += value;
-            }
-            store(delta, i, d);
-        }
     });
 }

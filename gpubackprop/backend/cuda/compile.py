@@ -12,11 +12,11 @@ from functools import cache
 from pathlib import Path
 
 from gpubackprop.backend.cuda import libraries
-from gpubackprop.errors import ArgumentError, DeviceError, MissingExtraError
+from gpubackprop.errors import ArgumentError, DeviceError
 
 DIRECTORY = Path(__file__).parent
 # generic lambdas have no place for a __device__ mark, hence the default execution space
-OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "--ptxas-options=-v")
+OPTIONS = ("--std=c++17", "--device-as-default-execution-space")
 _INCLUDE = re.compile(r'^#include "(.+)"$')
 
 
@@ -37,7 +37,7 @@ def source(name: str = "kernels.cu") -> str:
 @dataclass(frozen=True)
 class Compiled:
     """The result of a compilation by NVRTC: the binary for one architecture, the name of each requested kernel in it, and
-    the compiler's log, which holds registers, stack and spills of each kernel."""
+    the compiler's log."""
 
     cubin: bytes
     names: dict[str, str]
@@ -49,15 +49,6 @@ def _nvrtc() -> ctypes.CDLL:
     library = libraries.load("nvrtc")
     library.nvrtcGetErrorString.restype = ctypes.c_char_p
     return library
-
-
-def available() -> str | None:
-    """None where NVRTC can be loaded, otherwise why not."""
-    try:
-        _nvrtc()
-    except MissingExtraError as error:
-        return str(error)
-    return None
 
 
 def _call(name: str, *arguments: object) -> None:
@@ -92,9 +83,7 @@ def supported_architectures() -> list[str]:
     return [f"sm_{number}" for number in numbers]
 
 
-def compile_cubin(
-    text: str, arch: str, kernels: Sequence[str], options: Sequence[str] = OPTIONS, file: str = "kernels.cu"
-) -> Compiled:
+def compile_cubin(text: str, arch: str, kernels: Sequence[str], options: Sequence[str] = OPTIONS) -> Compiled:
     """`text` compiled for one architecture.
 
     arch: a real architecture such as "sm_90". kernels: the name expressions to instantiate, such as
@@ -103,30 +92,28 @@ def compile_cubin(
     """
     if not re.fullmatch(r"sm_\d+[af]?", arch):
         raise ArgumentError(f'arch is {arch!r}: expected "sm_" and a compute capability, such as "sm_90"')
-    with _compiled(text, arch, kernels, options, file) as program:
+    with _compiled(text, arch, kernels, options) as program:
         log = _read(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
         return Compiled(_read(program, "CUBIN"), {kernel: _lowered(program, kernel) for kernel in kernels}, log)
 
 
 def compile_ptx(text: str, arch: str, kernels: Sequence[str], options: Sequence[str] = OPTIONS) -> str:
     """The PTX of the same compilation, to read."""
-    with _compiled(text, arch.replace("sm_", "compute_"), kernels, options, "kernels.cu") as program:
+    with _compiled(text, arch.replace("sm_", "compute_"), kernels, options) as program:
         return _read(program, "PTX").rstrip(b"\0").decode()
 
 
 @contextmanager
-def _compiled(
-    text: str, arch: str, kernels: Sequence[str], options: Sequence[str], file: str
-) -> Iterator[ctypes.c_void_p]:
+def _compiled(text: str, arch: str, kernels: Sequence[str], options: Sequence[str]) -> Iterator[ctypes.c_void_p]:
     program = ctypes.c_void_p()
-    _call("nvrtcCreateProgram", ctypes.byref(program), text.encode(), file.encode(), 0, None, None)
+    _call("nvrtcCreateProgram", ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None)
     try:
         for kernel in kernels:
             _call("nvrtcAddNameExpression", program, kernel.encode())
         flags = [f"--gpu-architecture={arch}".encode(), *(option.encode() for option in options)]
         if _nvrtc().nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flags)):
             log = _read(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
-            raise DeviceError(f"NVRTC could not compile {file} for {arch}:\n{log}")
+            raise DeviceError(f"NVRTC could not compile kernels.cu for {arch}:\n{log}")
         yield program
     finally:
         _call("nvrtcDestroyProgram", ctypes.byref(program))
@@ -137,29 +124,3 @@ def _lowered(program: ctypes.c_void_p, kernel: str) -> str:
     _call("nvrtcGetLoweredName", program, kernel.encode(), ctypes.byref(name))
     assert name.value is not None  # NVRTC gives a name for every expression that it accepted
     return name.value.decode()
-
-
-@dataclass(frozen=True)
-class Resources:
-    """The resources of one compiled kernel: registers a thread, shared memory in bytes a block, bytes spilled."""
-
-    registers: int
-    shared: int
-    spilled: int
-
-
-def resources(log: str) -> dict[str, Resources]:
-    """The log of a compilation with --ptxas-options=-v, by lowered name."""
-
-    def total(pattern: str, part: str) -> int:
-        return sum(map(int, re.findall(pattern, part)))
-
-    parts = re.split(r"Compiling entry function '(\w+)'", log)[1:]
-    return {
-        name: Resources(
-            registers=total(r"Used (\d+) registers", part),
-            shared=total(r"(\d+) bytes smem", part),
-            spilled=total(r"(\d+) bytes spill", part),
-        )
-        for name, part in zip(parts[::2], parts[1::2], strict=True)
-    }

@@ -18,8 +18,6 @@ DATA_TYPE = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
 """cudaDataType_t, by the name of the dtype."""
 COMPUTE_32F, COMPUTE_32F_FAST_TF32, COMPUTE_64F = 68, 77, 70
 """cublasComputeType_t."""
-DEVICE_POINTERS = 1
-"""cublasLtPointerMode_t of alpha and beta in device memory."""
 EPILOGUE = {
     "DEFAULT": 1,
     "BIAS": 4,
@@ -28,18 +26,15 @@ EPILOGUE = {
     "RELU_AUX": 2 | 128,
     "RELU_AUX_BIAS": 2 | 4 | 128,
     "DRELU": 8 | 128,
-    "DRELU_BGRAD": 8 | 16 | 128,
     "GELU": 32,
     "GELU_BIAS": 32 | 4,
     "GELU_AUX": 32 | 128,
     "GELU_AUX_BIAS": 32 | 4 | 128,
     "DGELU": 64 | 128,
-    "DGELU_BGRAD": 64 | 16 | 128,
     "BGRADA": 256,
 }
 """cublasLtEpilogue_t: what is done to a product before it is stored."""
 DESCRIPTOR: dict[str, tuple[int, Any]] = {
-    "POINTER_MODE": (2, c_int32),
     "TRANSA": (3, c_int32),
     "TRANSB": (4, c_int32),
     "EPILOGUE": (7, c_uint32),

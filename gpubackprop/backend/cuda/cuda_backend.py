@@ -22,7 +22,7 @@ from gpubackprop.backend.base import (
     UpdateRule,
 )
 from gpubackprop.backend.cuda import kernel_table as table
-from gpubackprop.backend.cuda import normalization, plans, registry
+from gpubackprop.backend.cuda import normalization, overlap, plans, registry
 from gpubackprop.backend.cuda.choices import Way
 from gpubackprop.backend.cuda.cupy_backend import CupyBackend
 from gpubackprop.backend.cuda.gather import gather, row_types, target_types
@@ -32,6 +32,7 @@ from gpubackprop.backend.cuda.launcher import Kernels
 from gpubackprop.backend.cuda.loop import DeviceLoop
 from gpubackprop.backend.cuda.masks import Masks
 from gpubackprop.backend.cuda.narrow import Narrow, fits, works
+from gpubackprop.backend.cuda.overlap import Overlap
 from gpubackprop.backend.cuda.precision import HALF, HalfCopies, LossScale, half_type
 from gpubackprop.backend.cuda.products import Products
 from gpubackprop.backend.cuda.timing import seconds_a_call
@@ -51,6 +52,8 @@ class CudaBackend(CupyBackend):
     products, epilogues, graphs, narrow: False goes down the chain, to find out what the level above does: products by CuPy in
     place of cuBLASLt (and no graphs, which those cannot be part of), plain products and kernels, each step launch by launch,
     narrow Dense layers one by one.
+    overlap: True lets own kernels in a graph begin while the one before them ends (`overlap.py`), where device and driver can;
+    what that saves is not yet measured.
 
     An activation, loss or optimizer without a kernel (`registry`) runs in its array expressions. Raises DeviceError or
     MissingExtraError where this GPU cannot be used this way.
@@ -65,6 +68,7 @@ class CudaBackend(CupyBackend):
         epilogues: bool = True,
         graphs: bool = True,
         narrow: bool = True,
+        overlap: bool = False,
     ) -> None:
         super().__init__(index)
         self.precision = precision
@@ -87,6 +91,7 @@ class CudaBackend(CupyBackend):
             self.loss_scale = LossScale(self.kernels) if precision == "fp16" else None
             self.scales_deltas = self.loss_scale is not None
             self._try_out()
+            self._overlap = self._overlapping() if overlap else ""
 
     def __enter__(self) -> Backend:
         super().__enter__()
@@ -113,15 +118,51 @@ class CudaBackend(CupyBackend):
         if not np.allclose(self.to_host(out), host @ host.T, rtol=4e-3):
             raise DeviceError("a product of two 8 x 8 matrices by cuBLASLt came out wrong")
 
+    def _overlapping(self) -> str:
+        """Let own kernels in graphs overlap, if that works in a small graph; what came of it, for `describe`."""
+        why = overlap.problem(self.kernels.arch) if self.graphs else "there are no graphs"
+        if not why:
+            try:
+                self.kernels.overlap(Overlap(self.cupy))
+                if self._overlap_is_right():
+                    return ", own kernels overlap"
+                why = "a small graph came out wrong"
+            except Exception as error:  # the driver's, CuPy's or this library's: it is told, and all goes on without
+                why = f"{type(error).__name__}: {error}"
+            self.kernels.overlap(None)
+        log.warning("own kernels do not overlap: %s", why)
+        return f", own kernels do not overlap: {why}"
+
+    def _overlap_is_right(self) -> bool:
+        a, b, out = (self.zeros((4,), np.float64) for _ in range(3))
+
+        def write(first: float) -> None:
+            self.kernels.launch(
+                "set_scalars", ("double",), table.one_block(), a, None, 4, *(first + k for k in range(4))
+            )
+
+        def step() -> None:
+            write(1.0)
+            self.xp.copyto(b, a)  # no kernel, and it must have read before the next one writes
+            write(5.0)
+            write(9.0)
+            self.xp.add(a, b, out=out)
+
+        write(0.0)  # what is not loaded yet cannot be captured
+        parts, _ = self.recorder.capture(step)
+        for part in parts:
+            part()
+        return bool((self.to_host(out) == [10, 12, 14, 16]).all())
+
     def describe(self) -> str:
         if self.products is None:
-            return f"own kernels, products by CuPy, eager{self.fallback}"
+            return f"own kernels, products by CuPy, eager{self._overlap}{self.fallback}"
         steps = "CUDA graphs" if self.graphs else "eager"
         if self.recorder.failure:
             steps = f"eager (no graph: {self.recorder.failure})"
         products = "cuBLASLt with epilogues" if self.products.epilogues else "cuBLASLt without epilogues"
         refused = "".join(f"; {kind} not used: {why}" for kind, why in self.products.refused.items())
-        return f"{steps}, own kernels, {products}{refused}"
+        return f"{steps}, own kernels, {products}{self._overlap}{refused}"
 
     # -- recording ------------------------------------------------------------------------------------------------
 
@@ -318,6 +359,8 @@ class CudaBackend(CupyBackend):
         mask = self.masks.of(saved) if function == "ReLU" else None
         ways: dict[str, Way] = {}
         if mask is not None:
+            # DRELU_BGRAD would sum up the columns of out too, but in the type of out: no gradient in half precision. BGRADA does
+            # it in float32, in the product that takes out for dW.
             ways["DRELU"] = lambda: self._multiply(delta, W.T, out, "DRELU", aux=mask)
         elif function == "GELUTanh":
             ways["DGELU"] = lambda: self._multiply(delta, W.T, out, "DGELU", aux=saved)
@@ -422,8 +465,8 @@ class CudaBackend(CupyBackend):
         geometry = table.columns(n, m, width, self.kernels.multiprocessors)
         splits = geometry.grid[1]
         partial = self.kernels.partial(splits * m, np.float64 if wide == "double" else np.float32)
-        self.kernels.launch("derivative_column_sums", (t, "Identity", width), geometry, values, None, partial, n, m)
-        arguments = (partial, splits, m, None, out, None, float(beta))
+        self.kernels.launch("column_sums", (t, width), geometry, values, partial, n, m)
+        arguments = (partial, splits, m, out, float(beta))
         finish = table.finish_columns(m)
         self.kernels.launch("finish_column_sums", (wide, C_TYPE[out.dtype.name]), finish, *arguments)
 

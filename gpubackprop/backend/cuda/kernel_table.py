@@ -1,5 +1,5 @@
-"""The facts by which the host launches a kernel of kernels.cu: its name expression, the types of its arguments, the
-instantiations that make sense, and the launch geometry.
+"""The facts by which the host launches a kernel of kernels.cu: its name expression, the types of its arguments, and the launch
+geometry.
 
 Kernels, activations, losses and optimizer rules are read from the source itself, so that there is no second list of them.
 Types are C names: float, double, f16, bf16, unsigned char, int, long long (`C_TYPE` gives them for a dtype's name).
@@ -188,56 +188,6 @@ def rules() -> tuple[Rule, ...]:
 
 def _text(file: str) -> str:
     return (DIRECTORY / file).read_text(encoding="utf-8")
-
-
-# -- the instantiations that make sense: (template arguments, ...) of each kernel -----------------------------------
-
-_ACCUMULATED = [(t, "double" if t == "double" else "float") for t in STORAGE]
-_PARAMETERS = (("float", "float"), ("double", "double"), ("float", "f16"), ("float", "bf16"))
-"""(P, H) of an optimizer: parameters with their gradients and states, and the copy of them that products take."""
-
-
-def _widths(*types: str) -> list[tuple[str, int]]:
-    return [(t, v) for t in types for v in (1, 16 // SIZE[t])]
-
-
-def variants() -> dict[str, list[tuple[str | int, ...]]]:
-    """Every instantiation that the host may ask for, by kernel."""
-    table: dict[str, list[tuple[str | int, ...]]] = {name: [()] for name, k in kernels().items() if not k.template}
-    functions = tuple(functors("activation.cu"))
-    for name in ("bias_activation", "activation", "activation_derivative"):
-        table[name] = list(product(STORAGE, functions))
-    table["derivative_column_sums"] = [(t, f, v) for t, v in _widths(*STORAGE) for f in functions]
-    table["finish_column_sums"] = [*(("float", g) for g in ("float", "f16", "bf16")), ("double", "double")]
-    table["softmax"] = list(product(STORAGE, GROUPS))
-    targets = {t: ("int", "long long", a, *((t,) if t != a else ())) for t, a in _ACCUMULATED}
-    table["cross_entropy"] = [(t, y, g) for t in STORAGE for y in targets[t] for g in GROUPS]
-    table["elementwise_loss"] = [(t, y, f) for t in STORAGE for y in targets[t][2:] for f in functors("loss.cu")]
-    table["gather_rows"] = [(*x, *y) for x in GATHERED for y in GATHERED_TARGETS]
-    table["convert"] = [("float", "f16"), ("float", "bf16"), ("f16", "float"), ("bf16", "float")]
-    for name in ("dropout", "batch_norm_apply", "batch_norm_backward"):
-        table[name] = [(t,) for t in STORAGE]
-    table["squared_norm"] = list(dict.fromkeys((t, r) for t, a in _ACCUMULATED for r in (a, "double")))
-    names = dict.fromkeys(rule.name for rule in rules())
-    table["optimizer_step"] = [(rule, *types) for rule in names for types in _PARAMETERS]
-    table["lars_step"] = table["lamb_step"] = list(_PARAMETERS)
-    for name in (
-        "penalty",
-        "penalty_gradient",
-        "unscale",
-        "restore",
-        "segment_norms",
-        "lamb_moments",
-        "segment_ratios",
-        "set_scalars",
-    ):
-        table[name] = [("float",), ("double",)]
-    table["column_spreads"] = [(t, min(v, 4)) for t, v in _widths(*STORAGE)]
-    table["finish_spreads"] = table["inverse_deviation"] = [("float",), ("double",)]
-    table["norm_gradient_sums"] = [(t, v, r) for t, v in _widths(*STORAGE) for r in (0, 1)]
-    table["layer_norm_forward"] = table["layer_norm_backward"] = list(product(STORAGE, GROUPS))
-    table["narrow_forward"] = table["narrow_backward"] = [(t, w) for t in NARROW_ROWS for w in NARROW_WIDTHS]
-    return table
 
 
 # -- launch geometry ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike
 from gpubackprop.backend.base import Array
 from gpubackprop.backend.cuda import compile, kernel_table
 from gpubackprop.backend.cuda.kernel_table import SCALAR, Launch
+from gpubackprop.backend.cuda.overlap import Overlap, waiting
 from gpubackprop.errors import ArgumentError, DeviceError
 from gpubackprop.files import cache
 
@@ -34,7 +35,8 @@ class Kernels:
         self.counter: Array = cupy.zeros((1,), np.uint32)
         """The blocks of a launch that are done; 0 between launches."""
         self._partial: dict[str, Array] = {}
-        self._loaded: dict[tuple[Any, ...], tuple[Callable[..., None], tuple[Callable[[Any], Any], ...]]] = {}
+        self._loaded: dict[tuple[Any, ...], tuple[Any, tuple[Callable[[Any], Any], ...]]] = {}
+        self._overlap: Overlap | None = None
 
     def launch(self, name: str, template: tuple[str | int, ...], geometry: Launch, *arguments: object) -> None:
         """Queue one launch. Nothing is checked on the way but the number of arguments: the callers own the types."""
@@ -44,7 +46,14 @@ class Kernels:
         function, convert = self._loaded[key]
         if len(arguments) != len(convert):
             raise ArgumentError(f"kernel {name} takes {len(convert)} arguments; got {len(arguments)}")
-        function(geometry.grid, geometry.block, tuple(c(a) for c, a in zip(convert, arguments, strict=True)))
+        values = tuple(c(a) for c, a in zip(convert, arguments, strict=True))
+        if self._overlap is None or not self._overlap.capture(function.kernel.ptr, geometry, values):
+            function(geometry.grid, geometry.block, values)
+
+    def overlap(self, overlap: Overlap | None) -> None:
+        """From now on kernels wait by themselves and are captured this way; None: as CuPy launches them."""
+        self._overlap = overlap
+        self._loaded.clear()
 
     def flat(self, n: int, width: int = 4) -> Launch:
         """The geometry of a pass over n elements, `width` of them a thread and turn."""
@@ -73,15 +82,13 @@ class Kernels:
         return function, converters
 
     def _compiled(self, expression: str) -> tuple[bytes, str]:
-        text = compile.source()
-        # The spill report is for the tests; it would only lengthen the log here.
-        options = tuple(o for o in compile.OPTIONS if not o.startswith("--ptxas"))
-        key = f"kernel-{cache.digest(text, options, self.arch, expression, compile.version())}"
+        text = compile.source() if self._overlap is None else waiting(compile.source())
+        key = f"kernel-{cache.digest(text, compile.OPTIONS, self.arch, expression, compile.version())}"
         kept = cache.load(key)
         if kept is not None:
             name, _, cubin = kept.partition(b"\n")
             return cubin, name.decode()
-        made = compile.compile_cubin(text, self.arch, [expression], options)
+        made = compile.compile_cubin(text, self.arch, [expression])
         lowered = made.names[expression]
         cache.store(key, lowered.encode() + b"\n" + made.cubin)
         return made.cubin, lowered

@@ -30,18 +30,6 @@ __device__ __forceinline__ void softmax_terms(const T* z, int lane, int count, A
     sum = group_sum<GROUP>(sum);
 }
 
-// p = softmax(z) by rows; may be in place. Launch: rows(rows, GROUP).
-template <typename T, int GROUP> __global__ void softmax(const T* z, T* p, index_t rows, int classes) {
-    typedef acc_t<T> A;
-    for_each_row<GROUP>(rows, [&](index_t row, int lane, bool active) {
-        A largest, sum;
-        const int count = active ? classes : 0;
-        softmax_terms<GROUP>(z + row * classes, lane, count, largest, sum);
-        for (int c = lane; c < count; c += GROUP)
-            p[row * classes + c] = narrow<T>(exp(widen(z[row * classes + c]) - largest) / sum);
-    });
-}
-
 // Softmax + cross-entropy from logits z (rows, classes); delta (rows, classes) may be z.
 // Y integer: y (rows,) labels in [0, classes); one outside makes the loss and that row of delta NaN.
 // Y floating: y (rows, classes), C = sum_c y_c (log sum exp z - z_c), delta = softmax sum(y) - y.

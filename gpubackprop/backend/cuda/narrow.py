@@ -77,7 +77,7 @@ class Narrow:
         blocks = table.narrow(len(x), C_TYPE[x.dtype.name], self._kernels.multiprocessors).blocks
         partial = self._kernels.partial(blocks * size, np.float32)
         self._launch("narrow_backward", x, rows, places, partial, size)
-        finish = partial, blocks, size, None, flat[first : first + size], None, float(beta)
+        finish = partial, blocks, size, flat[first : first + size], float(beta)
         self._kernels.launch("finish_column_sums", ("float", "float"), table.finish_columns(size), *finish)
 
     def _launch(

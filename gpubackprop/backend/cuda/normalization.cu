@@ -1,14 +1,6 @@
-// Batch normalisation (columns) and layer normalisation (rows), forward and backward. Parameters and statistics are of type
-// acc_t<T>; xhat = (x - mean) * rstd, y = xhat gamma + beta. Variances divide by the count (biased), as torch.nn does, but for
-// the running variance, which divides by the count less one. gamma, beta: null for 1 and 0. Where a backward kernel takes x and
-// mean, it takes xhat as well: x = xhat, mean = null.
-
-template <typename A> __device__ __forceinline__ A affine(A x, const A* gamma, const A* beta, index_t j) {
-    return x * (gamma ? gamma[j] : A(1)) + (beta ? beta[j] : A(0));
-}
-template <typename A> __device__ __forceinline__ A normalized(A x, const A* mean, const A* rstd, index_t j) {
-    return mean ? (x - mean[j]) * rstd[j] : x;
-}
+// Batch normalisation (columns) and layer normalisation (rows), forward and backward, up to scale and shift, which are layers' own.
+// Statistics are of type acc_t<T>; xhat = (x - mean) * rstd, rstd = 1 / sqrt(variance + eps). Variances divide by the count
+// (biased), as torch.nn does.
 
 // Count, mean and sum of squared deviations, merged as by Chan, Golub and LeVeque 1983.
 template <typename A> struct Spread {
@@ -77,12 +69,9 @@ template <typename T, int V> __global__ void column_spreads(const T* x, acc_t<T>
         }
 }
 
-// Second stage: mean, variance (null where not wanted), rstd = 1 / sqrt(variance + eps), (cols,) each, and
-// running = (1 - momentum) running + momentum new; running_mean, running_var: (cols,), null where not kept.
-// Block (32, 8), grid (ceil(cols / 32)).
+// Second stage: mean, variance, rstd, (cols,) each. Block (32, 8), grid (ceil(cols / 32)).
 template <typename A>
-__global__ void finish_spreads(const A* partial, int splits, index_t rows, int cols, double eps, double momentum, A* mean,
-                               A* variance, A* rstd, A* running_mean, A* running_var) {
+__global__ void finish_spreads(const A* partial, int splits, index_t rows, int cols, double eps, A* mean, A* variance, A* rstd) {
     const int column = blockIdx.x * 32 + threadIdx.x;
     const index_t chunk = (rows + splits - 1) / splits;
     Spread<A> own[1] = {};
@@ -94,90 +83,69 @@ __global__ void finish_spreads(const A* partial, int splits, index_t rows, int c
         }
     merge_along_y<1>(own);
     if (threadIdx.y != 0 || column >= cols) return;
-    const A m = own[0].mean + partial[2 * (index_t)splits * cols + column], squares = own[0].squares;
-    mean[column] = m;
-    if (variance) variance[column] = squares / A(rows);
-    rstd[column] = A(1) / sqrt(squares / A(rows) + A(eps));
-    if (running_mean) running_mean[column] += A(momentum) * (m - running_mean[column]);
-    if (running_var) {
-        const A unbiased = squares / A(rows > 1 ? rows - 1 : 1);
-        running_var[column] += A(momentum) * (unbiased - running_var[column]);
-    }
+    const A spread = own[0].squares / A(rows);
+    mean[column] = own[0].mean + partial[2 * (index_t)splits * cols + column];
+    variance[column] = spread;
+    rstd[column] = A(1) / sqrt(spread + A(eps));
 }
 
-// rstd = 1 / sqrt(variance + eps), for evaluation with running statistics. Launch: flat(n).
-template <typename A> __global__ void inverse_deviation(const A* variance, A* rstd, index_t n, double eps) {
-    grid_stride<1>(n, false, [&](index_t i, auto) { rstd[i] = A(1) / sqrt(variance[i] + A(eps)); });
-}
-
-// y = (x - mean) rstd gamma + beta by columns; x, y: (rows, cols), may be the same; the others (cols,).
-// Launch: flat(rows * cols).
+// xhat by columns; x, xhat: (rows, cols), may be the same; mean, rstd: (cols,). Launch: flat(rows * cols).
 template <typename T>
-__global__ void batch_norm_apply(const T* x, const acc_t<T>* mean, const acc_t<T>* rstd, const acc_t<T>* gamma,
-                                 const acc_t<T>* beta, T* y, index_t rows, int cols) {
-    typedef acc_t<T> A;
+__global__ void batch_norm_apply(const T* x, const acc_t<T>* mean, const acc_t<T>* rstd, T* xhat, index_t rows, int cols) {
     constexpr int V = vector_width<T>;
-    column_stride<V>(rows, cols, aligned<V>(x, y), [&](index_t i, int column, auto width) {
+    column_stride<V>(rows, cols, aligned<V>(x, xhat), [&](index_t i, int column, auto width) {
         constexpr int W = decltype(width)::value;
         Pack<T, W> values = load<W>(x, i);
 #pragma unroll
-        for (int k = 0; k < W; ++k) {
-            const int j = column + k;
-            values.v[k] = narrow<T>(affine((widen(values.v[k]) - mean[j]) * rstd[j], gamma, beta, j));
-        }
-        store(y, i, values);
+        for (int k = 0; k < W; ++k)
+            values.v[k] = narrow<T>((widen(values.v[k]) - mean[column + k]) * rstd[column + k]);
+        store(xhat, i, values);
     });
 }
 
-// First stage of d beta = sum dy and d gamma = sum dy xhat over rows: partial (2, splits, cols), finish_column_sums follows with
-// out0 = d beta, out1 = d gamma. BY_ROW 0: mean, rstd (cols,) (batch norm); 1: (rows,) (layer norm).
-// Launch: columns(rows, cols, V).
-template <typename T, int V, int BY_ROW>
-__global__ void norm_gradient_sums(const T* x, const T* dy, const acc_t<T>* mean, const acc_t<T>* rstd, acc_t<T>* partial,
-                                   index_t rows, int cols) {
+// First stage of sum dy and sum dy xhat over rows: partial (2, splits, cols). Launch: columns(rows, cols, V).
+template <typename T, int V>
+__global__ void norm_gradient_sums(const T* xhat, const T* dy, acc_t<T>* partial, index_t rows, int cols) {
     typedef acc_t<T> A;
     column_partial_sums<2, V>(rows, cols, partial, [&](index_t row, int column, A* sums) {
         const index_t i = row * cols + column;
-        const Pack<T, V> values = load<V>(x, i), slopes = load<V>(dy, i);
+        const Pack<T, V> values = load<V>(xhat, i), slopes = load<V>(dy, i);
 #pragma unroll
         for (int v = 0; v < V; ++v) {
-            const index_t j = BY_ROW ? row : column + v;
             const A slope = widen(slopes.v[v]);
             sums[v] += slope;
-            sums[V + v] += slope * normalized(A(widen(values.v[v])), mean, rstd, j);
+            sums[V + v] += slope * A(widen(values.v[v]));
         }
     });
 }
 
-// dx = gamma rstd (dy - sum_dy / n - xhat sum_dy_xhat / n), n = rows: sums (2, cols) of finish_column_sums, of this very batch;
-// null in evaluation: dx = gamma rstd dy. dx may be dy. Launch: flat(rows * cols).
+// dx = rstd (dy - sum_dy / n - xhat sum_dy_xhat / n), n = rows: sums (2, cols) of finish_column_sums, of this very batch.
+// dx may be dy. Launch: flat(rows * cols).
 template <typename T>
-__global__ void batch_norm_backward(const T* x, const T* dy, const acc_t<T>* mean, const acc_t<T>* rstd, const acc_t<T>* gamma,
-                                    const acc_t<T>* sums, T* dx, index_t rows, int cols) {
+__global__ void batch_norm_backward(const T* xhat, const T* dy, const acc_t<T>* rstd, const acc_t<T>* sums, T* dx, index_t rows,
+                                    int cols) {
     typedef acc_t<T> A;
     constexpr int V = vector_width<T>;
     const A inverse = A(1) / A(rows);
-    column_stride<V>(rows, cols, aligned<V>(x, dy, dx), [&](index_t i, int column, auto width) {
+    column_stride<V>(rows, cols, aligned<V>(xhat, dy, dx), [&](index_t i, int column, auto width) {
         constexpr int W = decltype(width)::value;
-        const Pack<T, W> values = load<W>(x, i);
+        const Pack<T, W> values = load<W>(xhat, i);
         Pack<T, W> slopes = load<W>(dy, i);
 #pragma unroll
         for (int k = 0; k < W; ++k) {
             const int j = column + k;
-            A slope = widen(slopes.v[k]);
-            if (sums) slope -= (sums[j] + normalized(A(widen(values.v[k])), mean, rstd, j) * sums[cols + j]) * inverse;
-            slopes.v[k] = narrow<T>((gamma ? gamma[j] : A(1)) * rstd[j] * slope);
+            const A rest = (sums[j] + A(widen(values.v[k])) * sums[cols + j]) * inverse;
+            slopes.v[k] = narrow<T>(rstd[j] * (widen(slopes.v[k]) - rest));
         }
         store(dx, i, slopes);
     });
 }
 
-// Layer norm: x, y (rows, cols), may be the same; gamma, beta (cols,); mean, rstd (rows,) are kept for the backward pass,
-// variance (rows,) where it is wanted, else null. mean null: 0 takes its place (RMS norm, Zhang and Sennrich 2019).
-// The variance is a second pass over the row, which is in cache by then. Launch: rows(rows, GROUP).
+// Layer norm: x, xhat (rows, cols), may be the same; mean, variance, rstd (rows,). mean null: 0 takes its place (RMS norm, Zhang
+// and Sennrich 2019). The variance is a second pass over the row, which is in cache by then. Launch: rows(rows, GROUP).
 template <typename T, int GROUP>
-__global__ void layer_norm_forward(const T* x, const acc_t<T>* gamma, const acc_t<T>* beta, T* y, acc_t<T>* mean,
-                                   acc_t<T>* variance, acc_t<T>* rstd, index_t rows, int cols, double eps) {
+__global__ void layer_norm_forward(const T* x, T* xhat, acc_t<T>* mean, acc_t<T>* variance, acc_t<T>* rstd, index_t rows, int cols,
+                                   double eps) {
     typedef acc_t<T> A;
     for_each_row<GROUP>(rows, [&](index_t row, int lane, bool active) {
         const T* in = x + row * cols;
@@ -187,38 +155,32 @@ __global__ void layer_norm_forward(const T* x, const acc_t<T>* gamma, const acc_
         const A m = group_sum<GROUP>(sum) / A(cols);
         for (int c = lane; c < count; c += GROUP) squares += (widen(in[c]) - m) * (widen(in[c]) - m);
         const A v = group_sum<GROUP>(squares) / A(cols), r = A(1) / sqrt(v + A(eps));
-        for (int c = lane; c < count; c += GROUP) 
-            y[row * cols + c] = narrow<T>(affine((widen(in[c]) - m) * r, gamma, beta, c));
+        for (int c = lane; c < count; c += GROUP) xhat[row * cols + c] = narrow<T>((widen(in[c]) - m) * r);
         if (active && lane == 0) {
             if (mean) mean[row] = m;
-            if (variance) variance[row] = v;
+            variance[row] = v;
             rstd[row] = r;
         }
     });
 }
 
-// dx = rstd (u - mean(u) - xhat mean(u xhat)), u = dy gamma, means over the row. x: the input of the forward pass; dx may be dy.
-// centered: 0 where no mean was taken out, and mean(u) is left out.
-// Launch: rows(rows, GROUP).
+// dx = rstd (dy - mean(dy) - xhat mean(dy xhat)), means over the row; dx may be dy.
+// centered: 0 where no mean was taken out, and mean(dy) is left out. Launch: rows(rows, GROUP).
 template <typename T, int GROUP>
-__global__ void layer_norm_backward(const T* x, const T* dy, const acc_t<T>* mean, const acc_t<T>* rstd, const acc_t<T>* gamma,
-                                    T* dx, index_t rows, int cols, int centered) {
+__global__ void layer_norm_backward(const T* xhat, const T* dy, const acc_t<T>* rstd, T* dx, index_t rows, int cols, int centered) {
     typedef acc_t<T> A;
-    const A* const none = nullptr;
     for_each_row<GROUP>(rows, [&](index_t row, int lane, bool active) {
-        const T *in = x + row * cols, *slopes = dy + row * cols;
+        const T *values = xhat + row * cols, *slopes = dy + row * cols;
         const int count = active ? cols : 0;
         const A r = active ? rstd[row] : A(0);
         A plain = 0, along = 0;
         for (int c = lane; c < count; c += GROUP) {
-            const A u = affine(A(widen(slopes[c])), gamma, none, c);
-            plain += u;
-            along += u * normalized(A(widen(in[c])), mean, rstd, row);
+            plain += widen(slopes[c]);
+            along += A(widen(slopes[c])) * A(widen(values[c]));
         }
         plain = centered ? group_sum<GROUP>(plain) / A(cols) : A(0);
         along = group_sum<GROUP>(along) / A(cols);
         for (int c = lane; c < count; c += GROUP)
-            dx[row * cols + c] = narrow<T>(r * (affine(A(widen(slopes[c])), gamma, none, c) - plain -
-                                                normalized(A(widen(in[c])), mean, rstd, row) * along));
+            dx[row * cols + c] = narrow<T>(r * (widen(slopes[c]) - plain - widen(values[c]) * along));
     });
 }

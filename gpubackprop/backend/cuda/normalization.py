@@ -14,7 +14,7 @@ def normalize_rows(
     """`Backend.normalize` along axis 1."""
     (n, d), group = x.shape, table.group_of(x.shape[1])
     geometry = table.rows(n, group, kernels.multiprocessors)
-    arguments = (x, None, None, xhat, mean, var, rstd, n, d, eps)
+    arguments = (x, xhat, mean, var, rstd, n, d, eps)
     kernels.launch("layer_norm_forward", (C_TYPE[x.dtype.name], group), geometry, *arguments)
 
 
@@ -24,7 +24,7 @@ def normalize_rows_backward(
     """`Backend.normalize_backward` along axis 1."""
     (n, d), group = g.shape, table.group_of(g.shape[1])
     geometry = table.rows(n, group, kernels.multiprocessors)
-    arguments = (xhat, g, None, rstd, None, out, n, d, int(centered))
+    arguments = (xhat, g, rstd, out, n, d, int(centered))
     kernels.launch("layer_norm_backward", (C_TYPE[g.dtype.name], group), geometry, *arguments)
 
 
@@ -38,9 +38,9 @@ def normalize_columns(
     splits = geometry.grid[1]
     partial = kernels.partial((2 * splits + 1) * d, mean.dtype)
     kernels.launch("column_spreads", (t, width), geometry, x, partial, n, d)
-    arguments = (partial, splits, n, d, eps, 0.0, mean, var, rstd, None, None)
+    arguments = (partial, splits, n, d, eps, mean, var, rstd)
     kernels.launch("finish_spreads", (C_TYPE[mean.dtype.name],), table.finish_columns(d), *arguments)
-    kernels.launch("batch_norm_apply", (t,), kernels.flat(x.size), x, mean, rstd, None, None, xhat, n, d)
+    kernels.launch("batch_norm_apply", (t,), kernels.flat(x.size), x, mean, rstd, xhat, n, d)
 
 
 def normalize_columns_backward(kernels: Kernels, g: Array, rstd: Array, xhat: Array, sums: Array, out: Array) -> None:
@@ -50,7 +50,7 @@ def normalize_columns_backward(kernels: Kernels, g: Array, rstd: Array, xhat: Ar
     geometry = table.columns(n, d, width, kernels.multiprocessors)
     splits = geometry.grid[1]
     partial = kernels.partial(2 * splits * d, rstd.dtype)
-    kernels.launch("norm_gradient_sums", (t, width, 0), geometry, xhat, g, None, rstd, partial, n, d)
+    kernels.launch("norm_gradient_sums", (t, width), geometry, xhat, g, partial, n, d)
     finish = table.finish_columns(d, 2)
-    kernels.launch("finish_column_sums", (wide, wide), finish, partial, splits, d, sums, None, None, 0.0)
-    kernels.launch("batch_norm_backward", (t,), kernels.flat(g.size), xhat, g, None, rstd, None, sums, out, n, d)
+    kernels.launch("finish_column_sums", (wide, wide), finish, partial, splits, d, sums, 0.0)
+    kernels.launch("batch_norm_backward", (t,), kernels.flat(g.size), xhat, g, rstd, sums, out, n, d)

@@ -200,11 +200,20 @@ __device__ __forceinline__ void column_partial_sums(index_t rows, int cols, A* p
                 partial[((index_t)k * gridDim.y + blockIdx.y) * cols + column + v] = slots[(k * V + v) * column_threads + thread];
 }
 
-// Column sums, second stage: partial (K, splits, cols) -> out_k = sum over splits + beta out_k, for k = blockIdx.y of
-// K = gridDim.y <= 2. Block (32, 8), grid (ceil(cols / 32), K). With beta = 0 the old out is not read.
-// sums: (K, cols), the sums alone; null where not wanted. out0, out1: (cols,), null where not wanted.
+// The first stage for plain sums: partial (1, splits, cols) of values (rows, cols), unrounded.
+// V: 1, or vector_width<T> where that divides cols and `values` is aligned to 16 bytes. Launch: columns(rows, cols, V).
+template <typename T, int V> __global__ void column_sums(const T* values, acc_t<T>* partial, index_t rows, int cols) {
+    column_partial_sums<1, V>(rows, cols, partial, [&](index_t row, int column, acc_t<T>* sums) {
+        const Pack<T, V> pack = load<V>(values, row * cols + column);
+#pragma unroll
+        for (int v = 0; v < V; ++v) sums[v] += widen(pack.v[v]);
+    });
+}
+
+// The second stage: partial (K, splits, cols) -> out (K, cols) = sum over splits + beta out. With beta = 0 the old out is not read.
+// Block (32, 8), grid (ceil(cols / 32), K).
 template <typename A, typename G>
-__global__ void finish_column_sums(const A* partial, int splits, int cols, A* sums, G* out0, G* out1, double beta) {
+__global__ void finish_column_sums(const A* partial, int splits, int cols, G* out, double beta) {
     __shared__ A slots[8][32];
     const int column = blockIdx.x * 32 + threadIdx.x;
     A sum = 0;
@@ -214,9 +223,8 @@ __global__ void finish_column_sums(const A* partial, int splits, int cols, A* su
     __syncthreads();
     if (threadIdx.y != 0 || column >= cols) return;
     for (int k = 1; k < 8; ++k) sum += slots[k][threadIdx.x];
-    if (sums) sums[(index_t)blockIdx.y * cols + column] = sum;
-    G* out = blockIdx.y == 0 ? out0 : out1;
-    if (out) out[column] = narrow<G>(beta == 0 ? sum : sum + A(beta) * A(widen(out[column])));
+    G& result = out[(index_t)blockIdx.y * cols + column];
+    result = narrow<G>(beta == 0 ? sum : sum + A(beta) * A(widen(result)));
 }
 
 // Adds up `value` over all threads of a one-dimensional grid; one thread of the block that finishes last calls finish(sum). The

@@ -38,10 +38,9 @@ CANDIDATES = 8
 
 @dataclass(frozen=True)
 class Problem:
-    """A product as cuBLASLt sees it: D = epilogue(alpha op(A) op(B) + beta C), C being D, all column-major.
+    """A product as cuBLASLt sees it: D = epilogue(op(A) op(B) + beta C), C being D, all column-major.
 
-    `types`: of A (and B), of D. `alignment`: of A, B, D, bias and aux in bytes, up to 256. `device_alpha`: whether alpha and
-    beta are in device memory.
+    `types`: of A (and B), of D. `alignment`: of A, B, D, bias and aux in bytes, up to 256.
     """
 
     M: int
@@ -53,7 +52,6 @@ class Problem:
     alignment: tuple[int, int, int, int, int] = (256,) * 5
     epilogue: str = "DEFAULT"
     tf32: bool = False
-    device_alpha: bool = False
 
     @property
     def lda(self) -> int:
@@ -89,7 +87,7 @@ class Problem:
         """A problem of the same kind that takes no time: the same width but for multiples of 128, few rows."""
         M = self.M if self.M <= 256 else 128 + self.M % 128
         N, K = min(self.N, 96), min(self.K, 96)
-        return replace(self, M=M, N=N, K=K, alignment=(256,) * 5, device_alpha=False)
+        return replace(self, M=M, N=N, K=K, alignment=(256,) * 5)
 
     def check(self) -> None:
         """Raises UnsupportedError for what cuBLASLt documents as impossible."""
@@ -101,13 +99,12 @@ class Problem:
 
 
 class Operands(NamedTuple):
-    """Addresses of what a product reads and writes. alpha and beta: numbers, or, with `device_alpha`, addresses of numbers."""
+    """Addresses of what a product reads and writes, and the number beta."""
 
     a: int
     b: int
     d: int
-    alpha: Any = 1.0
-    beta: Any = 0.0
+    beta: float = 0.0
     bias: int = 0
     aux: int = 0
 
@@ -136,8 +133,6 @@ class Plan:
         self.set("TRANSA", int(p.transpose_a))
         self.set("TRANSB", int(p.transpose_b))
         self.set("EPILOGUE", cublaslt.EPILOGUE[p.epilogue])
-        if p.device_alpha:
-            self.set("POINTER_MODE", cublaslt.DEVICE_POINTERS)
         # Of the addresses of bias and aux the heuristics look at the alignment; the true ones are set before each call.
         if p.has_bias:
             self.set("BIAS_POINTER", p.alignment[3])
@@ -188,13 +183,12 @@ class Plan:
 
     def queue(self, handle: int, operands: Operands, workspace: int, stream: int) -> None:
         """Queue the product on a stream. Raises CublasLtError where the library refuses."""
-        a, b, d, alpha, beta, bias, aux = operands
+        a, b, d, factor, bias, aux = operands
         if self.problem.has_bias:
             self.set("BIAS_POINTER", bias)
         if self.problem.has_aux:
             self.set("EPILOGUE_AUX_POINTER", aux)
-        if not self.problem.device_alpha:
-            alpha, beta = (ctypes.byref(self.scalar(v)) for v in (alpha, beta))
+        alpha, beta = (ctypes.byref(self.scalar(v)) for v in (1.0, factor))
         of_a, of_b, of_d, _ = self.layouts
         self.library.call(
             "Matmul", handle, self.descriptor, alpha, a, of_a, b, of_b, beta, d, of_d, d, of_d,
@@ -295,7 +289,7 @@ class Planner:
         try:
             problem.check()
             plan, key = Plan(self.library, problem), repr(astuple(problem))
-            if may_run and (problem.device_alpha or operands.beta):
+            if may_run and operands.beta:
                 # What is added to must not be written before its time, so the trials have an output of their own.
                 size = {"float64": 8, "float32": 4}.get(problem.types[1], 2) * problem.M * problem.N
                 try:

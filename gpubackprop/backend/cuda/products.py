@@ -40,16 +40,11 @@ class Products:
         out: Array,
         epilogue: str = "DEFAULT",
         *,
-        alpha: float | Array = 1.0,
-        beta: float | Array = 0.0,
+        beta: float = 0.0,
         bias: Array | None = None,
         aux: Array | None = None,
-        device_alpha: bool = False,
     ) -> bool:
-        """out = epilogue(alpha a b + beta out) for row-major a (n, k), b (k, m), each as it is or a transposed view.
-
-        device_alpha: alpha and beta are addresses of numbers on the device.
-        """
+        """out = epilogue(a b + beta out) for row-major a (n, k), b (k, m), each as it is or a transposed view."""
         if epilogue != "DEFAULT" and not self.epilogues:
             return False
         layout_a, layout_b = _layout(a), _layout(b)
@@ -59,11 +54,11 @@ class Products:
             return False
         (n, k), m = a.shape, b.shape[1]
         at_bias, at_aux = (0 if v is None else v.data.ptr for v in (bias, aux))
-        operands = Operands(b.data.ptr, a.data.ptr, out.data.ptr, alpha, beta, at_bias, at_aux)
+        operands = Operands(b.data.ptr, a.data.ptr, out.data.ptr, beta, at_bias, at_aux)
         aligned = tuple(alignment(p) for p in (*operands[:3], at_bias, at_aux))
         tf32 = self.tf32 and str(a.dtype) == "float32"
         types = (str(a.dtype), str(out.dtype))
-        problem = Problem(m, n, k, layout_b, layout_a, types, aligned, epilogue, tf32, device_alpha)  # type: ignore[arg-type]
+        problem = Problem(m, n, k, layout_b, layout_a, types, aligned, epilogue, tf32)  # type: ignore[arg-type]
         try:
             plan = self.planner.plan(problem, operands)
             self._verify(problem)

@@ -23,22 +23,9 @@ __device__ __forceinline__ Words philox4x64(unsigned long long c0, unsigned long
     return Words{{c0, c1, c2, c3}};
 }
 
-// The raw words of counter (first_block + i / 4, *step, layer, last) under (key0, key1), for checks: out (n,).
-// Launch: flat(ceil(n / 4)).
-__global__ void philox_words(unsigned long long* out, index_t n, unsigned long long first_block, const step_t* step,
-                             unsigned long long layer, unsigned long long last, unsigned long long key0,
-                             unsigned long long key1) {
-    grid_stride<1>((n + 3) / 4, false, [&](index_t block, auto) {
-        const Words words = philox4x64(first_block + block, *step, layer, last, key0, key1);
-#pragma unroll
-        for (int k = 0; k < 4; ++k)
-            if (4 * block + k < n) out[4 * block + k] = words.w[k];
-    });
-}
-
 // out = x * scale where the element is kept (its 16 bits < threshold), 0 elsewhere; threshold = keep probability * 2^16, up to
 // 2^16. x, out: n elements, those of the layer's array from `first` on; may be the same. mask: (n,) gets scale or 0, for the
-// backward pass; null where it is not wanted. Launch: flat(ceil(n / 16) + 1).
+// backward pass. Launch: flat(ceil(n / 16) + 1).
 template <typename T>
 __global__ void dropout(const T* x, T* mask, T* out, index_t n, unsigned long long first, double scale, unsigned threshold,
                         const step_t* step, unsigned long long layer, unsigned long long seed) {
@@ -62,14 +49,14 @@ __global__ void dropout(const T* x, T* mask, T* out, index_t n, unsigned long lo
                     values.v[k] = f == A(0) ? narrow<T>(f) : narrow<T>(widen(values.v[k]) * f);
                 }
                 store(out, i, values);
-                if (mask) store(mask, i, factors);
+                store(mask, i, factors);
             } else {
 #pragma unroll
                 for (int k = 0; k < 4; ++k)
                     if (i + k >= 0 && i + k < n) {
                         const A f = factor(k);
                         out[i + k] = f == A(0) ? narrow<T>(f) : narrow<T>(widen(x[i + k]) * f);
-                        if (mask) mask[i + k] = narrow<T>(f);
+                        mask[i + k] = narrow<T>(f);
                     }
             }
         }

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tests.cuda.fake_cupy import memory
 from tests.cuda.fake_cupy.device import CUDARuntimeError, run, state
+
+
+class Function(NamedTuple):
+    """What is behind a CUfunction. waits: whether it is compiled to wait for the kernels before it."""
+
+    name: str
+    parameters: Any
+    waits: bool
+    launch: Callable[..., None]
+
+
+FUNCTIONS: dict[int, Function] = {}
+"""By their addresses."""
+WAITS = b" waits"
+"""How the "cubin" of a kernel that waits ends."""
+_addresses = itertools.count(0x7000, 16)
 
 
 class RawModule:
@@ -25,6 +44,7 @@ class RawModule:
         """A function (grid, block, arguments) that queues a launch on the current stream."""
         from gpubackprop.backend.cuda.kernel_table import SCALAR
 
+        waits = Path(self.path).read_bytes().endswith(WAITS)
         library, index, parameters = type(self).runner_of(name)
         function = getattr(library, f"launch_{index}")
         function.restype = ctypes.c_char_p
@@ -54,4 +74,7 @@ class RawModule:
 
             run(work, touches=addresses)
 
+        address = next(_addresses)
+        FUNCTIONS[address] = Function(name, parameters, waits, call)
+        call.kernel = SimpleNamespace(ptr=address)  # type: ignore[attr-defined]
         return call
