@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubackprop.data import Dataset
-from gpubackprop.data.pieces import WEIGHTS
-from gpubackprop.data.tables import COMPRESSED, is_table, read_table_parts
+from gpubackprop.data.pieces import WEIGHTS, read_table_parts
+from gpubackprop.data.tables import COMPRESSED, is_table
 from gpubackprop.errors import DataError
 from gpubackprop.files.regular import memory, regular_file
 from gpubackprop.network.stream import WINDOW
-from gpubackprop.pipeline.encoder import Encoder
 from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.preparation import Parts
 
@@ -56,7 +55,7 @@ def encode_all(model: Model, held: NDArray[np.int64], folder: Path, balanced: bo
     source, goals, weight = model.data["source"], model.data["targets"], model.data["weight"]
     if (folder / _WHOLE).exists():
         return
-    text = [*goals, *(model.inputs.text if isinstance(model.inputs, Encoder) else ())]
+    text = [*goals, *model.text]
     try:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
