@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from json import dumps as encode
 from pathlib import Path
 from typing import Annotated
@@ -69,15 +70,8 @@ def bench(
     """
     outputs = {"--json": json, "--csv": csv, "--plot": plot, "--html": html}
     if what and what[0] == "compare":
-        others = {
-            "--csv": csv,
-            "--plot": plot,
-            "--html": html,
-            "--layers": layers,
-            "--widths": widths,
-            "--devices": devices,
-        }
-        if needless := [name for name, value in others.items() if value]:
+        others = {**outputs, "--layers": layers, "--widths": widths, "--devices": devices}
+        if needless := [name for name, value in others.items() if value and name != "--json"]:
             raise ArgumentError(
                 f"bench compare reads two results and measures nothing; leave out {' and '.join(needless)}"
             )
@@ -91,7 +85,7 @@ def bench(
     _check_writable({name: path for name, path in outputs.items() if path and path != STDOUT})
     if plot:
         check_available()
-    with _Display() as display:
+    with _display() as display:
         result = benchmark(
             network,
             devices=devices,
@@ -170,30 +164,13 @@ def _numbers(name: str, text: str) -> list[int]:
         raise ArgumentError(f"{name} must be whole numbers with commas between, as in 16,64; got {text!r}") from None
 
 
-class _Display:
-    """A bar on a terminal, nothing elsewhere."""
-
-    def __init__(self) -> None:
-        console = Terminal(stderr=True)
-        self._bar = Bar(
-            BarColumn(20),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}"),
-            console=console,
-            transient=True,
-            refresh_per_second=2,  # drawing it takes time from what is measured
-        )
-        self._task = self._bar.add_task("", total=None)
-        self._shown = console.is_terminal
-
-    def __enter__(self) -> _Display:
-        if self._shown:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._shown:
-            self._bar.stop()
-
-    def __call__(self, progress: Progress) -> None:
-        self._bar.update(self._task, total=progress.total, completed=progress.done, description=progress.text)
+@contextmanager
+def _display() -> Iterator[Callable[[Progress], None]]:
+    """A bar on a terminal, nothing elsewhere; it is told of the progress."""
+    console = Terminal(stderr=True)
+    # Drawing it takes time from what is measured.
+    columns = (BarColumn(20), TimeRemainingColumn(), TextColumn("{task.description}"))
+    bar = Bar(*columns, console=console, transient=True, refresh_per_second=2)
+    task = bar.add_task("", total=None)
+    with bar if console.is_terminal else nullcontext():
+        yield lambda p: bar.update(task, total=p.total, completed=p.done, description=p.text)

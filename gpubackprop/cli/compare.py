@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
 from typer import Argument, Option
 
-from gpubackprop.cli.output import Json, print_json
+from gpubackprop.cli.output import Json, print_json, table
 from gpubackprop.errors import ArgumentError, DataError
 from gpubackprop.files.atomic import replacing
 from gpubackprop.pipeline.config import run_options
@@ -39,13 +36,9 @@ def compare(
         print_json({"runs": runs, "settings": differ, "scores": scores})
         return
     console = Terminal()
-    table = Table("", *(escape(run) for run in runs), box=SIMPLE_HEAD)
-    for name, values in differ.items():
-        table.add_row(name, *(escape(_text(v)) for v in values))
-    table.add_section()
-    for name, values in scores.items():
-        table.add_row(name, *(escape(_text(v)) for v in values))
-    console.print(table)
+    console.print(
+        table(["", *runs], *([[name, *map(_text, part[name])] for name in part] for part in (differ, scores)))
+    )
     if plot:
         say(console, f"curves in {plot}")
 

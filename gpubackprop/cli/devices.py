@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
-
 from gpubackprop.backend.select import devices as found
-from gpubackprop.cli.output import Json, print_json
+from gpubackprop.cli.output import Json, print_json, table
 from gpubackprop.terminal import Terminal
 
 
@@ -16,9 +12,9 @@ def devices(as_json: Json = False) -> None:
     if as_json:
         print_json({"devices": [{**vars(device), "working": device.working} for device in found()]})
         return
-    table = Table("device", "works", "what it is", "memory", box=SIMPLE_HEAD)
+    rows = []
     for device in found():
         memory = f"{device.memory / 2**30:.1f} GiB" if device.memory else ""
         what = device.description if device.working else f"{device.description}: {device.reason}"
-        table.add_row(device.name, "yes" if device.working else "no", escape(what), memory)
-    Terminal().print(table)
+        rows.append((device.name, "yes" if device.working else "no", what, memory))
+    Terminal().print(table(("device", "works", "what it is", "memory"), rows))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
+import numpy as np
 from typer import Argument, Option
 
-from gpubackprop.cli.output import Json, print_json
-from gpubackprop.pipeline.model import Array, Model, load_run
+from gpubackprop.cli.output import Json, print_json, table
+from gpubackprop.pipeline.model import Array, load_run
 from gpubackprop.pipeline.report import report
-from gpubackprop.terminal import Terminal, printable, say
+from gpubackprop.terminal import Terminal, say
 
 
 def evaluate(
@@ -43,28 +42,18 @@ def evaluate(
         say(console, remark)
     first, rest = found.lines()
     say(console, f"{model.data['name']}, {rows.what}: {first}\n{rest}")
-    if model.classes:
-        console.print(_by_class(model, found.answers.argmax(axis=1), rows.y))
+    if found.counts is not None:
+        headings = ("class", "rows", "recall", "precision", "most often taken for")
+        console.print(table(headings, _by_class(model.classes, found.counts)))
 
 
-def _by_class(model: Model, taken: Array, y: Array) -> Table:
-    table = Table("class", "rows", "recall", "precision", "most often taken for", box=SIMPLE_HEAD)
-    for label, name in enumerate(model.classes):
-        mine, said = y == label, taken == label
-        right = int((mine & said).sum())
-        wrong = taken[mine & ~said]
-        confused = ""
-        if wrong.size:
-            other = max(set(wrong.tolist()), key=wrong.tolist().count)
-            confused = f"{escape(printable(model.classes[other]))} ({int((wrong == other).sum())})"
-        table.add_row(
-            escape(printable(name)),
-            f"{int(mine.sum()):,}",
-            _share(right, int(mine.sum())),
-            _share(right, int(said.sum())),
-            confused,
-        )
-    return table
+def _by_class(classes: Sequence[str], counts: Array) -> Iterator[tuple[str, ...]]:
+    """A row for each class: how many rows it has, and what they were taken for."""
+    for k, name in enumerate(classes):
+        rows, said, right = int(counts[k].sum()), int(counts[:, k].sum()), int(counts[k, k])
+        wrong = np.where(np.arange(len(classes)) == k, 0, counts[k])
+        confused = f"{classes[int(wrong.argmax())]} ({wrong.max()})" if wrong.any() else ""
+        yield name, f"{rows:,}", _share(right, rows), _share(right, said), confused
 
 
 def _share(part: int, whole: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated
 
 import numpy as np
@@ -97,11 +98,11 @@ def _print(q: Quantity, console: Console, digits: int) -> None:
     """The name, dimensions and formula, then the matrix, and beside it (below it where it is wide) its central differences."""
     heading = Text.assemble((q.name, "bold"), f"  {q.dimensions}", f"  = {q.formula}" if q.formula else "")
     console.print(heading, soft_wrap=True)
-    value = _indented(matrix_text(q.value, digits))
+    value = indent(matrix_text(q.value, digits), "    ")
     if q.numeric is None:
         console.print(value, soft_wrap=True, markup=False)
         return
-    numeric = _indented(matrix_text(q.numeric, digits))
+    numeric = indent(matrix_text(q.numeric, digits), "    ")
     about = f"    central differences, off by {q.error:.1e}:"
     lines = list(zip(value.splitlines(), numeric.splitlines(), strict=True))
     if len(lines[0][0]) + len(about) + len(lines[0][1]) <= console.width:
@@ -109,10 +110,6 @@ def _print(q: Quantity, console: Console, digits: int) -> None:
             console.print(f"{left}{about if i == 0 else ' ' * len(about)}{right}", soft_wrap=True, markup=False)
     else:
         console.print(f"{value}\n{about}\n{numeric}", soft_wrap=True, markup=False)
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def _widths(text: str) -> list[int]:

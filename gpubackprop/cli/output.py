@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
 from typer import Exit, Option
 
 from gpubackprop.files.plain import as_json
@@ -33,6 +37,16 @@ def show_report(net: object, report: GradcheckReport | ParityReport, as_json: bo
 def print_json(value: dict[str, Any]) -> None:
     """Print one line of JSON."""
     print(as_json(value))
+
+
+def table(headings: Sequence[str], *parts: Iterable[Sequence[str]]) -> Table:
+    """Rows of text below their headings, a line between the parts; nothing in it is markup."""
+    made = Table(*map(escape, headings), box=SIMPLE_HEAD)
+    for rows in parts:
+        for row in rows:
+            made.add_row(*map(escape, row))
+        made.add_section()
+    return made
 
 
 class Output:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
+from gpubackprop.cli.options import with_settings
 from gpubackprop.cli.output import Json, show_report
 from gpubackprop.data import NAMES
 from gpubackprop.pipeline.settings import Settings
 from gpubackprop.pipeline.subject import subject
 from gpubackprop.proofs.parity import Device, check_parity
 
+_SETTINGS = ("layers", "activation", "loss", "optimizer", "learning_rate", "momentum", "dropout", "l1", "l2")
 
+
+@with_settings(*_SETTINGS, before="rows", optimizer="sgd")
 def parity(
     data: Annotated[str, Argument(metavar="DATA", help=f"{', '.join(NAMES)}, a file as for train, or a run folder.")],
     devices: Annotated[
@@ -25,39 +29,19 @@ def parity(
     target: Annotated[str | None, Option(help="Column(s) of a table to predict, with commas between.")] = None,
     task: Annotated[str, Option(help="classification or regression; auto: as the target looks.")] = "auto",
     folder: Annotated[str | None, Option(help="Where the IDX files of (fashion-)mnist are.")] = None,
-    layers: Annotated[str | None, Option(help='Widths of the hidden layers: 64,32; "none": a linear model.')] = None,
-    activation: Annotated[str, Option(help="Of the hidden layers.")] = "relu",
-    loss: Annotated[str | None, Option(help="By default cross_entropy, or mean_squared_error.")] = None,
-    optimizer: Annotated[str, Option(help="sgd, adam, adamw, rmsprop, nadam, lamb, ...")] = "sgd",
-    learning_rate: Annotated[float | None, Option(help="By default what suits the optimizer.")] = None,
-    momentum: Annotated[float | None, Option(help="Of sgd (by default 0.9), rmsprop, lars.")] = None,
-    dropout: Annotated[float | None, Option(help="Share of hidden units left out at each step.")] = None,
-    l1: Annotated[float, Option(help="Penalty l1 sum|W|.")] = 0.0,
-    l2: Annotated[float, Option(help="Penalty l2/2 sum W^2.")] = 0.0,
     rows: Annotated[int, Option(help="Rows of the batch.", min=1)] = 256,
     seed: Annotated[int, Option(help="Of the weights, the rows and dropout.", min=0)] = 0,
     as_json: Json = False,
+    **asked: Any,
 ) -> None:
     """Train the same network side by side on two devices and name the first tensor in which they differ.
 
     The network is a new one for the data, or that of a run folder. Ends with status 1 if there is such a tensor.
     """
-    settings = Settings(
-        layers=layers,
-        activation=activation,
-        loss=loss,
-        optimizer=optimizer,
-        learning_rate=learning_rate if learning_rate or optimizer.lower() != "sgd" else 0.01,
-        schedule="constant",
-        momentum=momentum if momentum is not None or optimizer.lower() != "sgd" else 0.9,
-        weight_decay=0.0,
-        dropout=dropout,
-        l1=l1,
-        l2=l2,
-        batch_size=rows,
-        device="cpu",
-        seed=seed,
-    )
+    if asked["optimizer"].lower() == "sgd":
+        asked["learning_rate"] = asked["learning_rate"] or 0.01
+        asked["momentum"] = 0.9 if asked["momentum"] is None else asked["momentum"]
+    settings = Settings(**asked, schedule="constant", weight_decay=0.0, batch_size=rows, device="cpu", seed=seed)
     net, x, y = subject(data, settings, rows, target, task, folder)
     pair = [_device(part) for part in devices.split(",")]
     report = check_parity(net, x, y, pair, steps, optimizer=settings.make_optimizer(len(x)), tolerance=tolerance)

@@ -6,12 +6,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
 from typer import Argument
 
-from gpubackprop.cli.output import Json, print_json
+from gpubackprop.cli.output import Json, print_json, table
 from gpubackprop.errors import DataError
 from gpubackprop.files.lock import is_held
 from gpubackprop.pipeline.run_folder import CHECKPOINTS, read_settings
@@ -33,11 +30,11 @@ def runs(
     if as_json:
         print_json({"folder": folder, "runs": found})
         return
-    table = Table(*COLUMNS, box=SIMPLE_HEAD)
-    for line in found:
-        shown = (f"{v:.4f}" if isinstance(v, float) else str("-" if v is None else v) for v in map(line.get, COLUMNS))
-        table.add_row(*map(escape, shown))
-    Terminal().print(table)
+    Terminal().print(table(COLUMNS, ([_text(line[column]) for column in COLUMNS] for line in found)))
+
+
+def _text(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
 def _line(run: Path) -> dict[str, Any]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from typer import Argument, Option
 
-from gpubackprop.cli.output import Json, print_json
+from gpubackprop.cli.output import Json, print_json, table
 from gpubackprop.errors import DataError
 from gpubackprop.files.checkpoint import FORGED
 from gpubackprop.pipeline.model import Model, load_run
@@ -45,17 +43,10 @@ def _show(console: Terminal, model: Model, about: dict[str, Any], history: Histo
     settings = {k: v for k, v in about.get("settings", {}).items() if v is not None}
     say(console, "settings: " + ", ".join(f"{k}={v}" for k, v in settings.items()))
     if len(history):
-        console.print(_epochs(history))
+        columns, *rows = history.rows()
+        console.print(table([_HEADINGS.get(c, c) for c in columns], rows))
     result = about.get("result")
     if result:
         scores = ", ".join(f"{k} {v:.4f}" for k, v in result["test"].items() if v is not None)
         best = f", best epoch {result['best_epoch']}" if result["best_epoch"] else ""
         say(console, f"stopped by {result['stopped']} after {result['epochs']} epochs{best}; test: {scores}")
-
-
-def _epochs(history: History) -> Table:
-    columns, *rows = history.rows()
-    table = Table(*(_HEADINGS.get(c, c) for c in columns), box=SIMPLE_HEAD)
-    for row in rows:
-        table.add_row(*row)
-    return table

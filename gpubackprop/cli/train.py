@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import shlex
 import signal
 import time
 import warnings
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import fields
 from functools import partial
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 from typer.models import OptionInfo
 
+from gpubackprop.cli.options import with_settings
 from gpubackprop.cli.output import Json, print_json
 from gpubackprop.data import NAMES, TextFormat
 from gpubackprop.distributed import join
@@ -24,7 +22,6 @@ from gpubackprop.errors import ArgumentError, DisagreementError, unknown_name
 from gpubackprop.pipeline.config import read_config
 from gpubackprop.pipeline.encoder import ColumnChoices
 from gpubackprop.pipeline.runs import RunInterruptedError, resume_run, train_run
-from gpubackprop.pipeline.settings import Settings
 from gpubackprop.terminal import Terminal, say
 from gpubackprop.training.display import Display, duration
 
@@ -57,6 +54,7 @@ def _configured(context: typer.Context, path: str | None) -> str | None:
     return path
 
 
+@with_settings(before="out")
 def train(
     context: typer.Context,
     data: Annotated[
@@ -224,29 +222,6 @@ def train(
         raise typer.Exit(128 + interrupted.signal)
 
 
-def _add_settings(command: Callable[..., None]) -> None:
-    """Give the command an option for each field of `Settings`, in the place of its `**asked`."""
-    signature, kinds = inspect.signature(command, eval_str=True), get_type_hints(Settings)
-    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    added = []
-    for field in fields(Settings):
-        # What may be a list, or a number or a word, in Python is text in the command.
-        kind = str | None if field.name in ("layers", "batch_size") else kinds[field.name]
-        names = [f"--{field.name.replace('_', '-')}"] if kind is bool and not field.default else []
-        option = Option(*names, help=field.metadata["help"], min=field.metadata["least"])
-        added.append(
-            inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=Annotated[kind, option]
-            )
-        )
-    at = next(i for i, p in enumerate(own) if p.name == "out")
-    chosen = [p.replace(kind=p.KEYWORD_ONLY) if i >= at else p for i, p in enumerate(own)]
-    parameters = [*chosen[:at], *added, *chosen[at:]]
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-
-
-_add_settings(train)
 _WITH_RESUME = {"resume", "epochs", "data", "device", "folder", "checkpoint_every", "stop_on"}
 
 

@@ -6,10 +6,8 @@ import contextlib
 import io
 import math
 import os
-import struct
 import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -18,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubackprop.data.dataset import Dataset
+from gpubackprop.data.idx import fill
+from gpubackprop.data.tables import DAMAGED
 from gpubackprop.data.targets import read_targets
 from gpubackprop.errors import DataError
 from gpubackprop.files.regular import check_inflation, check_memory, regular_file
 
 Array = NDArray[np.generic]
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-_BLOCK = 1 << 24
 _FEATURE_PRECISION = 1e-4
 
 
@@ -66,9 +65,7 @@ def load_npz(path: str | os.PathLike[str], task: str) -> Dataset:
     Other arrays are not read. Raises DataError for an archive that is damaged, is of another kind, declares sizes out
     of proportion, or lacks an array.
     """
-    path, size = regular_file(path)
-    with _archive(path) as archive:
-        members = _members(archive, path, size)
+    with _archive(path) as (path, archive, members):
         x_name, y_name = (_member(members, name, path) for name in ("x", "y"))
         if ("x_test" in members) != ("y_test" in members):
             raise DataError(f"{path}: holds only one of x_test and y_test; save both or neither")
@@ -79,18 +76,14 @@ def load_npz(path: str | os.PathLike[str], task: str) -> Dataset:
 
 def read_npz_chunk(path: Path) -> tuple[Array, ...]:
     """x and y of an .npz archive as they were saved, and sample_weight if it has that. Raises what `load_npz` raises."""
-    path, size = regular_file(path)
-    with _archive(path) as archive:
-        members = _members(archive, path, size)
+    with _archive(path) as (path, archive, members):
         names = [_member(members, name, path) for name in ("x", "y")] + ["sample_weight"] * ("sample_weight" in members)
         return tuple(_read_member(archive, members[name], path) for name in names)
 
 
 def rows_of_npz(path: Path) -> int:
     """The rows of x in an .npz archive, of which the header alone is read. Raises what `load_npz` raises."""
-    path, size = regular_file(path)
-    with _archive(path) as archive:
-        members = _members(archive, path, size)
+    with _archive(path) as (path, archive, members):
         member = members[_member(members, "x", path)]
         with archive.open(member) as stream:
             shape, *_ = read_header(cast(BinaryIO, stream), member.file_size, f"{path}: x")
@@ -98,22 +91,24 @@ def rows_of_npz(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """An .npz archive; what goes wrong while it is read becomes DataError."""
+def _archive(path: str | os.PathLike[str]) -> Iterator[tuple[Path, zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
+    """An .npz archive and its arrays by lower-case name, after a look at what they would inflate to; what goes wrong while it is
+    read becomes DataError."""
+    path, size = regular_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            yield archive
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        IndexError,
-        struct.error,
-        NotImplementedError,
-        RuntimeError,
-        OSError,
-        UnicodeError,
-    ) as error:
+            infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+            check_inflation(path, size, sum(info.file_size for info in infos))
+            members = {info.filename[:-4].lower(): info for info in infos}
+            if len(members) < len(infos):
+                names = ", ".join(info.filename[:-4] for info in infos)
+                raise DataError(
+                    f"{path}: the array names {names} are not unique when case is ignored; keep one x and one y"
+                )
+            yield path, archive, members
+    except DataError:
+        raise
+    except (UnicodeError, *DAMAGED) as error:
         raise DataError(
             f"{path}: not a whole .npz archive ({error}); write it again with numpy.savez(path, x=x, y=y)"
         ) from error
@@ -133,10 +128,14 @@ def load_npy(source: str, task: str) -> Dataset:
     x_path, y_path = npy_pair(source)
     arrays = {}
     for name, path in (("x", x_path), ("y", y_path)):
-        path, size = regular_file(path)
-        with path.open("rb") as stream:
-            arrays[name] = _read_npy(stream, size, str(path))
+        arrays[name] = _load_npy(path)
     return assemble(x_path, arrays, task)
+
+
+def _load_npy(path: str | os.PathLike[str]) -> Array:
+    path, size = regular_file(path)
+    with path.open("rb") as stream:
+        return _read_npy(stream, size, str(path))
 
 
 def npy_pair(source: str) -> tuple[Path, Path]:
@@ -151,12 +150,10 @@ def npy_pair(source: str) -> tuple[Path, Path]:
 
 def load_x(source: str) -> Array:
     """The inputs alone in an .npz archive (x_test if it has that) or in an .npy file."""
-    path, size = regular_file(source.split(",")[0].strip())
-    if path.suffix.lower() == ".npy":
-        with path.open("rb") as stream:
-            return features(_read_npy(stream, size, str(path)), str(path))
-    with _archive(path) as archive:
-        members = _members(archive, path, size)
+    first = source.split(",")[0].strip()
+    if first.lower().endswith(".npy"):
+        return features(_load_npy(first), first)
+    with _archive(first) as (path, archive, members):
         name = "x_test" if "x_test" in members else _member(members, "x", path)
         return features(_read_member(archive, members[name], path), f"{path}: {name}")
 
@@ -208,17 +205,6 @@ def _beside(x_path: Path) -> Path:
     return found
 
 
-def _members(archive: zipfile.ZipFile, path: Path, size: int) -> dict[str, zipfile.ZipInfo]:
-    """The archive's arrays by lower-case name, after a look at what they would inflate to."""
-    infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-    check_inflation(path, size, sum(info.file_size for info in infos))
-    members = {info.filename[:-4].lower(): info for info in infos}
-    if len(members) < len(infos):
-        names = ", ".join(info.filename[:-4] for info in infos)
-        raise DataError(f"{path}: the array names {names} are not unique when case is ignored; keep one x and one y")
-    return members
-
-
 def _member(members: dict[str, zipfile.ZipInfo], name: str, path: Path) -> str:
     found = [choice for choice in (name, f"{name}_train") if choice in members]
     if len(found) != 1:
@@ -262,16 +248,11 @@ def _read_npy(stream: BinaryIO, size: int, where: str) -> Array:
     expected = math.prod(shape) * dtype.itemsize
     check_memory(where, expected)
     content = bytearray(expected)
-    view = memoryview(content)
-    filled = len(rest)
-    view[:filled] = rest
-    while filled < expected:
-        block = stream.read(min(_BLOCK, expected - filled))
-        if not block:
-            raise DataError(
-                f"{where}: truncated after {filled:,} of {expected:,} bytes of values; write it again with numpy.save"
-            )
-        view[filled : filled + len(block)] = block
-        filled += len(block)
+    content[: len(rest)] = rest
+    filled = len(rest) + fill(memoryview(content)[len(rest) :], stream)
+    if filled < expected:
+        raise DataError(
+            f"{where}: truncated after {filled:,} of {expected:,} bytes of values; write it again with numpy.save"
+        )
     array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
     return array.astype(dtype.newbyteorder("="), copy=False)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-
 import math
 from dataclasses import dataclass
-from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gpubackprop.data.arrow import pa, pc
 
 Floats = NDArray[np.float64]
 
@@ -40,25 +35,18 @@ MOSTLY = 0.9
 
 def is_text(kind: pa.DataType) -> bool:
     """Whether an Arrow type holds text, in levels or not."""
-    import pyarrow as pa
-
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return "string" in str(kind)
 
 
 def is_number(kind: pa.DataType) -> bool:
     """Whether an Arrow type holds numbers (or lengths of time), in levels or not."""
-    import pyarrow as pa
-
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     t = pa.types
+    kind = kind.value_type if t.is_dictionary(kind) else kind
     return any(check(kind) for check in (t.is_integer, t.is_floating, t.is_decimal, t.is_duration))
 
 
 def is_time(kind: pa.DataType) -> bool:
     """Whether an Arrow type holds dates, points in time or times of day."""
-    import pyarrow as pa
-
     return bool(pa.types.is_date(kind) or pa.types.is_timestamp(kind) or pa.types.is_time(kind))
 
 
@@ -81,8 +69,6 @@ def find_writing(column: pa.ChunkedArray, decimal: str | None = None) -> Writing
 
     decimal: the mark to take where both would do, as in 1,234.
     """
-    import pyarrow.compute as pc
-
     column = column.cast("string").drop_null()
     fits = {mark: pc.match_substring_regex(column, pattern) for mark, pattern in _NUMBER.items()}
     count = {mark: pc.sum(fit).as_py() or 0 for mark, fit in fits.items()}
@@ -101,9 +87,6 @@ def numbers(column: pa.ChunkedArray, decimal: str = ".") -> Floats:
 
     Dates and times are seconds since 1970, times of day seconds since midnight, booleans 0 and 1.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     kind = column.type
     if is_text(kind):
         column = column.cast(pa.string())
@@ -116,9 +99,7 @@ def numbers(column: pa.ChunkedArray, decimal: str = ".") -> Floats:
         column = column.cast(pa.int64() if column.type.bit_width == 64 else pa.int32())
     elif pa.types.is_duration(kind):
         column = column.cast(pa.duration("s"), safe=False).cast(pa.int64())
-    elif pa.types.is_boolean(kind):
-        column = column.cast(pa.int8())
-    elif pa.types.is_null(kind) or not is_number(kind):
+    elif not (is_number(kind) or pa.types.is_boolean(kind)):
         column = pa.nulls(len(column), pa.float64())
     values: Floats = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     finite = np.isfinite(values)
@@ -142,11 +123,7 @@ def levels(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
 
     Whole numbers are written without a point, whatever their type, so that 1 in one file is 1.0 in another.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+    column = without_levels(column)
     if pa.types.is_floating(column.type):
         values = column.to_numpy(zero_copy_only=False)
         whole = np.isfinite(values) & (np.abs(values) < 2**53)
@@ -161,68 +138,51 @@ def levels(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
     return codes, coded.dictionary.to_pylist()
 
 
+def without_levels(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The same cells, each with its own value where they were codes of levels."""
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
 def identities(column: pa.ChunkedArray) -> pa.Array:
     """The text by which the cells of a column are told apart, missing ones as they are: what it is for a cell does not depend on
     the others, so that it is the same in every part of a table. 1 and 1.0 are one."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    return pc.replace_substring_regex(column.cast(pa.string()), r"^(-?[0-9]+)\.0*$", r"\1")
+    return pc.replace_substring_regex(without_levels(column).cast(pa.string()), r"^(-?[0-9]+)\.0*$", r"\1")
 
 
 def distinct(column: pa.ChunkedArray) -> int:
     """How many different values a column has, missing ones aside."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-    return int(pc.count_distinct(column).as_py())
+    return int(pc.count_distinct(without_levels(column)).as_py())
 
 
-@overload
-def yes_or_no(column: pa.ChunkedArray, strict: Literal[False] = False) -> Floats: ...
-@overload
-def yes_or_no(column: pa.ChunkedArray, strict: Literal[True]) -> Floats | None: ...
-def yes_or_no(column: pa.ChunkedArray, strict: bool = False) -> Floats | None:
-    """1 and 0 (n,) where cells mean yes and no, NaN for all others; strict: None where there are others, or 7 levels and more."""
-    if strict and distinct(column) > 6:
-        return None
+def yes_or_no(column: pa.ChunkedArray) -> Floats:
+    """1 and 0 (n,) where cells mean yes and no, NaN for all others."""
     codes, found = levels(column)
-    meaning = [_MEANING.get(level.lower(), np.nan) for level in found]
-    if strict and (not found or np.isnan(meaning).any()):
-        return None
-    values: Floats = np.array([*meaning, np.nan])[codes]
+    values: Floats = np.array([*(_MEANING.get(level.lower(), np.nan) for level in found), np.nan])[codes]
     return values
+
+
+def is_yes_or_no(column: pa.ChunkedArray) -> bool:
+    """Whether all cells of a column that are not missing mean yes or no, in six spellings at most."""
+    found = levels(column)[1] if distinct(column) <= 6 else []
+    return bool(found) and all(level.lower() in _MEANING for level in found)
 
 
 def time_format(column: pa.ChunkedArray) -> tuple[str, bool] | None:
     """The strptime format in which every cell of a text column is a date, and whether day and month could be the other way
     round; None where there is none."""
-    import pyarrow.compute as pc
-
     column = column.cast("string").drop_null()
     few = column.slice(0, 100)
     if not len(few) or not pc.all(pc.match_substring_regex(few, r"\d")).as_py():
         return None
-    formats = [f for day in _TIMES for hour in _HOURS if _fits(few, f := day + hour)]
-    formats = [f for f in formats if _fits(column, f)]
-    return (
-        (formats[0], any("%d" in f[:2] for f in formats) and any("%m" in f[:2] for f in formats)) if formats else None
-    )
-
-
-def _fits(column: pa.ChunkedArray, format: str) -> bool:
-    return not times(column, format).null_count
+    formats = [f for day in _TIMES for hour in _HOURS if not times(few, f := day + hour).null_count]
+    formats = [f for f in formats if not times(column, f).null_count]
+    day_or_month_first = {f[:2] for f in formats} & {"%d", "%m"}
+    return (formats[0], len(day_or_month_first) > 1) if formats else None
 
 
 def times(column: pa.ChunkedArray, format: str = "") -> pa.ChunkedArray:
     """Times, to the second, as pyarrow timestamps, or as times of day where the format is OF_DAY; from text in a strptime
     format; null for all else."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     kind = pa.time32("s") if format == OF_DAY else pa.timestamp("s")
     if is_text(column.type):
         text = column.cast(pa.string())

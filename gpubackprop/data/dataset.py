@@ -76,10 +76,7 @@ class Dataset:
         table = table_from(frame, format)
         if target is None:
             raise DataError(f"{name}: say which column to predict, target=NAME; the columns are {listed(table.names)}")
-        names = [target] if isinstance(target, str) else list(target)
-        if isinstance(target, str) and target.strip() not in table.names and "," in target:
-            names = [part.strip() for part in target.split(",")]
-        goals = [table.find(goal, name) for goal in names]
+        goals = [table.find(goal, name) for goal in table.split([target] if isinstance(target, str) else target)]
         if len(set(goals)) < len(goals):
             raise DataError(f"{name}: target {target!r} names a column twice")
         extra = [table.find(column, name) for column in (weight, group) if column is not None]

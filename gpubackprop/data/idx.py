@@ -23,7 +23,7 @@ from gpubackprop.files.regular import check_inflation, check_memory, regular_fil
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 MAX_DIMENSIONS = 8
 GZIP_MAGIC = b"\x1f\x8b"
-_BLOCK = 1 << 20
+_BLOCK = 1 << 24
 
 
 def read_idx(path: str | os.PathLike[str], *, sha256: str | None = None) -> NDArray[np.generic]:
@@ -65,16 +65,11 @@ def _read(stream: BinaryIO, path: Path, size: int, compressed: bool, sha256: str
         raise _truncated(path, size - 4 - len(sizes), expected, shape)
 
     check_memory(path, expected)
-    digest = hashlib.sha256(magic + sizes)
     content = bytearray(expected)
-    view = memoryview(content)
-    filled = 0
-    while filled < expected:
-        count = stream.readinto(view[filled : filled + _BLOCK])  # type: ignore[attr-defined]
-        if not count:
-            raise _truncated(path, filled, expected, shape)
-        digest.update(view[filled : filled + count])
-        filled += count
+    if (filled := fill(memoryview(content), stream)) < expected:
+        raise _truncated(path, filled, expected, shape)
+    digest = hashlib.sha256(magic + sizes)
+    digest.update(content)
     # reading on to the end of the stream also makes gzip check its CRC
     if stream.read(1):
         raise DataError(
@@ -86,6 +81,15 @@ def _read(stream: BinaryIO, path: Path, size: int, compressed: bool, sha256: str
             "remove the file to have it fetched again"
         )
     return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+
+
+def fill(view: memoryview, stream: BinaryIO) -> int:
+    """Read a stream into a view, a block at a time, since decompressors read into memory of their own; the bytes that came."""
+    filled = 0
+    while block := stream.read(min(_BLOCK, len(view) - filled)):
+        view[filled : filled + len(block)] = block
+        filled += len(block)
+    return filled
 
 
 def _truncated(path: Path, found: int, expected: int, shape: tuple[int, ...]) -> DataError:

@@ -59,8 +59,7 @@ def load(
     named = isinstance(source, str) and name in NAMES
     if is_table(name) and not named:
         goals = [target] if isinstance(target, str) else target or ()
-        known = [part for column in (*goals, *text) for part in (column, *column.split(","))]
-        table = read_table(name, text=known, format=format, max_bytes=max_bytes)
+        table = read_table(name, text=[*goals, *text], format=format, max_bytes=max_bytes)
         title = "stdin" if name == "-" else os.path.basename(name).split(".")[0]
         return Dataset.from_frame(table, target, task=task, weight=weight, group=group, name=title)
     for option, value in (("target", target), ("weight", weight), ("group", group)):

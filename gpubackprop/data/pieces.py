@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from gpubackprop.checks import whole_number
 from gpubackprop.data import cells
 from gpubackprop.data.arrays import named_x, npy_pair, read_header, read_npz_chunk, rows_of_npz
-from gpubackprop.data.tables import COMPRESSED, SUFFIXES, Table, read_table_parts, rows_of_groups
-from gpubackprop.data.text_tables import TextFormat
+from gpubackprop.data.arrow import parquet
+from gpubackprop.data.tables import COMPRESSED, SUFFIXES, Table, arrow_parts, from_arrow, opened
+from gpubackprop.data.text_tables import NotUtf8Error, TextFormat, find_layout, parse
 from gpubackprop.errors import ArgumentTypeError, DataError
 from gpubackprop.files.regular import regular_file
 from gpubackprop.network.stream import WINDOW, Chunk, Piece, Stream
@@ -55,7 +57,7 @@ def open_stream(
 
     Raises DataError for files that cannot be used, ArgumentTypeError for another kind of source.
     """
-    asked = _Columns([target] if isinstance(target, str) else list(target or ()), columns, weight)
+    asked = _Asked([target] if isinstance(target, str) else list(target or ()), columns, weight, format)
     if callable(source):
         name = getattr(source, "__name__", type(source).__name__)
         if asked.named:
@@ -70,17 +72,19 @@ def open_stream(
         )
     if rows is not None:
         raise ArgumentTypeError("rows is for a function that returns chunks; files say themselves how many they have")
-    pieces, files = _pieces_of(source, asked, format)
-    return Stream(pieces, window, files)
+    found = [_of_file(file, asked) for file in _files(Path(source))]
+    return Stream([piece for pieces, _ in found for piece in pieces], window, [f for _, files in found for f in files])
 
 
 @dataclass(frozen=True)
-class _Columns:
-    """Names of columns of a table: the targets, the inputs (None: all others), the weights of the rows (None: none)."""
+class _Asked:
+    """Names of columns of a table: the targets, the inputs (None: all others), the weights of the rows (None: none); and how it
+    is written."""
 
     goals: Sequence[str]
     inputs: Sequence[str] | None
     weight: str | None
+    format: TextFormat | None
 
     @property
     def named(self) -> list[str]:
@@ -88,17 +92,10 @@ class _Columns:
         return [*self.goals, *(self.inputs or ()), *filter(None, [self.weight])]
 
 
-def _pieces_of(
-    path: str | os.PathLike[str], asked: _Columns, format: TextFormat | None
-) -> tuple[list[Piece], list[Path]]:
-    """The pieces of a file or of all files in a folder, in the order of their names, and these files.
-
-    Raises DataError for files that are missing or of another kind, and for a table without `target`.
-    """
-    path = Path(path)
+def _files(path: Path) -> list[str]:
+    """The file itself, or all in a folder that can be streamed, in the order of their names."""
     if not path.is_dir():
-        pieces, files = _of_file(str(path), asked, format)
-        return pieces, files
+        return [str(path)]
     inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.is_file())
     shards = [f for f in inside if named_x(f) if f.suffix.lower() == ".npy"]
     shards += [f for f in inside if f.name.lower().endswith(_SUFFIXES)]
@@ -106,11 +103,12 @@ def _pieces_of(
         raise DataError(
             f"{path}: holds no shards: no .npz, no table, and no .npy whose name ends in x, such as 01_x.npy"
         )
-    found = [_of_file(str(shard), asked, format) for shard in sorted(shards)]
-    return [piece for pieces, _ in found for piece in pieces], [file for _, files in found for file in files]
+    return [str(shard) for shard in sorted(shards)]
 
 
-def _of_file(source: str, asked: _Columns, format: TextFormat | None) -> tuple[list[Piece], list[Path]]:
+def _of_file(source: str, asked: _Asked) -> tuple[list[Piece], list[Path]]:
+    """The pieces of a file, and the files that they lie in. Raises DataError for one that is missing or of another kind, and for
+    a table without `target`."""
     name = source.lower()
     if asked.named and name.endswith((".npy", ".npz")):
         raise DataError(f"{source}: {_NO_COLUMNS}")
@@ -124,13 +122,11 @@ def _of_file(source: str, asked: _Columns, format: TextFormat | None) -> tuple[l
         return [Piece(source, rows_of_npz(path), lambda: iter([read_npz_chunk(path)]))], [path]
     if not asked.goals:
         raise DataError(f"{source}: say which column to predict, target=NAME")
-    read = partial(_chunks_of_table, source, asked, format)
-    with path.open("rb") as file:
-        is_parquet = file.read(4) == b"PAR1"
-    if is_parquet:
-        groups = enumerate(rows_of_groups(path))
-        return [Piece(f"{source}: row group {i}", rows, partial(read, [i])) for i, rows in groups if rows], [path]
-    rows = sum(len(part) for part in read_table_parts(source, wanted=asked.named, format=format))
+    read = partial(_chunks_of_table, source, asked)
+    if (groups := rows_of_groups(path)) is not None:
+        counted = enumerate(groups)
+        return [Piece(f"{source}: row group {i}", rows, partial(read, [i])) for i, rows in counted if rows], [path]
+    rows = sum(len(part) for part in read_table_parts(source, wanted=asked.named, format=asked.format))
     return [Piece(source, rows, read)], [path]
 
 
@@ -180,14 +176,52 @@ def _block_of_npy(found: Sequence[tuple[Path, int, tuple[int, ...], Any]], start
 # -- tables ------------------------------------------------------------------------------------------------------------------
 
 
-def _chunks_of_table(
-    source: str,
-    asked: _Columns,
-    format: TextFormat | None,
+def read_table_parts(
+    path: str | os.PathLike[str],
+    *,
+    wanted: Sequence[str] = (),
+    text: Sequence[str] = (),
+    format: TextFormat | None = None,
     row_groups: Sequence[int] | None = None,
-) -> Iterator[Chunk]:
+) -> Iterator[Table]:
+    """The table in a file part by part, in the memory of a part each. wanted: names that say which row is a header. text: those
+    of columns to keep as text, as for `read_table`, which say it too. row_groups: of a Parquet file, which to read; None: all.
+
+    What a column of text holds is looked at part by part, so that its type may differ between them. Raises what `read_table`
+    raises.
+    """
+    format = format or TextFormat()
+    with opened(path, math.inf) as file:
+        if file.is_arrow:
+            with file.open() as content:
+                schema, batches = arrow_parts(content, row_groups)
+                for batch in batches:
+                    if batch.num_rows:
+                        yield from_arrow(file.where, schema, [batch], format, file.check)
+            return
+        layout = find_layout(file.where, file.start, file.whole, text, format, wanted)
+        try:
+            for part, _ in parse(layout, file.open):
+                yield Table(part, None, layout.notes, layout.format)
+        except NotUtf8Error:
+            raise DataError(f"{file.where}: is not UTF-8 throughout; say encoding=NAME, such as latin-1") from None
+
+
+def rows_of_groups(path: str | os.PathLike[str]) -> list[int] | None:
+    """The rows of each row group of a Parquet file, from its metadata; None for another file, and for one that is compressed.
+
+    Raises what `read_table` raises.
+    """
+    with opened(path, math.inf), open(path, "rb") as file:
+        if file.read(4) != b"PAR1":
+            return None
+        found = parquet.read_metadata(file)
+        return [found.row_group(i).num_rows for i in range(found.num_row_groups)]
+
+
+def _chunks_of_table(source: str, asked: _Asked, row_groups: Sequence[int] | None = None) -> Iterator[Chunk]:
     done = 0
-    for part in read_table_parts(source, wanted=asked.named, format=format, row_groups=row_groups):
+    for part in read_table_parts(source, wanted=asked.named, format=asked.format, row_groups=row_groups):
         names = [part.find(goal, source) for goal in asked.goals]
         weight = [part.find(asked.weight, source)] if asked.weight is not None else []
         inputs = [n for n in part.names if n not in (*names, *weight)] if asked.inputs is None else asked.inputs
@@ -206,11 +240,7 @@ def _chunks_of_table(
 def _numbers(part: Table, name: str, source: str, done: int) -> Array:
     """The values (n,) of a column, all of them numbers: DataError for text, and for cells without a value."""
     column = part.column(name)
-    if (
-        cells.is_number(column.type)
-        and not column.null_count
-        and str(column.type).startswith(("int", "float", "double"))
-    ):
+    if not column.null_count and str(column.type).startswith(("int", "float", "double")):
         plain: Array = column.to_numpy(zero_copy_only=False)
         if np.isfinite(plain).all():
             return plain

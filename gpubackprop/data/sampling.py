@@ -5,21 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpubackprop.data import cells
+from gpubackprop.data.arrow import pa, pc
 from gpubackprop.data.cells import Writing, find_writing, is_text
 from gpubackprop.data.dataset import Dataset
-from gpubackprop.data.tables import Table, find_name, read_table_parts
-from gpubackprop.data.text_tables import TextFormat, common_type
+from gpubackprop.data.pieces import read_table_parts
+from gpubackprop.data.tables import Table
+from gpubackprop.data.text_tables import TextFormat, common_type, find_name
 from gpubackprop.errors import DataError
 from gpubackprop.random import host_generator
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _STREAM = 16
 
@@ -83,9 +82,9 @@ def load_sample(
 ) -> Sample:
     """A sample of so many rows of a table file. Arguments as for `load`."""
     goals = [target] if isinstance(target, str) else list(target or ())
-    known = [part for name in (*goals, *text, *filter(None, [group])) for part in (name, *name.split(","))]
+    known = [*goals, *text, *filter(None, [group])]
     table, places, total = sample_table(source, rows, seed, text=known, format=format)
-    found = [find_name(name, table.names) for goal in goals for name in (goal, *goal.split(","))]
+    found = [find_name(name, table.names) for name in table.split(goals)]
     writings = [w for name in found if name is not None and (w := _writing(table.column(name))) is not None]
 
     def decide(marks: set[str]) -> None:
@@ -109,8 +108,6 @@ def load_sample(
 
 def _writing(column: pa.ChunkedArray) -> Writing | None:
     """How the numbers of a column of text are written; None where none shows a point or a comma."""
-    import pyarrow.compute as pc
-
     if not is_text(column.type) or not pc.any(pc.match_substring_regex(column.cast("string"), "[.,]")).as_py():
         return None
     return find_writing(column)
@@ -131,8 +128,6 @@ def _fewer(kept: list[Any], rows: int) -> tuple[list[Any], float]:
 
 def _joined(parts: list[pa.Table]) -> pa.Table:
     """One pyarrow.Table of parts whose columns may differ in their types: numbers here and text there become text."""
-    import pyarrow as pa
-
     fields = []
     for name in parts[0].column_names:
         found = {part.schema.field(name).type for part in parts} - {pa.null()}

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpubackprop.data import cells
+from gpubackprop.data.arrow import pa
 from gpubackprop.errors import DataError, unknown_name
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Task = Literal["classification", "regression", "multilabel"]
 TASKS = ("auto", "classification", "regression", "multilabel")
@@ -142,7 +140,7 @@ def _labels(codes: Array, names: Sequence[str]) -> Targets:
 
 def _values(column: pa.Array, task: str, where: str, decimal: str | None) -> tuple[Array, list[str]]:
     """The numbers (n,) of a target column, and what was decided; DataError where they are not numbers beyond doubt."""
-    column = column.dictionary_decode() if "dictionary" in str(column.type) else column
+    column = cells.without_levels(column)
     kind = column.type
     if cells.is_time(kind) or "time" in str(kind):
         raise DataError(f"{where}: holds dates or times ({column[0].as_py()}); make numbers of them, or {_QUESTION}")
@@ -150,8 +148,8 @@ def _values(column: pa.Array, task: str, where: str, decimal: str | None) -> tup
         if "int" in str(kind) or str(kind) == "bool":
             return column.to_numpy(zero_copy_only=False), []
         return _finite(cells.numbers(column), column, where), []
-    if task == "multilabel" and (values := cells.yes_or_no(column, strict=True)) is not None:
-        return values, []
+    if task == "multilabel" and cells.is_yes_or_no(column):
+        return cells.yes_or_no(column), []
     writing = cells.find_writing(column, decimal)
     if writing is None:
         if cells.time_format(column):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 import os
@@ -11,16 +12,17 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice, pairwise
+from typing import Any, NoReturn, Protocol
 
+import numpy as np
+
+from gpubackprop.data.arrow import csv as arrow_csv
+from gpubackprop.data.arrow import pa, pc
 from gpubackprop.data.cells import as_number
 from gpubackprop.errors import ArgumentError, DataError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.csv
 
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None", "?", "-")
 """The cells that stand for a value that is not there, unless `TextFormat.missing` lists others."""
@@ -67,23 +69,26 @@ class TextFormat:
 class Layout:
     """What was found: encoding, separator, names of the columns, lines before the first row, what each block needs.
 
-    spaced: quoted cells follow a blank. newline: what ends a row. block: bytes to read at once.
+    where: the file, for messages. format: what was asked, and the decimal mark if only one can be. text: the columns to keep as
+    text. spaced: quoted cells follow a blank. newline: what ends a row. block: bytes to read at once.
     """
 
+    where: str
+    format: TextFormat
     encoding: str
     separator: str
     names: list[str]
+    text: set[str]
     skip: int
     spaced: bool
     newline: bytes
-    comment: str | None
     notes: list[str]
     block: int
 
     def tidy(self, block: bytes) -> bytes:
         """Rows as Arrow's parser takes them: without comments, blanks before quotes, and runs of blanks."""
-        if self.comment:
-            block = re.sub(rb"(?m)^" + re.escape(self.comment.encode()) + rb"[^\r\n]*\r?\n?", b"", block)
+        if self.format.comment:
+            block = re.sub(rb"(?m)^" + re.escape(self.format.comment.encode()) + rb"[^\r\n]*\r?\n?", b"", block)
         if self.separator == " ":
             block = re.sub(rb"(?m)^ +| +$", b"", re.sub(rb"[ \t]+", b" ", block))
         elif self.spaced:
@@ -99,12 +104,19 @@ class NotUtf8Error(Exception):
 # -- what the first rows say ---------------------------------------------------------------------------------------
 
 
-def find_layout(where: str, start: bytes, whole: bool, wanted: Sequence[str], asked: TextFormat) -> Layout:
+def find_layout(
+    where: str, start: bytes, whole: bool, keep: Sequence[str], asked: TextFormat, wanted: Sequence[str] = ()
+) -> Layout:
     """The layout of the file that begins with `start` (`whole`: and ends with it).
 
-    wanted: names that the caller will ask for; where the first row holds one of them, it is a header. Raises DataError
-    for what is no table, or one without columns or rows.
+    keep: columns to keep as text, also several with commas between. wanted: others that the caller will ask for; where the first
+    row holds one of them all, it is a header. Raises DataError for what is no table, or one without columns or rows.
     """
+    if not start.strip():
+        raise DataError(f"{where}: holds only blanks")
+    if start[:4] in (b"\xd0\xcf\x11\xe0", b"\x89HDF", b"FEA1", b"SQLi"):
+        raise DataError(f"{where}: is a file of another kind; save the table as CSV or Parquet")
+    keep = [part for name in keep for part in (name, *name.split(","))]
     encoding, notes = asked.encoding or _encoding(start), []
     if encoding not in ("utf-8", "ascii"):
         notes.append(f"read as {encoding}")
@@ -126,7 +138,7 @@ def find_layout(where: str, start: bytes, whole: bool, wanted: Sequence[str], as
         raise DataError(f"{where}: holds no rows")
     cells = [row for _, row in rows]
     width = Counter(map(len, cells)).most_common(1)[0][0] if cells else len(first)
-    if asked.header or (asked.header is None and _is_header(first, cells, wanted)):
+    if asked.header or (asked.header is None and _is_header(first, cells, [*wanted, *keep])):
         if not cells:
             raise DataError(f"{where}: has a header but no rows")
         if len(first) != width and first[0][:1] in ("#", "%", "/", ";", "!"):
@@ -140,7 +152,10 @@ def find_layout(where: str, start: bytes, whole: bool, wanted: Sequence[str], as
         notes.append(f"has no header: its columns are called #0 to #{len(first) - 1}")
     newline = b"\n" if "\n" in text or not text.count("\r") else b"\r"
     block = min(max(BLOCK, _BLOCK_ROWS * len(text) // (text.count(newline.decode()) or 1)), LONGEST_ROW)
-    return Layout(encoding, separator, names, skip, spaced, newline, asked.comment, notes, block)
+    # Between commas a decimal comma would need quotes around every number: 1,234 is a thousand.
+    format = replace(asked, decimal=".") if asked.decimal is None and separator == "," else asked
+    known = {found for name in keep if (found := find_name(name, names)) is not None}
+    return Layout(where, format, encoding, separator, names, known, skip, spaced, newline, notes, block)
 
 
 def unique_names(names: Sequence[str], notes: list[str]) -> list[str]:
@@ -158,6 +173,16 @@ def unique_names(names: Sequence[str], notes: list[str]) -> list[str]:
     if changed:
         notes.append(f"names that are empty or repeated: called {listed(changed)}")
     return result
+
+
+def find_name(name: str, names: Sequence[str]) -> str | None:
+    """The one of `names` that is meant: the same but for blanks around it, or by place: "#0" the first, "#-1" the last."""
+    if name in names:
+        return name
+    with contextlib.suppress(ValueError, IndexError):
+        if name.startswith("#"):
+            return names[int(name[1:])]
+    return next((known for known in names if known == name.strip()), None)
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:
@@ -233,48 +258,53 @@ def _is_header(first: list[str], rows: list[list[str]], wanted: Sequence[str]) -
 # -- its rows --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Source:
-    """A text table to read. open: opens it from its beginning. check: is called with the memory that its rows take so far."""
+class Readable(Protocol):
+    """A file of bytes, or what stands for one."""
 
-    name: str
-    open: Callable[[], AbstractContextManager[Any]]
-    layout: Layout
-    missing: Sequence[str]
-    check: Callable[[int], None]
+    def read(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes more; none at the end."""
 
 
+Opener = Callable[[], AbstractContextManager[Readable]]
+"""Opens a file from its beginning, decompressed."""
 Words = dict[str, Counter[str]]
 """Of each column of text, the words for missing values that it holds, with their numbers of rows."""
 
 
-def read_rows(source: Source, text: set[str]) -> tuple[Any, Words]:
-    """The rows as a pyarrow.Table, each column of the narrowest type that holds all its cells, those in `text` as text.
+def read_rows(
+    layout: Layout, open_file: Opener, check: Callable[[int], None], only: list[str] | None = None
+) -> tuple[pa.Table, Words]:
+    """The rows as a pyarrow.Table, each column of the narrowest type that holds all its cells, those in `layout.text` as text.
 
-    Raises DataError for rows of unequal length and text that cannot be decoded, NotUtf8Error for bytes that are not UTF-8.
+    check: is called with the memory that the rows take so far. only: the columns to read; None: all. Raises DataError for rows
+    of unequal length and text that cannot be decoded, NotUtf8Error for bytes that are not UTF-8.
     """
-    import pyarrow as pa
-
-    names = source.layout.names
-    tables, words = _parse_all(source, {name: pa.string() for name in text})
+    tables, words, size = [], Words(), 0
+    for table, found in parse(layout, open_file, only, min(8, os.cpu_count() or 1)):
+        tables.append(table)
+        size += bytes_of(table)
+        check(size)
+        for name, counts in found.items():
+            words.setdefault(name, Counter()).update(counts)
     if not tables:
-        raise DataError(f"{source.name}: has a header but no rows")
+        raise DataError(f"{layout.where}: has a header but no rows")
+    names = tables[0].column_names
     kinds = [common_type({*found} - {pa.null()}) for found in zip(*(t.schema.types for t in tables), strict=True)]
     # Numbers in one block and text in another: the numbers are read again as the text that they were.
     mixed = [name for name, kind in zip(names, kinds, strict=True) if kind is None]
-    texts, more = _parse_all(source, dict.fromkeys(mixed, pa.string()), mixed) if mixed else ([], {})
+    again = replace(layout, text={*mixed})
+    texts, more = read_rows(again, open_file, check, mixed) if mixed else (pa.table({}), {})
     columns = []
     for name, kind, parts in zip(names, kinds, zip(*(t.columns for t in tables), strict=True), strict=True):
         if kind is None:
-            kind, parts = pa.string(), tuple(t.column(name) for t in texts)
-        columns.append(pa.chunked_array([c.cast(kind, safe=False) for part in parts for c in part.chunks], kind))
+            columns.append(texts.column(name))
+        else:
+            columns.append(pa.chunked_array([c.cast(kind, safe=False) for part in parts for c in part.chunks], kind))
     return pa.table(columns, names=names), words | more
 
 
 def common_type(found: set[pa.DataType]) -> pa.DataType | None:
     """The type that holds the values of all these types without loss to a network; None where only text would."""
-    import pyarrow as pa
-
     if len(found) < 2:
         return next(iter(found), pa.null())
     if all(pa.types.is_integer(kind) for kind in found):
@@ -286,48 +316,42 @@ def common_type(found: set[pa.DataType]) -> pa.DataType | None:
     return None
 
 
-def parts_of_rows(source: Source, text: set[str]) -> Iterator[Any]:
-    """The rows as pyarrow tables, a block of text each, parsed when it is asked for; each column has in each part the narrowest
-    type that holds its cells there, those in `text` text. Raises what `read_rows` raises."""
-    import pyarrow as pa
-
-    types = {name: pa.string() for name in text}
-    rows = 0
-    with source.open() as file:
-        for block in _blocks(source, file):
-            table, found = _parse(block, source, types, None)
+def parse(
+    layout: Layout, open_file: Opener, only: list[str] | None = None, ahead: int = 0
+) -> Iterator[tuple[pa.Table, Words]]:
+    """The rows as pyarrow tables, a block of text each, and the words for missing values in them. Each column has in each part
+    the narrowest type that holds its cells there. ahead: blocks that are parsed before they are asked for, each in a thread.
+    Raises what `read_rows` raises."""
+    one, rows = partial(_parse, layout=layout, only=only), 0
+    with open_file() as file:
+        blocks = _blocks(layout, file)
+        for table, found in _mapped(one, blocks, ahead) if ahead else map(one, blocks):
             if isinstance(table, str):
-                _refuse_row(source, table, rows, found)
+                _refuse_row(layout, table, rows, found)
             rows += table.num_rows
-            yield table
+            yield table, found
 
 
-class Readable(Protocol):
-    """A file of bytes, or what stands for one."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        """At most `size` bytes more; none at the end."""
-
-
-class _AsUtf8:
-    """A file in another encoding, read as UTF-8."""
-
-    def __init__(self, file: Readable, encoding: str) -> None:
-        self.file, self.decoder = file, codecs.getincrementaldecoder(encoding)()
-
-    def read(self, size: int = -1, /) -> bytes:
-        raw = self.file.read(size)
-        return self.decoder.decode(raw, not raw).encode()
+def _mapped(one: Callable[[bytes], Any], blocks: Iterator[bytes], ahead: int) -> Iterator[Any]:
+    with ThreadPoolExecutor(ahead) as pool:
+        coming = (pool.submit(one, block) for block in blocks)
+        pending = deque(islice(coming, ahead + 1))
+        while pending:
+            done = pending.popleft().result()
+            pending.extend(islice(coming, 1))
+            yield done
 
 
-def _blocks(source: Source, file: Readable) -> Iterator[bytes]:
+def _blocks(layout: Layout, file: Readable) -> Iterator[bytes]:
     """Successive parts of the text after the header, each of whole rows, in UTF-8 without a byte-order mark."""
-    layout = source.layout
     utf8 = layout.encoding in ("utf-8", "ascii")
-    text = file if utf8 else _AsUtf8(file, layout.encoding)
-    rest, lines, more = b"", layout.skip, text.read(layout.block).removeprefix(codecs.BOM_UTF8)
-    while more or rest:
-        block = rest + more if rest else more
+    pieces = iter(lambda: file.read(layout.block), b"")
+    if not utf8:
+        pieces = (text.encode() for text in codecs.iterdecode(pieces, layout.encoding))
+    first = next(pieces, b"").removeprefix(codecs.BOM_UTF8)
+    rest, lines = b"", layout.skip
+    for more in chain([first], pieces, [b""]):
+        block = rest + more
         # A row ends at a newline with an even number of quotes before it. Where there is none, more is read.
         cut = block.rfind(layout.newline) + 1 if more else len(block)
         tries = 4
@@ -335,7 +359,9 @@ def _blocks(source: Source, file: Readable) -> Iterator[bytes]:
             tries -= 1
             cut = block.rfind(layout.newline, 0, block.rfind(b'"', 0, cut)) + 1 if tries else 0
         if not cut and len(block) > LONGEST_ROW:
-            raise DataError(f"{source.name}: a row of more than {LONGEST_ROW:,} bytes, or a quote that is never closed")
+            raise DataError(
+                f"{layout.where}: a row of more than {LONGEST_ROW:,} bytes, or a quote that is never closed"
+            )
         rows, rest = block[:cut], block[cut:]
         if utf8 and not rows.isascii():
             try:
@@ -347,58 +373,24 @@ def _blocks(source: Source, file: Readable) -> Iterator[bytes]:
             lines, rows = lines - 1, rows[rows.find(layout.newline) + 1 or len(rows) :]
         if rows.strip():
             yield rows
-        more = text.read(max(layout.block, len(rest))) if more else b""
 
 
-def _parse_all(source: Source, types: dict[str, Any], only: list[str] | None = None) -> tuple[list[Any], Words]:
-    """All rows, or their columns in `only`, as pyarrow tables, several blocks at a time."""
-    workers = min(8, os.cpu_count() or 1)
-    tables: list[Any] = []
-    sizes: list[int] = []
-    words: Words = {}
-    pending: deque[Any] = deque()
-
-    def take() -> None:
-        table, found = pending.popleft().result()
-        if isinstance(table, str):
-            _refuse_row(source, table, sum(t.num_rows for t in tables), found)
-        tables.append(table)
-        sizes.append(bytes_of(table))
-        source.check(sum(sizes))
-        for name, counts in found.items():
-            words.setdefault(name, Counter()).update(counts)
-
-    with source.open() as file, ThreadPoolExecutor(workers) as pool:
-        for block in _blocks(source, file):
-            if len(pending) > workers:
-                take()
-            pending.append(pool.submit(_parse, block, source, types, only))
-        while pending:
-            take()
-    return tables, words
-
-
-def _parse(block: bytes, source: Source, types: dict[str, Any], only: list[str] | None) -> tuple[Any, Any]:
+def _parse(block: bytes, layout: Layout, only: list[str] | None) -> tuple[Any, Any]:
     """The rows of a block as a pyarrow.Table, and the words for missing values in it; or what is wrong, and the row."""
-    import pyarrow as pa
-    import pyarrow.csv
-
     bad: list[Any] = []
     try:
-        table = pa.csv.read_csv(
+        table = arrow_csv.read_csv(
             pa.BufferReader(block),
-            read_options=pa.csv.ReadOptions(
-                use_threads=False, block_size=len(block) + 1, column_names=source.layout.names
-            ),
-            parse_options=pa.csv.ParseOptions(
-                delimiter=source.layout.separator,
+            read_options=arrow_csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=layout.names),
+            parse_options=arrow_csv.ParseOptions(
+                delimiter=layout.separator,
                 newlines_in_values=b'"' in block,
                 invalid_row_handler=lambda row: (bad.append(row), "error")[1],  # type: ignore[func-returns-value]
             ),
-            convert_options=pa.csv.ConvertOptions(
-                column_types=types,
+            convert_options=arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(layout.text, pa.string()),
                 include_columns=only,
-                null_values=list(source.missing),
+                null_values=list(layout.format.missing),
                 strings_can_be_null=False,
                 true_values=["true", "True", "TRUE"],
                 false_values=["false", "False", "FALSE"],
@@ -409,7 +401,7 @@ def _parse(block: bytes, source: Source, types: dict[str, Any], only: list[str] 
     columns, words = [], {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_string(column.type):
-            column, words[name] = without_missing(column, source.missing)
+            column, words[name] = without_missing(column, layout.format.missing)
         elif pa.types.is_int64(column.type):
             column = _narrowed(column)
         columns.append(column)
@@ -424,36 +416,39 @@ def bytes_of(rows: pa.Table | pa.RecordBatch) -> int:
 
 def without_missing(column: pa.ChunkedArray, missing: Sequence[str]) -> tuple[pa.ChunkedArray, Counter[str]]:
     """A text column without blanks around its cells and null where a word for a missing value stands, and these words'
-    counts, of all but the empty one."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    column = pc.utf8_trim_whitespace(column)
-    is_missing = pc.is_in(column, value_set=pa.array(missing, column.type))
-    if not pc.any(is_missing).as_py():
-        return column, Counter()
-    found = pc.value_counts(column.filter(is_missing)).to_pylist()
-    counts = Counter({pair["values"]: pair["counts"] for pair in found if pair["values"]})
-    return pc.if_else(is_missing, pa.scalar(None, column.type), column), counts
+    counts, of all but the empty one. Text in levels stays that."""
+    words = Counter[str]()
+    if pa.types.is_dictionary(column.type):
+        chunks = []
+        for chunk in column.chunks:
+            levels = without_missing(chunk.dictionary.cast(pa.string()), missing)[0].dictionary_encode()
+            chunks.append(pa.DictionaryArray.from_arrays(levels.indices.take(chunk.indices), levels.dictionary))
+        cleaned = pa.chunked_array(chunks).unify_dictionaries()
+        gone = column.filter(pc.and_(cleaned.is_null(), column.is_valid()))
+    else:
+        column = pc.utf8_trim_whitespace(column)
+        is_missing = pc.is_in(column, value_set=pa.array(missing, column.type))
+        if not pc.any(is_missing).as_py():
+            return column, words
+        cleaned = pc.if_else(is_missing, pa.scalar(None, column.type), column)
+        gone = column.filter(is_missing)
+    for found in pc.value_counts(gone).to_pylist():
+        if word := (found["values"] or "").strip():
+            words[word] += found["counts"]
+    return cleaned, words
 
 
 def _narrowed(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
+    """Integers as the narrowest signed type that holds them; ~most takes as many bits as most, and is negative."""
     least, most = pc.min_max(column).as_py().values()
-    for kind in (pa.int8(), pa.int16(), pa.int32()):
-        half = 1 << (kind.bit_width - 1)
-        if least is None or (-half <= least and most < half):
-            return column.cast(kind)
-    return column
+    return column.cast(pa.from_numpy_dtype(np.min_scalar_type(min(least, ~most))))
 
 
-def _refuse_row(source: Source, message: str, before: int, row: pa.csv.InvalidRow | None) -> NoReturn:
+def _refuse_row(layout: Layout, message: str, before: int, row: arrow_csv.InvalidRow | None) -> NoReturn:
     if row is None:
-        raise DataError(f"{source.name}: after row {before}: {message.splitlines()[0]}")
+        raise DataError(f"{layout.where}: after row {before}: {message.splitlines()[0]}")
     hint = "; a quote is not closed" if row.text.count('"') % 2 else ""
     raise DataError(
-        f"{source.name}: row {before + row.number} has {row.actual_columns} cells, and {row.expected_columns} were "
-        f"expected with {source.layout.separator!r} between them{hint}; mend or remove the row: {row.text[:60]!r}"
+        f"{layout.where}: row {before + row.number} has {row.actual_columns} cells, and {row.expected_columns} were "
+        f"expected with {layout.separator!r} between them{hint}; mend or remove the row: {row.text[:60]!r}"
     )

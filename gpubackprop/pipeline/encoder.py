@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from gpubackprop.data import cells
+from gpubackprop.data.arrow import pa, pc
 from gpubackprop.data.standardize import is_constant
 from gpubackprop.data.tables import Table
 from gpubackprop.data.text_tables import listed
 from gpubackprop.errors import ArgumentError, CheckpointError, DataError
 from gpubackprop.layout import aligned
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -89,19 +87,13 @@ class ColumnChoices:
     def found_in(self, table: Table) -> ColumnChoices:
         """The same with the table's own names; ArgumentError for one that it does not have."""
         found: dict[str, Any] = {}
-        for option, names in vars(self).items():
-            if option != "scale" and names is not None:
-                try:
-                    found[option] = tuple(table.find(name, f"{option}={name}") for name in _split(names, table))
-                except DataError as error:
-                    raise ArgumentError(str(error)) from None
+        try:
+            for option, names in vars(self).items():
+                if option != "scale" and names is not None:
+                    found[option] = tuple(table.find(name, f"{option}={name}") for name in table.split(names))
+        except DataError as error:
+            raise ArgumentError(str(error)) from None
         return replace(self, **found)
-
-
-def _split(names: Sequence[str], table: Table) -> Iterator[str]:
-    """Names one by one, those that the table does not have taken apart at their commas."""
-    for name in names:
-        yield from (name,) if name in table.names else (part.strip() for part in name.split(","))
 
 
 class Encoder:
@@ -195,7 +187,6 @@ class Encoder:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Encoder:
         """The encoder whose `state()` this is; raises CheckpointError for anything that cannot be one."""
-        import pyarrow as pa
 
         try:
             columns = [Column(*(entry[f.name] for f in fields(Column))) for entry in state["columns"]]
@@ -241,8 +232,6 @@ def _category(column: pa.Array, s: Mapping[str, Any]) -> Floats:
 
 
 def _date(column: pa.Array, s: Mapping[str, Any]) -> Floats:
-    import pyarrow as pa
-    import pyarrow.compute as pc
 
     moments = cells.times(column, s["format"])
     absent = moments.is_null().to_numpy(zero_copy_only=False)
@@ -267,7 +256,10 @@ CALENDAR = {"year": 0, "month": 12, "day_of_week": 7, "hour": 24}
 
 def _codes(column: pa.Array, known: Sequence[str]) -> Codes:
     """Places (n,) of the cells in the known levels; len(known) for other levels, len(known) + 1 for missing cells."""
-    codes, found = cells.levels(column)
+    return _places_of(*cells.levels(column), known)
+
+
+def _places_of(codes: Codes, found: Sequence[str], known: Sequence[str]) -> Codes:
     place = {level: i for i, level in enumerate(known)}
     return np.array([place.get(level, len(known)) for level in found] + [len(known) + 1])[codes]
 
@@ -372,7 +364,7 @@ def _understood(
                 return _number_column(name, values, writing.decimal, how, choices, target)
             if found := cells.time_format(values):
                 return _date_column(name, values, *found)
-        if cells.yes_or_no(values.drop_null(), strict=True) is not None:
+        if cells.is_yes_or_no(values):
             return _number_column(name, values, "yes or no", "", choices, target)
     distinct = cells.distinct(values)
     asked = {*choices.keep, *choices.categorical, *(choices.only or ())}
@@ -395,7 +387,6 @@ def _gaps(column: Column) -> Column:
 def _number_column(
     name: str, values: pa.Array, decimal: str, how: str, choices: ColumnChoices, target: _Target
 ) -> tuple[Column, list[bytes]]:
-    import pyarrow as pa
 
     is_flag = decimal == "yes or no"
     x = cells.yes_or_no(values) if is_flag else cells.numbers(values, decimal)
@@ -427,8 +418,7 @@ def _category_column(name: str, codes: Codes, found: list[str], target: _Target)
     k = target.values.shape[1]
     if len(found) > ONE_HOT and k <= MOST_MEANS:
         kept = [found[i] for i in order if sizes[i] > 1]
-        place = {level: i for i, level in enumerate(kept)}
-        own = np.array([place.get(level, len(kept)) for level in found] + [len(kept) + 1])[codes]
+        own = _places_of(codes, found, kept)
         means = target.means(own, len(kept) + 2, np.ones(len(own), bool))
         column.settings = {"levels": kept, "means": means.tolist()}
         column.inputs = [f"{name} mean {i}" if k > 1 else f"{name} mean" for i in range(k)]

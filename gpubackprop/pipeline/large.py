@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubackprop.data import Dataset, Table, TextFormat, cells
-from gpubackprop.data.pieces import WEIGHTS
+from gpubackprop.data.arrow import pc
+from gpubackprop.data.pieces import WEIGHTS, read_table_parts
 from gpubackprop.data.sampling import Sample
-from gpubackprop.data.tables import COMPRESSED, is_table, read_table_parts
+from gpubackprop.data.tables import COMPRESSED, is_table
 from gpubackprop.errors import DataError
 from gpubackprop.files.regular import memory, regular_file
 from gpubackprop.network.stream import WINDOW
-from gpubackprop.pipeline.encoder import Encoder
 from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.preparation import Parts
 
@@ -56,8 +56,6 @@ class Held:
 
     def rows(self, part: Table, first: int, where: str) -> NDArray[np.bool_]:
         """Which rows of a part of the table they are; first: the place of its first row in the file."""
-        import pyarrow.compute as pc
-
         held = np.isin(np.arange(first, first + len(part)), self._places)
         if self._groups is not None and self.group is not None:
             groups = cells.identities(part.column(part.find(self.group, where)))
@@ -85,7 +83,7 @@ def encode_all(model: Model, held: Held, folder: Path, balanced: bool = False) -
     source, goals, weight, group = known["source"], known["targets"], known["weight"], known["group"]
     if (folder / _WHOLE).exists():
         return
-    text = [*goals, *(model.inputs.text if isinstance(model.inputs, Encoder) else ()), *filter(None, [group])]
+    text = [*goals, *model.text, *filter(None, [group])]
     try:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

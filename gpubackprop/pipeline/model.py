@@ -153,6 +153,10 @@ class Model:
         """Raw targets, labels (n,) or values (n, m), as the network's loss takes them."""
         return encode(y, self.network.widths[-1], self.network.loss_function, self.targets, self.network.dtype)
 
+    def prepared(self, rows: Part) -> tuple[Array, Array]:
+        """The inputs and targets of rows, as the network takes them."""
+        return self.prepare(rows.x), self.prepare_targets(rows.y)
+
     def answers(self, x: Array | Table, batch_size: int | None = None) -> Array:
         """For raw rows: a score for each class (n, k), probabilities under a cross-entropy, the probability of each label
         (n, m), or values (n, m) in the unit of the targets."""
@@ -165,9 +169,12 @@ class Model:
         """The loss of raw rows and raw targets, as it is in training, penalties included."""
         return evaluate(self.network, self.prepare(x), self.prepare_targets(y), batch_size)["loss"]
 
-    def scores(self, x: Array | Table, y: Array, batch_size: int | None = None) -> dict[str, float]:
-        """`score` of raw rows and raw targets, labels (n,) or values (n, m)."""
-        answers, loss = self.answers(x, batch_size), self.loss(x, y, batch_size)
+    def scores(
+        self, x: Array | Table, y: Array, batch_size: int | None = None, answers: Array | None = None
+    ) -> dict[str, float]:
+        """`score` of raw rows and raw targets, labels (n,) or values (n, m). answers: those of x, where they are known."""
+        answers = self.answers(x, batch_size) if answers is None else answers
+        loss = self.loss(x, y, batch_size)
         if self.classes:
             return {"accuracy": float(np.mean(answers.argmax(axis=1) == y)), "loss": loss}
         if self.data["task"] == "multilabel":
@@ -206,22 +213,27 @@ class Model:
         target and folder: as for `load`; None: as in training. Raises what `load` and `match` raise, and DataError where
         the training data have changed.
         """
-        known = self.data
-        if data is None and known["source"] in (None, "-"):
-            where = "arrays, not on a file" if known["source"] is None else "standard input"
-            raise DataError(f"the network was trained on {where}: name the data to evaluate on")
+        known, source = self.data, data or self.source("name the data to evaluate on")
         if data is None:
             folder = folder or known["folder"]
-        loaded = self.load_data(data or known["source"], target=target, folder=folder, same=data is None)
+        loaded = self.load_data(source, target=target, folder=folder, same=data is None)
         if fingerprint(loaded) == known["sha256"]:
             return divide(loaded, test=known["test"], validation=known["validation"], seed=known["seed"]).test
         if data is None:
             raise DataError(
-                f"{known['source']}: is not what the network was trained on, so nobody can tell which rows were held out; "
+                f"{source}: is not what the network was trained on, so nobody can tell which rows were held out; "
                 "name the data to evaluate on"
             )
         x, y = self.match(loaded)
         return Part(x, y, f"{len(x):,} rows of {data}")
+
+    def source(self, remedy: str) -> str:
+        """The name or file that the network was trained on; DataError, with a remedy, where that was none."""
+        found: str | None = self.data["source"]
+        if found in (None, "-"):
+            where = "arrays, not on a file" if found is None else "standard input"
+            raise DataError(f"the network was trained on {where}: {remedy}")
+        return found
 
     def load_data(
         self,
@@ -238,36 +250,22 @@ class Model:
         known = self.data
         if source in NAMES or not is_table(source):
             return load(source, target=target, task=known["task"], folder=folder)
-        text = self.inputs.text if isinstance(self.inputs, Encoder) else []
-        # Weights and groups matter for the training data alone: they say which rows were held out.
-        columns = {name: known[name] for name in ("weight", "group") if same}
         if same and known.get("sampled"):
             return self.load_sample(source).data
-        read: dict[str, Any] = {"text": text, "format": self.format(), "max_bytes": known.get("max_bytes")}
-        return load(source, target=target or known["targets"], task=known["task"], **read, **columns)
+        # Weights and groups matter for the training data alone: they say which rows were held out.
+        columns = {name: known[name] for name in ("weight", "group") if same}
+        return load(source, target=target or known["targets"], task=known["task"], **self._reading(), **columns)
 
     def load_sample(self, source: str) -> Sample:
         """The rows of a table that is streamed which the training looked at."""
         known = self.data
-        return load_sample(
-            source,
-            known["sampled"],
-            known["seed"],
-            known["targets"],
-            known["task"],
-            self.format(),
-            known["text"],
-            known["weight"],
-            known["group"],
-        )
+        as_then = {name: known[name] for name in ("seed", "task", "text", "weight", "group")}
+        return load_sample(source, known["sampled"], target=known["targets"], format=self.format(), **as_then)
 
     def read(self, rows: Rows, folder: str | None = None) -> Array | Table:
         """Raw rows from whatever they come in, without their targets. Raises ArgumentTypeError for what holds no rows."""
         if isinstance(rows, (str, os.PathLike)):
-            text = self.inputs.text if isinstance(self.inputs, Encoder) else []
-            read: dict[str, Any] = {"text": text, "format": self.format(), "max_bytes": self.data.get("max_bytes")}
-            found: Array | Table = load_rows(os.fspath(rows), folder=folder, **read)
-            return found
+            return load_rows(os.fspath(rows), folder=folder, **self._reading())
         if isinstance(rows, Dataset):
             return rows.x
         if isinstance(rows, (Table, dict)) or hasattr(rows, "__arrow_c_stream__"):
@@ -283,6 +281,14 @@ class Model:
         """How text tables are read: as the training data were."""
         known = self.data.get("format")
         return known and TextFormat(**known)
+
+    @property
+    def text(self) -> list[str]:
+        """The columns of a table that are read as text."""
+        return self.inputs.text if isinstance(self.inputs, Encoder) else []
+
+    def _reading(self) -> dict[str, Any]:
+        return {"text": self.text, "format": self.format(), "max_bytes": self.data.get("max_bytes")}
 
     def _target(self, y: Data | None) -> Array:
         raw = np.asarray(y)

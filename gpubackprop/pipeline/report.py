@@ -5,17 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from gpubackprop.layout import html
 from gpubackprop.metrics import (
     balanced_accuracy,
     confusion_matrix,
-    label_accuracy,
     log_loss,
     macro_f1,
-    mean_absolute_error,
-    r2,
     roc_auc,
     root_mean_squared_error,
 )
@@ -63,15 +58,12 @@ def report(model: Model, x: Rows, y: Array, batch_size: int | None = None) -> Re
     probabilities, the log loss. Several labels a row: accuracy, loss, ROC AUC, log loss. Numbers: R^2, mean absolute error, root
     mean squared error and loss, the latter of standardised targets where they are.
     """
-    answers, loss = model.answers(x, batch_size), model.loss(x, y, batch_size)
+    answers = model.answers(x, batch_size)
+    found = model.scores(x, y, batch_size, answers)
     if model.data["task"] == "regression":
-        found = {"r2": r2(answers, y), "mean_absolute_error": mean_absolute_error(answers, y), "loss": loss}
         return Report({**found, "root_mean_squared_error": root_mean_squared_error(answers, y)}, answers, None)
     counts = confusion_matrix(answers, y) if model.classes else None
-    if counts is None:
-        found = {"accuracy": label_accuracy(answers, y), "loss": loss}
-    else:
-        found = {"accuracy": float(np.mean(answers.argmax(axis=1) == y)), "loss": loss}
+    if counts is not None:
         found |= {"balanced_accuracy": balanced_accuracy(counts), "macro_f1": macro_f1(counts)}
     if answers.size <= MOST:
         found["roc_auc"] = roc_auc(answers, y)

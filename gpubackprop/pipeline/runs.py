@@ -151,29 +151,21 @@ def train_run(
             "data=- is standard input, which one process gets; several need a file that all of them can read"
         )
     columns = columns or ColumnChoices()
+    path = os.fspath(data) if isinstance(data, (str, os.PathLike)) else None
+    source = None if path is None else _lasting(path)
     sample: Sample | None = None
     # Machines of several sizes go by that of rank 0.
-    streams = isinstance(data, (str, os.PathLike)) and is_large(os.fspath(data), memory)
-    streams = streams if ranks is None else ranks.broadcast(streams)
-    if isinstance(data, (str, os.PathLike)) and streams:
+    streams = _shared(ranks, path is not None and is_large(path, memory))
+    if path is not None and streams:
         seed = Settings(**settings).seed
-        text = columns.categorical
-        sample = load_sample(os.fspath(data), SAMPLED, seed, target, task, format, text, weight, group)
+        sample = load_sample(path, SAMPLED, seed, target, task, format, columns.categorical, weight, group)
         loaded = sample.data
         format = loaded.x.format if isinstance(loaded.x, Table) else format
-        source = _lasting(os.fspath(data))
+    elif path is not None:
+        read: dict[str, Any] = {"weight": weight, "group": group, "format": format, "max_bytes": max_bytes}
+        loaded = load(path, target=target, task=task, folder=folder, text=columns.categorical, **read)
     elif isinstance(data, Dataset):
-        loaded, source = data, None
-    elif isinstance(data, (str, os.PathLike)):
-        read: dict[str, Any] = {
-            "weight": weight,
-            "group": group,
-            "format": format,
-            "max_bytes": max_bytes,
-            "text": columns.categorical,
-        }
-        loaded = load(data, target=target, task=task, folder=folder, **read)
-        source = _lasting(os.fspath(data))
+        loaded = data
     else:
         raise ArgumentTypeError(f"data must be a Dataset, a name or a path; got {type(data).__name__}")
     chosen = Settings(**settings).completed(loaded)
@@ -199,38 +191,30 @@ def train_run(
     rows, what, held = len(parts.train.x), parts.train.what, None
     if sample is not None:
         held = Held(sample, parts, group)
-        together = rows_together(model.network.widths[0], memory)
-        model.data["window"] = together if ranks is None else ranks.broadcast(together)
+        model.data["window"] = _shared(ranks, rows_together(model.network.widths[0], memory))
         rows = sample.total - held.count(model.data["source"], format)
         apart = f" ({sample.total - rows:,} are of groups that are held out)" if group else ""
         what = f"{rows:,} rows, as a stream{apart}"
     sizes = None
     if chosen.batch_size == "auto":
         if ranks is None or ranks.leads:
-            few, optimizer = parts.train.some(MEASURED_ROWS, chosen.seed), chosen.make_optimizer(rows)
-            measured = model.prepare(few.x), model.prepare_targets(few.y)
-            sizes = measure_batch_sizes(model.network, optimizer, *measured, rows)
-        fastest = None if sizes is None else sizes.fastest
-        chosen = replace(chosen, batch_size=fastest if ranks is None else ranks.broadcast(fastest))
+            x, y = model.prepared(parts.train.some(MEASURED_ROWS, chosen.seed))
+            sizes = measure_batch_sizes(model.network, chosen.make_optimizer(rows), x, y, rows)
+        chosen = replace(chosen, batch_size=_shared(ranks, sizes and sizes.fastest))
     chosen = replace(chosen, batch_size=chosen.rows_a_step(rows))
     trainer = Trainer(model.network, chosen.make_optimizer(rows), distributed=ranks)
-    encoder, always = model.inputs, baseline(loaded, parts.train)
-    table = described(encoder.columns) if isinstance(encoder, Encoder) else []
+    always = baseline(loaded, parts.train)
+    encoded = model.inputs.columns if isinstance(model.inputs, Encoder) else []
     about = {
         "command": shlex.join(sys.argv),
         "settings": asdict(chosen),
         "network": repr(model.network),
-        "rows": {
-            "train": what,
-            "validation": parts.validation and parts.validation.what,
-            "test": parts.test.what,
-        },
+        "rows": {**{name: part and part.what for name, part in vars(parts).items()}, "train": what},
         "baseline": always,
         "batch_sizes": sizes and {**asdict(sizes), "speeds": {str(n): speed for n, speed in sizes.speeds.items()}},
         "notes": list(loaded.notes),
         "columns": [
-            {k: getattr(column, k) for k in ("name", "kind", "missing", "levels", "becomes")}
-            for column in (encoder.columns if isinstance(encoder, Encoder) else ())
+            {k: getattr(column, k) for k in ("name", "kind", "missing", "levels", "becomes")} for column in encoded
         ],
         "versions": versions(),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -242,10 +226,10 @@ def train_run(
             "sha256": model.data["sha256"],
         },
     }
-    training = _Training(trainer, model, parts, chosen, about, every, stop_on, callbacks, say)
-    training.held = held
+    training = _Training(trainer, model, parts, chosen, about, held, every, Interrupts(stop_on), callbacks, say)
     with RunFolder.create(out, loaded.name, overwrite) if trainer.leads else nullcontext() as run:
-        for line in (*loaded.notes, *table, *told(always), repr(loaded), repr(model.network), repr(trainer.optimizer)):
+        found = (repr(loaded), repr(model.network), repr(trainer.optimizer))
+        for line in (*loaded.notes, *(described(encoded) if encoded else ()), *told(always), *found):
             training.say(line)
         if sizes is not None:
             training.say(str(sizes))
@@ -279,7 +263,7 @@ def resume_run(
     more_epochs = whole_number("more_epochs", more_epochs, least=0)
     ranks = join(distributed)
     with RunFolder.reopen(run) if ranks is None or ranks.leads else nullcontext() as opened:
-        work = _broadcast(ranks, opened.work if opened else None)
+        work = _shared_path(ranks, opened.work if opened else None)
         device = local_device(device or _device_of(work), ranks)
         trainer = Trainer.resume(work / CHECKPOINTS, device=device, distributed=ranks)
         try:
@@ -292,19 +276,13 @@ def resume_run(
             about["continued_from"] = settings.epochs
         settings = replace(settings, epochs=(settings.epochs or 0) + more_epochs)
         about["settings"] = asdict(settings)
-        sample = None
-        if model.data.get("sampled") and not isinstance(data, Dataset):
-            known, path = model.data, os.fspath(data or model.data["source"])
-            sample = model.load_sample(path)
-            loaded = sample.data
-            _check_same(model, loaded)
-            known["source"] = _lasting(path)
-        else:
-            loaded = _same_data(model, data, folder)
+        loaded, sample = _same_data(model, data, folder)
         parts = divide(loaded, test=settings.test, validation=settings.validation or 0.0, seed=settings.seed)
-        training = _Training(trainer, model, parts, settings, about, every, stop_on, callbacks, say)
-        training.more_epochs = more_epochs
-        training.held = sample and Held(sample, parts, model.data["group"])
+        held = None if sample is None else Held(sample, parts, model.data["group"])
+        interrupts = Interrupts(stop_on)
+        training = _Training(
+            trainer, model, parts, settings, about, held, every, interrupts, callbacks, say, more_epochs
+        )
         training.say(f"{loaded!r}\n{model.network!r}\n{trainer.optimizer!r}")
         training.say(
             f"going on after {model.network.epochs} whole epochs of {settings.epochs}; test: {parts.test.what}"
@@ -312,32 +290,35 @@ def resume_run(
         return training.carry_out(opened)
 
 
+@dataclass
 class _Training:
-    """A run that is ready to be trained, or to go on, in its folder."""
+    """A run that is ready to be trained, or to go on, in its folder. held: of a table that is streamed, the rows that are
+    not for training. more_epochs: on top of those that it was to have."""
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        model: Model,
-        parts: Parts,
-        settings: Settings,
-        about: dict[str, Any],
-        every: Every | None,
-        stop_on: Sequence[int],
-        callbacks: Sequence[Callback],
-        say: Say | None,
-    ) -> None:
-        self.trainer, self.model, self.parts, self.settings, self.about = trainer, model, parts, settings, about
-        self.every, self.interrupts, self.callbacks = every, Interrupts(stop_on), callbacks
-        self.say = say if say and trainer.leads else lambda line: None
-        self.report = say or warnings.warn
-        self.more_epochs = 0
-        self.held: Held | None = None
-        """Of a table that is streamed: the rows that are not for training."""
+    trainer: Trainer
+    model: Model
+    parts: Parts
+    settings: Settings
+    about: dict[str, Any]
+    held: Held | None
+    every: Every | None
+    interrupts: Interrupts
+    callbacks: Sequence[Callback]
+    listener: Say | None
+    more_epochs: int = 0
+
+    def say(self, line: str) -> None:
+        """Tell people what goes on; rank 0 does."""
+        if self.listener and self.trainer.leads:
+            self.listener(line)
+
+    def report(self, line: str) -> None:
+        """Tell people of what went wrong, in a warning where nobody listens."""
+        (self.listener or warnings.warn)(line)
 
     def carry_out(self, run: RunFolder | None) -> Run:
         """Train, and leave the result in the folder, or, without one, nothing: rank 0 does. Raises what `train_run` raises."""
-        path = _broadcast(self.trainer.ranks, run.path if run else None)
+        path = _shared_path(self.trainer.ranks, run.path if run else None)
         if run is None:
             return self._follow(path)
         interrupts = self.interrupts
@@ -386,7 +367,7 @@ class _Training:
                     ranks.attach(self.model.network.backend)
                 if work is not None:
                     encode_all(self.model, self.held, work / ENCODED, self.settings.class_weight is not None)
-                folder = _broadcast(ranks, work and work / ENCODED)
+                folder = _shared_path(ranks, work and work / ENCODED)
                 stream = open_stream(folder, window=self.model.data["window"])
         return fit(self.trainer, self.model, self.parts, self.settings, callbacks, self.more_epochs, stream)
 
@@ -421,13 +402,8 @@ class _Training:
         model, rows = self.model, len(self.parts.train.x)
         if rows < FEWEST or model.network.parameter_count > MOST_PARAMETERS:
             return None
-        few = self.parts.train.some(MEASURED_ROWS, self.settings.seed)
-        found = gradient_noise_scale(
-            model.network,
-            model.prepare(few.x),
-            model.prepare_targets(few.y),
-            batch_size=max(1, min(32, len(few.x) // 8)),
-        ).scale
+        x, y = model.prepared(self.parts.train.some(MEASURED_ROWS, self.settings.seed))
+        found = gradient_noise_scale(model.network, x, y, batch_size=max(1, min(32, len(x) // 8))).scale
         scale = f"{found:,.0f} rows; larger batches than that save few steps"
         self.say(
             f"gradient noise scale at the end: {scale if isfinite(found) else 'the gradient is lost in its noise'}"
@@ -505,31 +481,19 @@ def fit(
 ) -> History:
     """Train the model on the training part, or on a stream, or go on with that, watching the validation part if there is one."""
     few = parts.train if stream is None else parts.train.some(1000, settings.seed)
-    x: Any = model.prepare_training(few)
-    y: Any = model.prepare_targets(few.y)
-    v = parts.validation
-    watched = None if v is None else (model.prepare(v.x), model.prepare_targets(v.y))
+    x, y = model.prepare_training(few), model.prepare_targets(few.y)
+    watched = parts.validation and model.prepared(parts.validation)
     trainer.callbacks[:] = callbacks if watched else [_TrainingScore(x[:1000], y[:1000]), *callbacks]
-    weights = None
+    options: dict[str, Any] = {"validation_data": watched, "verbose": False}
+    data: Any = (stream, None)
     if stream is None:
-        weights = settings.row_weights(parts.train.y, parts.train.weights, model.data["task"])
-    else:
-        x, y = stream, None
+        data = (x, y)
+        options["sample_weight"] = settings.row_weights(parts.train.y, parts.train.weights, model.data["task"])
     if trainer.resumed:
-        return trainer.continue_fit(x, y, watched, sample_weight=weights, more_epochs=more_epochs, verbose=False)
-    return trainer.fit(
-        x,
-        y,
-        epochs=settings.epochs or 1,
-        batch_size=settings.batch_size,
-        scale_learning_rate=settings.scale_learning_rate,
-        base_batch_size=settings.base_batch_size,
-        sample_weight=weights,
-        validation_data=watched,
-        patience=settings.patience,
-        on_nan=settings.on_nan,
-        verbose=False,
-    )
+        return trainer.continue_fit(*data, more_epochs=more_epochs, **options)
+    for name in ("batch_size", "scale_learning_rate", "base_batch_size", "patience", "on_nan"):
+        options[name] = getattr(settings, name)
+    return trainer.fit(*data, epochs=settings.epochs or 1, **options)
 
 
 class _TrainingScore(Callback):
@@ -566,30 +530,38 @@ class _HistoryFile(Callback):
             self.trouble.note(str(error))
 
 
-def _broadcast(ranks: Communicator | None, path: Path | None) -> Path:
-    """Rank 0's path, in every process."""
-    led: str = str(path) if ranks is None else ranks.broadcast(None if path is None else str(path.absolute()))
-    return Path(led)
+def _shared(ranks: Communicator | None, value: Any) -> Any:
+    """Rank 0's value, in every process."""
+    return value if ranks is None else ranks.broadcast(value)
 
 
-def _check_same(model: Model, data: Dataset) -> None:
-    if fingerprint(data) != model.data["sha256"]:
-        raise DataError(f"{data.name}: not the data that the run was trained on; it can go on with the same rows only")
+def _shared_path(ranks: Communicator | None, path: Path | None) -> Path:
+    """Rank 0's path, in every process; the others have none."""
+    return Path(_shared(ranks, path and str(path if ranks is None else path.absolute())))
 
 
 def _same_data(
     model: Model, data: Dataset | str | os.PathLike[str] | None, folder: str | os.PathLike[str] | None
-) -> Dataset:
-    """The data that the model was trained on; DataError where they are others, or are not known."""
-    known = model.data
-    if not isinstance(data, Dataset):
-        source = known["source"] if data is None else os.fspath(data)
-        if source is None or (source == "-" and data is None):
-            where = "arrays, not on a file" if source is None else "standard input"
-            raise DataError(f"the network was trained on {where}: say which rows those were by data=...")
-        data = model.load_data(source, folder=folder or known["folder"], same=True)
-    _check_same(model, data)
-    return data
+) -> tuple[Dataset, Sample | None]:
+    """The data that the model was trained on, and of a table that is streamed its sample; DataError where they are others, or are
+    not known."""
+    known, sample = model.data, None
+    if isinstance(data, Dataset):
+        loaded = data
+    else:
+        source = model.source("say which rows those were by data=...") if data is None else os.fspath(data)
+        if known.get("sampled"):
+            sample = model.load_sample(source)
+            loaded = sample.data
+        else:
+            loaded = model.load_data(source, folder=folder or known["folder"], same=True)
+    if fingerprint(loaded) != known["sha256"]:
+        raise DataError(
+            f"{loaded.name}: not the data that the run was trained on; it can go on with the same rows only"
+        )
+    if sample is not None:
+        known["source"] = _lasting(source)
+    return loaded, sample
 
 
 def _device_of(run: Path) -> str:

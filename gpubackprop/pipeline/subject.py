@@ -27,7 +27,9 @@ def subject(
     path = Path(data)
     if path.suffix == ".safetensors" or (path.is_dir() and (path / "model.safetensors").exists()):
         model = Model.load(path, settings.device)
-        loaded = model.load_data(model.data["source"], target=target, folder=folder or model.data["folder"], same=True)
+        loaded = model.load_data(
+            model.source("name a data set"), target=target, folder=folder or model.data["folder"], same=True
+        )
         x, y = model.match(replace(loaded, x_test=None, y_test=None))
     else:
         loaded = load(data, target=target, task=task, folder=folder)

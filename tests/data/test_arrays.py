@@ -249,7 +249,7 @@ def test_npy_truncated_at_every_byte(write) -> None:
 
 
 def test_large_blocks_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpubackprop.data.arrays._BLOCK", 1000)
+    monkeypatch.setattr("gpubackprop.data.idx._BLOCK", 1000)
     x = np.random.default_rng(0).integers(0, 256, (3000, 70), dtype=np.uint8)
     np.savez_compressed(tmp_path / "a.npz", x=x, y=np.arange(3000) % 7)
     np.testing.assert_array_equal(load(tmp_path / "a.npz").x, x)

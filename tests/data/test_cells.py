@@ -97,8 +97,9 @@ def test_what_a_cell_is_told_by_does_not_depend_on_the_others() -> None:
 
 def test_yes_or_no() -> None:
     np.testing.assert_array_equal(cells.yes_or_no(pa.array(["Yes", "no", None, "maybe"])), [1, 0, np.nan, np.nan])
-    assert cells.yes_or_no(pa.array(["Yes", "NO", "y", "f", "TRUE"]), strict=True) is not None
-    assert cells.yes_or_no(pa.array(["yes", "maybe"]), strict=True) is None
+    assert cells.is_yes_or_no(pa.array(["Yes", "NO", "y", None, "f", "TRUE"]))
+    assert not cells.is_yes_or_no(pa.array(["yes", "maybe"]))
+    assert not cells.is_yes_or_no(pa.nulls(2, pa.string()))
     np.testing.assert_array_equal(cells.yes_or_no(pa.array([True, False])), [1, 0])
 
 

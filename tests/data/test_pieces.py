@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -39,8 +40,10 @@ def save(folder: Path, kind: str, part: slice = slice(None), name: str = "data")
         return folder / f"{name}_x.npy"
     if kind == "npz":
         np.savez(path, x=X[part], y=Y[part])
-    elif kind == "parquet":
+    elif kind.startswith("parquet"):
         parquet.write_table(table, path, row_group_size=70)
+        if kind == "parquet.gz":
+            path.write_bytes(gzip.compress(path.read_bytes()))
     else:
         csv.write_csv(table, path)
     return path
@@ -55,9 +58,9 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(text_tables, "_BLOCK_ROWS", 1)
 
 
-@pytest.mark.parametrize(("kind", "count"), [("npy", 5), ("npz", 1), ("parquet", 5), ("csv", 1)])
+@pytest.mark.parametrize(("kind", "count"), [("npy", 5), ("npz", 1), ("parquet", 5), ("parquet.gz", 1), ("csv", 1)])
 def test_every_kind_of_file_alone_and_as_shards(tmp_path, small_blocks, kind, count):
-    target = "y" if kind in ("parquet", "csv") else None
+    target = None if kind in ("npy", "npz") else "y"
     stream = gb.open_stream(save(tmp_path, kind), target)
     assert (len(stream), len(stream.pieces)) == (N, count)
     folder = tmp_path / "shards"
