@@ -143,12 +143,6 @@ def without_levels(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
-def identities(column: pa.ChunkedArray) -> pa.Array:
-    """The text by which the cells of a column are told apart, missing ones as they are: what it is for a cell does not depend on
-    the others, so that it is the same in every part of a table. 1 and 1.0 are one."""
-    return pc.replace_substring_regex(without_levels(column).cast(pa.string()), r"^(-?[0-9]+)\.0*$", r"\1")
-
-
 def distinct(column: pa.ChunkedArray) -> int:
     """How many different values a column has, missing ones aside."""
     return int(pc.count_distinct(without_levels(column)).as_py())

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gpubackprop.data import cells
 from gpubackprop.data.arrow import pa, pc
-from gpubackprop.data.cells import Writing, find_writing, is_text
+from gpubackprop.data.cells import Writing, find_writing, is_text, levels, without_levels
 from gpubackprop.data.dataset import Dataset
 from gpubackprop.data.pieces import read_table_parts
 from gpubackprop.data.tables import Table
@@ -60,7 +59,7 @@ class Sample(NamedTuple):
 
     data: a data set of them; x.format says how numbers are written in all of the file. places: where the sample's rows are in
     the file; of the data set's row i it is places[x.rows[i]]. total: the number of rows there. groups: of each of the sample's
-    rows the text that its group is known by (`cells.identities`); None without groups.
+    rows the text that its group is known by (`identities`); None without groups.
     """
 
     data: Dataset
@@ -99,11 +98,17 @@ def load_sample(
     if isinstance(data.x, Table):
         rows_of = np.arange(len(data.x)) if data.x.rows is None else data.x.rows
         data = replace(data, x=Table(data.x.columns, rows_of, data.x.notes, table.format))
-    groups = None if group is None else cells.identities(table.column(table.find(group, title)))
+    groups = None if group is None else identities(table.column(table.find(group, title)))
     if groups is not None and isinstance(data.x, Table):
-        data = replace(data, groups=cells.levels(groups)[0][data.x.rows])
+        data = replace(data, groups=levels(groups)[0][data.x.rows])
     notes = (f"{total:,} rows: looked at by a sample of {len(places):,}, trained on as a stream", *data.notes)
     return Sample(replace(data, notes=notes), places, total, groups)
+
+
+def identities(column: pa.ChunkedArray) -> pa.Array:
+    """The text by which the cells of a column are told apart, missing ones as they are: what it is for a cell does not depend on
+    the others, so that it is the same in every part of a table. 1 and 1.0 are one."""
+    return pc.replace_substring_regex(without_levels(column).cast(pa.string()), r"^(-?[0-9]+)\.0*$", r"\1")
 
 
 def _writing(column: pa.ChunkedArray) -> Writing | None:

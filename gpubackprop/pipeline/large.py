@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gpubackprop.data import Dataset, Table, TextFormat, cells
+from gpubackprop.data import Dataset, Table, TextFormat
 from gpubackprop.data.arrow import pc
 from gpubackprop.data.pieces import WEIGHTS, read_table_parts
-from gpubackprop.data.sampling import Sample
+from gpubackprop.data.sampling import Sample, identities
 from gpubackprop.data.tables import COMPRESSED, is_table
 from gpubackprop.errors import DataError
 from gpubackprop.files.regular import memory, regular_file
@@ -58,7 +58,7 @@ class Held:
         """Which rows of a part of the table they are; first: the place of its first row in the file."""
         held = np.isin(np.arange(first, first + len(part)), self._places)
         if self._groups is not None and self.group is not None:
-            groups = cells.identities(part.column(part.find(self.group, where)))
+            groups = identities(part.column(part.find(self.group, where)))
             held |= pc.is_in(groups, self._groups).to_numpy(zero_copy_only=False)
         return held
 

@@ -82,19 +82,6 @@ def test_levels() -> None:
         assert (found[0].tolist(), found[1]) == (codes, names)
 
 
-def test_what_a_cell_is_told_by_does_not_depend_on_the_others() -> None:
-    def told(values: list[object], kind: pa.DataType | None = None) -> list[str | None]:
-        found = cells.identities(pa.array(values, kind)).to_pylist()
-        assert found == [cells.identities(pa.array([value], kind))[0].as_py() for value in values]
-        return found  # type: ignore[no-any-return]
-
-    assert told(["1", "1.0", "-3.", "01", "1.50", "x.0", "", None]) == ["1", "1", "-3", "01", "1.50", "x.0", "", None]
-    assert told([1.0, 1.5, None]) == ["1", "1.5", None]
-    assert told([7, None]) == ["7", None]
-    assert told(["a", "b", None], pa.dictionary(pa.int8(), pa.string())) == ["a", "b", None]
-    assert told([datetime.date(2020, 1, 2)]) == ["2020-01-02"]
-
-
 def test_yes_or_no() -> None:
     np.testing.assert_array_equal(cells.yes_or_no(pa.array(["Yes", "no", None, "maybe"])), [1, 0, np.nan, np.nan])
     assert cells.is_yes_or_no(pa.array(["Yes", "NO", "y", None, "f", "TRUE"]))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gpubackprop as gb
-from gpubackprop.data.sampling import sample_table
+from gpubackprop.data.sampling import identities, sample_table
 from tests.pipeline.test_large import ROWS, write
 
-pytest.importorskip("pyarrow")
+pa = pytest.importorskip("pyarrow")
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +57,16 @@ def test_numbers_in_one_part_and_text_in_another(tmp_path: Path) -> None:
     assert table.column("b").to_pylist() == [str(i) if i < 900 else f"no {i}" for i in places]
     assert table.column("a").to_pylist() == places.tolist()
     assert table.column("c").to_pylist() == [i / 2 if i > 500 else i for i in places]
+
+
+def test_what_a_cell_is_told_by_does_not_depend_on_the_others() -> None:
+    def told(values: list[object], kind: pa.DataType | None = None) -> list[str | None]:
+        found = identities(pa.array(values, kind)).to_pylist()
+        assert found == [identities(pa.array([value], kind))[0].as_py() for value in values]
+        return found  # type: ignore[no-any-return]
+
+    assert told(["1", "1.0", "-3.", "01", "1.50", "x.0", "", None]) == ["1", "1", "-3", "01", "1.50", "x.0", "", None]
+    assert told([1.0, 1.5, None]) == ["1", "1.5", None]
+    assert told([7, None]) == ["7", None]
+    assert told(["a", "b", None], pa.dictionary(pa.int8(), pa.string())) == ["a", "b", None]
+    assert told([datetime.date(2020, 1, 2)]) == ["2020-01-02"]
