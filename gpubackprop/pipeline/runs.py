@@ -491,7 +491,7 @@ def fit(
         options["sample_weight"] = settings.row_weights(parts.train.y, parts.train.weights, model.data["task"])
     if trainer.resumed:
         return trainer.continue_fit(*data, more_epochs=more_epochs, **options)
-    for name in ("batch_size", "scale_learning_rate", "base_batch_size", "patience", "on_nan"):
+    for name in ("batch_size", "micro_batch_size", "scale_learning_rate", "base_batch_size", "patience", "on_nan"):
         options[name] = getattr(settings, name)
     return trainer.fit(*data, epochs=settings.epochs or 1, **options)
 

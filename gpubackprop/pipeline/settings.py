@@ -45,6 +45,7 @@ class SettingsOptions(TypedDict, total=False):
     l1: float
     l2: float
     batch_size: int | Literal["auto"] | None
+    micro_batch_size: int | None
     scale_learning_rate: str | None
     base_batch_size: int
     epochs: int | None
@@ -82,6 +83,9 @@ class Settings:
     l2: float = _option(0.0, "Penalty l2/2 sum W^2.")
     batch_size: int | Literal["auto"] | None = _option(
         None, "Rows a step; auto: the fastest that fits, by timed steps."
+    )
+    micro_batch_size: int | None = _option(
+        None, "Rows of a batch at a time: their gradients add up to the batch's, in less memory.", least=1
     )
     scale_learning_rate: str | None = _option(
         None, "linear or sqrt: make of the learning rate for base batches what suits this batch size."

@@ -51,6 +51,17 @@ def test_from_arrays() -> None:
     assert gb.load_run(done.path, "cpu").predict(x[:2]).dtype.kind == "U"
 
 
+def test_parts_of_batches_add_up() -> None:
+    weights = []
+    for rows in (None, 5):
+        done = gb.train_run("wine", out=f"run{rows}", batch_size=32, micro_batch_size=rows, **QUICK)
+        weights.append(gb.load(done.path / "model.safetensors", device="cpu").get_weights()["0.weight"])
+    np.testing.assert_allclose(weights[1], weights[0], rtol=1e-3, atol=1e-4)
+    assert (weights[1] != weights[0]).any()
+    with pytest.raises(ArgumentError, match="^micro_batch_size must be"):
+        gb.train_run("wine", out="none", micro_batch_size=0, **QUICK)
+
+
 class Interrupt(gb.Callback):
     def on_epoch_end(self, trainer: gb.Trainer, record: dict[str, Any]) -> None:
         if record["epoch"] == 2:
