@@ -125,8 +125,9 @@ def main() -> NoReturn:
     warnings.showwarning = _show_warning
     if os.environ.get("COLUMNS") == "0":  # what some terminals say that do not know
         del os.environ["COLUMNS"]
-    # NumPy's OpenBLAS reads it when it is loaded: its idle threads sleep soon, and leave the cores to elementwise work.
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
+    if "numpy" not in sys.modules:
+        # NumPy's OpenBLAS reads it when it is loaded: its idle threads sleep soon, and leave the cores to elementwise work.
+        os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
     out = sys.stdout = Output(sys.stdout)
     sys.stderr = Output(sys.stderr)
     try:

@@ -58,7 +58,7 @@ def test_parts_of_batches_add_up() -> None:
         weights.append(gb.load(done.path / "model.safetensors", device="cpu").get_weights()["0.weight"])
     np.testing.assert_allclose(weights[1], weights[0], rtol=1e-3, atol=1e-4)
     assert (weights[1] != weights[0]).any()
-    with pytest.raises(ArgumentError, match="^micro_batch_size must be"):
+    with pytest.raises(ArgumentError, match=r"^micro_batch_size must be"):
         gb.train_run("wine", out="none", micro_batch_size=0, **QUICK)
 
 

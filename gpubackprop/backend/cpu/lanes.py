@@ -75,15 +75,19 @@ def _known(call: Call) -> _Known | None:
         options, function = function.keywords, function.func
     if isinstance(function, Fused):
         return _Known(call, list(arguments), list(arguments), by_rows=False)
+    out: Any = options.get("out")
     by_rows = not options.keys() - {"out", "casting"}
     if function is np.copyto:
-        out = arguments[0]
+        out = arguments[0] if len(arguments) == 2 else None
     elif isinstance(function, np.ufunc):
-        out = options.get("out", arguments[-1])
+        # Products of matrices are ufuncs too, which have a signature.
+        if function.nout > 1 or function.signature is not None:
+            return None
+        out = arguments[function.nin] if len(arguments) > function.nin else out
     elif function is np.einsum:
-        out, by_rows = options.get("out"), by_rows and arguments[0] in _ROW_BY_ROW
+        by_rows = by_rows and isinstance(arguments[0], str) and arguments[0] in _ROW_BY_ROW
     elif isinstance(getattr(function, "__self__", None), np.ufunc) and function.__name__ == "reduce":
-        out, by_rows = arguments[3], False
+        out, by_rows = arguments[3] if len(arguments) > 3 else out, False
     else:
         return None
     if not isinstance(out, np.ndarray):
@@ -94,8 +98,12 @@ def _known(call: Call) -> _Known | None:
 
 def _parts(known: _Known) -> list[_Known]:
     """A call over a whole batch as calls over successive rows; itself where it is no larger than a part."""
-    out = known.written[0]
-    if known.size <= PART or not known.by_rows or max(a.ndim for a in (out, *known.read)) < 2:
+    out, dimensions = known.written[0], max(a.ndim for a in (*known.written, *known.read))
+    summed = known.call[0] if not isinstance(known.call[0], partial) else known.call[0].func
+    if known.size <= PART or not known.by_rows or dimensions < 2 or (dimensions > out.ndim and summed is not np.einsum):
+        return [known]
+    # NumPy reads what overlaps the output elsewhere before it writes; part by part it would read what a part has written.
+    if not all(_same(a, out) or _apart_from(a, out) for a in known.read):
         return [known]
     n = len(out)
     rows = part_rows(known.size // n)
@@ -124,6 +132,15 @@ def _span(a: np.ndarray) -> tuple[int, int]:
     for n, stride in zip(a.shape, a.strides, strict=True):
         first, last = first + min((n - 1) * stride, 0), last + max((n - 1) * stride, 0)
     return first, last + a.itemsize
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return _span(a) == _span(b) and a.strides == b.strides and a.dtype == b.dtype
+
+
+def _apart_from(a: np.ndarray, b: np.ndarray) -> bool:
+    (first, last), (start, stop) = _span(a), _span(b)
+    return last <= start or stop <= first
 
 
 def _apart(calls: list[_Known]) -> list[list[int]]:
@@ -205,26 +222,37 @@ def run_side_by_side(lanes: Sequence[Callable[[], object]]) -> None:
     own, *others = lanes
     errors: list[BaseException | None] = []
     done: SimpleQueue[None] = SimpleQueue()
-    for inbox, lane in zip(_inboxes(len(others)), others, strict=True):
-        inbox.put((lane, errors, done))
+    inboxes, given = _inboxes(len(others)), 0
     try:
+        for inbox, lane in zip(inboxes, others, strict=True):
+            inbox.put((lane, errors, done))
+            given += 1
         own()
     finally:
         # Also where this lane was interrupted: the others write into arrays that the caller goes on to use.
-        _wait(errors, done, len(others))
-    for error in errors:
-        if error is not None:
+        _wait(errors, done, given)
+    error = next((error for error in errors if error is not None), None)
+    # What an error holds would hold it in turn.
+    errors.clear()
+    if error is not None:
+        try:
             raise error
+        finally:
+            del error
 
 
 def _wait(errors: list[BaseException | None], done: SimpleQueue[None], count: int) -> None:
-    interrupt = None
-    while len(errors) < count:
+    interrupt: BaseException | None = None
+    while True:
         try:
-            done.get(timeout=1)
-        except Empty:
-            continue
-        except KeyboardInterrupt as error:
+            while len(errors) < count:
+                try:
+                    done.get(timeout=1)
+                except Empty:
+                    continue
+            break
+        # From a signal's handler, whatever it raises.
+        except BaseException as error:
             interrupt = error
     if interrupt is not None:
         raise interrupt
@@ -239,8 +267,9 @@ def _inboxes(count: int) -> list[SimpleQueue[_Work]]:
     """Where that many threads take their work from."""
     with _starting:
         while len(_threads) < count:
-            _threads.append(SimpleQueue())
-            threading.Thread(target=_go, args=(_threads[-1],), name="gpubackprop lane", daemon=True).start()
+            inbox: SimpleQueue[_Work] = SimpleQueue()
+            threading.Thread(target=_go, args=(inbox,), name="gpubackprop lane", daemon=True).start()
+            _threads.append(inbox)
         return _threads[:count]
 
 

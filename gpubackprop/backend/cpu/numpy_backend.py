@@ -33,6 +33,7 @@ from gpubackprop.backend.cpu.compiled import (
     installed,
     normalized_rows,
     normalized_rows_backward,
+    usable,
 )
 from gpubackprop.backend.cpu.lanes import GROUP, part_rows, run_side_by_side, side_by_side
 from gpubackprop.backend.cpu.recorder import PART, Call, RecordingNamespace, moved, prepare, replay
@@ -177,7 +178,7 @@ class NumpyBackend(ArrayBackend):
         self, program: Program, rows: RowSource, batch: BatchBuffers, optimizer: UpdateRule, count: int
     ) -> Loop | None:
         """Steps in machine code where that is faster: the program alone decides, so that no result depends on anything else."""
-        if not hasattr(program, "calls") or not isinstance(rows.x, np.ndarray):
+        if not hasattr(program, "calls") or not isinstance(rows.x, np.ndarray) or not usable():
             return None
         if program not in self._machines:
             x, y = batch.x, batch.target_buffer(rows.kind)
@@ -329,7 +330,7 @@ class NumpyBackend(ArrayBackend):
     def normalize(
         self, x: Array, axis: int, eps: float, mean: Array | None, var: Array, rstd: Array, xhat: Array
     ) -> None:
-        if axis == 1 and _in_one_pass(x, xhat):
+        if axis == 1 and x.shape[1] <= MANY and _in_one_pass(x, *([] if mean is None else [mean]), var, rstd, xhat):
             kernel = normalized_rows(x.dtype.char, x.shape[1], mean is not None, eps)
             self._run(kernel, x, var if mean is None else mean, var, rstd, xhat)
         else:
@@ -338,7 +339,7 @@ class NumpyBackend(ArrayBackend):
     def normalize_backward(
         self, g: Array, axis: int, rstd: Array, xhat: Array, out: Array, centered: bool = True
     ) -> None:
-        if axis == 1 and _in_one_pass(g, xhat, out):
+        if axis == 1 and g.shape[1] <= MANY and _in_one_pass(g, rstd, xhat, out):
             self._run(normalized_rows_backward(g.dtype.char, g.shape[1], centered), g, rstd, xhat, out)
         else:
             super().normalize_backward(g, axis, rstd, xhat, out, centered)
@@ -441,7 +442,7 @@ def _in_one_pass(*arrays: np.ndarray) -> bool:
     """Whether machine code takes what is computed of these arrays alone: many elements, without gaps, of one type."""
     first = arrays[0]
     alike = all(a.flags.c_contiguous and a.dtype == first.dtype for a in arrays)
-    return first.size >= FUSED and alike and first.dtype in (np.float32, np.float64) and installed()
+    return first.size >= FUSED and alike and first.dtype in (np.float32, np.float64) and usable()
 
 
 def _flat(a: np.ndarray) -> np.ndarray | None:

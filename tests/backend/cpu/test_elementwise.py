@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from gpubackprop.backend.cpu.recorder import Call
 
 pytest.importorskip("numba")
 
-from gpubackprop.backend.cpu.compiled import Fused, fused
+from gpubackprop.backend.cpu.compiled import Fused, fused, usable
 
 ONE_PASS = sorted(set(ACTIVATIONS) - {"identity", "relu"})
 
@@ -128,3 +129,15 @@ def test_what_is_not_known_is_refused() -> None:
     assert fused([(np.add, (a, np.asarray(np.inf), b))], [a, b]) is None
     assert fused([(np.add.reduce, (a, 0, None, np.empty(()), False))], [a, b]) is None
     assert fused([(np.add, (a, 1.0, own)), (np.multiply, (own, own, b))], [a, b]) is not None
+
+
+def test_a_numba_that_does_not_work_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    usable.cache_clear()
+    monkeypatch.setitem(sys.modules, "numba", None)
+    try:
+        net = gb.Network([gb.Dense(4, 256, "tanh"), gb.Dense(256, 2)], loss="mean_squared_error", device="cpu")
+        with pytest.warns(UserWarning, match="Numba is installed, but does not work"):
+            found = passes(net, FUSED // 128)
+        assert not found
+    finally:
+        usable.cache_clear()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -265,3 +267,88 @@ def test_rows_are_copied_and_gathered_by_several_threads(
     whole = np.empty((3, 4))
     be.copy_in(np.arange(4.0), whole)
     assert (whole == np.arange(4.0)).all()
+
+
+def _square(be: NumpyBackend, what: Callable[[Any, np.ndarray, np.ndarray], None]) -> np.ndarray:
+    """x after `what` was recorded of it, with enough other work that it is shared out."""
+    x = np.random.default_rng(0).standard_normal((512, 512)).astype(np.float32)
+    y, more = np.random.default_rng(1).standard_normal((512, 512)).astype(np.float32), np.ones((1024, 512), np.float32)
+
+    def step() -> None:
+        be.xp.exp(more, out=more)
+        what(be, x, y)
+        be.xp.exp(more, out=more)
+
+    program = be.record(step)
+    with be:
+        program()
+    return x
+
+
+MASK = np.random.default_rng(2).random((512, 512)) < 0.5
+UNUSUAL: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "the first row from all": lambda be, x, y: be.xp.subtract(x, x[:1], out=x),
+    "its own row": lambda be, x, y: be.xp.subtract(x, x[0], out=x),
+    "its transpose": lambda be, x, y: be.xp.add(x, x.T, out=x),
+    "backwards": lambda be, x, y: be.xp.copyto(x, x[::-1]),
+    "shifted": lambda be, x, y: be.xp.add(x[1:], x[:-1], out=x[1:]),
+    "copied on": lambda be, x, y: be.xp.copyto(x[1:], x[:-1]),
+    "a product": lambda be, x, y: be.xp.matmul(y, y, out=x),
+    "another dimension": lambda be, x, y: be.xp.copyto(x, y[None]),
+    "by names": lambda be, x, y: be.xp.copyto(dst=x, src=1.5),
+    "where": lambda be, x, y: be.xp.copyto(x, y, where=MASK),
+    "numbered": lambda be, x, y: be.xp.einsum(y, [0, 1], y, [0, 1], [0, 1], out=x),
+    "reduced by names": lambda be, x, y: be.call(partial(np.add.reduce, axis=1, out=x[:, 0]), y),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_calls_have_the_bits_of_one_thread(name: str, count: Callable[[int], None]) -> None:
+    count(1)
+    one = _square(NumpyBackend(), UNUSUAL[name])
+    for number in (2, 3):
+        count(number)
+        np.testing.assert_array_equal(_square(NumpyBackend(), UNUSUAL[name]), one)
+
+
+def test_both_outputs_of_a_function_are_written(count: Callable[[int], None]) -> None:
+    count(2)
+    be = NumpyBackend()
+    x, more = np.full((512, 512), 13.0), np.ones((1024, 512))
+    q, r, u = (np.zeros_like(x) for _ in range(3))
+
+    def step() -> None:
+        be.xp.exp(more, out=more)
+        be.call(np.divmod, x, 2.0, q, r)
+        be.xp.add(q, 0.0, out=u)
+
+    be.record(step)()
+    assert (u == 6).all()
+
+
+def test_the_first_error_is_raised_once_all_have_ended_whatever_it_is() -> None:
+    class Alarm(BaseException):
+        """What a signal's handler may raise."""
+
+    started, ended = threading.Event(), []
+
+    def slow() -> None:
+        started.set()
+        time.sleep(0.2)
+        ended.append(True)
+
+    def alarm(*_: object) -> None:
+        raise Alarm
+
+    def own() -> None:
+        started.wait(10)
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(Alarm):
+            lanes.run_side_by_side([own, slow])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert ended

@@ -4,7 +4,16 @@ elementwise functions of many operations, and normalisations of rows, in one pas
 from __future__ import annotations
 
 from gpubackprop.backend.cpu.compiled.elementwise import Fused, fused
-from gpubackprop.backend.cpu.compiled.program import EpochProgram, MachineCode, installed
+from gpubackprop.backend.cpu.compiled.program import EpochProgram, MachineCode, installed, usable
 from gpubackprop.backend.cpu.compiled.rows import normalized_rows, normalized_rows_backward
 
-__all__ = ["EpochProgram", "Fused", "MachineCode", "fused", "installed", "normalized_rows", "normalized_rows_backward"]
+__all__ = [
+    "EpochProgram",
+    "Fused",
+    "MachineCode",
+    "fused",
+    "installed",
+    "normalized_rows",
+    "normalized_rows_backward",
+    "usable",
+]

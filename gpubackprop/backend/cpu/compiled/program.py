@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -58,6 +59,19 @@ def installed() -> bool:
         return find_spec("numba") is not None
     except ImportError:  # somebody's import hook says no this way
         return False
+
+
+@cache
+def usable() -> bool:
+    """Whether that Numba can be imported, for what is faster with it but does not need it; a warning where it cannot."""
+    if not installed():
+        return False
+    try:
+        import numba  # noqa: F401
+    except ImportError as error:  # it is for another NumPy
+        warnings.warn(f"Numba is installed, but does not work ({error}): NumPy does its part", stacklevel=2)
+        return False
+    return True
 
 
 class EpochProgram:
