@@ -10,7 +10,7 @@ import pytest
 
 import gpubackprop as gb
 from gpubackprop.backend.base import Backend
-from gpubackprop.backend.cpu.numpy_backend import BLOCK
+from gpubackprop.backend.cpu.recorder import PART
 from gpubackprop.backend.select import get_backend
 from gpubackprop.bench import measure
 from gpubackprop.bench.cases import PHASES
@@ -93,7 +93,7 @@ def test_memory_is_what_the_arrays_take() -> None:
     small, large = (Measurement(described, get_backend("cpu"), "float32", "native", n, "adam", 0) for n in (4, 1024))
     parameters = 4 * small.net.parameter_count
     # parameters, gradients and Adam's two states; some scratch for a block of the update
-    scratch = 4 * 4 * BLOCK
+    scratch = 4 * 4 * PART
     assert 4 * parameters < small.memory < 4 * parameters + scratch
     batch = 4 * 1024 * (256 + 2 * 512 + 2 * 8)
     assert 4 * parameters + batch < large.memory < 4 * parameters + scratch + 2 * batch

@@ -106,11 +106,11 @@ class NumpyBackend(ArrayBackend):
         else:
             np.copyto(out, host, casting="unsafe")
 
-    def _by_rows(self, out: Array, work: Callable[[slice], object]) -> None:
+    def _by_rows(self, out: Array, work: Callable[[Any], object]) -> None:
         """`work` for all rows of an array, at once or by several threads."""
         lanes = self.lanes() if out.size >= MANY_TO_COPY and idle_threads_sleep() else 1
         if lanes == 1:
-            work(slice(None))
+            work(...)
         else:
             n = len(out)
             cuts = [slice(n * i // lanes, n * (i + 1) // lanes) for i in range(lanes)]

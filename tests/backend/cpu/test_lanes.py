@@ -254,16 +254,19 @@ def test_rows_are_copied_and_gathered_by_several_threads(
     monkeypatch: pytest.MonkeyPatch, count: Callable[[int], None]
 ) -> None:
     monkeypatch.setattr(numpy_backend, "idle_threads_sleep", lambda: True)
-    monkeypatch.setattr(numpy_backend, "MANY_TO_COPY", 1)
+    monkeypatch.setattr(numpy_backend, "MANY_TO_COPY", 8)
     count(3)
     be, rng = NumpyBackend(), np.random.default_rng(0)
-    for n in (1, 2, 7, 100):
+    for n in (2, 7, 100):
         source, index = rng.standard_normal((50, 4)), rng.integers(0, 50, n)
         out, copied = np.empty((n, 4)), np.empty((n, 4), np.float32)
         be.gather_rows(source, index, out)
         np.testing.assert_array_equal(out, source[index])
         be.copy_in(out, copied)
         np.testing.assert_array_equal(copied, out.astype(np.float32))
+    number = np.empty(())
+    be.copy_in(np.asarray(3.0), number)
+    assert number == 3
     whole = np.empty((3, 4))
     be.copy_in(np.arange(4.0), whole)
     assert (whole == np.arange(4.0)).all()
