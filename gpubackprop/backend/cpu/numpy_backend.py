@@ -101,7 +101,7 @@ class NumpyBackend(ArrayBackend):
         return np.array(array)
 
     def copy_in(self, host: np.ndarray, out: Array) -> None:
-        if host.shape == out.shape:
+        if host.shape == out.shape and not np.may_share_memory(host, out):
             self._by_rows(out, lambda rows: np.copyto(out[rows], host[rows], casting="unsafe"))
         else:
             np.copyto(out, host, casting="unsafe")
@@ -275,7 +275,7 @@ class NumpyBackend(ArrayBackend):
         if type(f) not in ACTIVATIONS.values() or isinstance(f, (Identity, ReLU)) or not _in_one_pass(z, out):
             return None
         assert isinstance(f, Activation)
-        key = repr(f.described()), z.dtype.char, z is out
+        key = f"{type(f).__name__} {sorted(vars(f).items())}", z.dtype.char, z is out
         if key not in _FUSED:
             few = [np.empty(16, z.dtype) for _ in range(1 if z is out else 2)]
             be = NumpyBackend()
@@ -424,8 +424,8 @@ class NumpyBackend(ArrayBackend):
             self.copy_in(source[index], out)
             return
         # mode="clip" skips the check of every index, three times the cost of the copy itself.
-        if self._calls is not None:
-            self._calls.append((source.take, (index, 0, out, "clip")))
+        if self._calls is not None or np.may_share_memory(source, out):
+            self._run(source.take, index, 0, out, "clip")
         else:
             self._by_rows(out, lambda rows: source.take(index[rows], 0, out[rows], "clip"))
 

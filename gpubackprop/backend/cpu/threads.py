@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -132,7 +133,7 @@ def idle_threads_sleep() -> bool:
     library, getter = found
     patience, read_again, end_threads = (library[name] for name in _SLEEP)
     own = library[getter.replace("num_threads", "parallel")]() == _PTHREADS
-    if own and not patience() and _TIMEOUT not in os.environ and threading.active_count() == 1:
+    if own and not patience() and _TIMEOUT not in os.environ and len(sys._current_frames()) == 1:
         os.environ[_TIMEOUT] = str(SLEEP_AFTER)
         try:
             read_again()

@@ -141,3 +141,15 @@ def test_a_numba_that_does_not_work_is_left_alone(monkeypatch: pytest.MonkeyPatc
         assert not found
     finally:
         usable.cache_clear()
+
+
+def test_an_attribute_that_is_set_later_makes_another_function() -> None:
+    z, be = np.full(FUSED, -1.0), NumpyBackend()
+    for alpha in (None, 3.0):
+        f, out = ACTIVATIONS["selu"](), np.empty(FUSED)
+        if alpha is not None:
+            f.alpha = alpha
+        be.activate(f, z.copy(), out)
+        few = np.empty(2)
+        be.activate(f, np.full(2, -1.0), few)
+        np.testing.assert_allclose(out[:2], few, rtol=1e-14)

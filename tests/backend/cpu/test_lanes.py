@@ -264,6 +264,9 @@ def test_rows_are_copied_and_gathered_by_several_threads(
         np.testing.assert_array_equal(out, source[index])
         be.copy_in(out, copied)
         np.testing.assert_array_equal(copied, out.astype(np.float32))
+    overlapping = np.arange(400.0).reshape(100, 4)
+    be.copy_in(overlapping[::-1], overlapping)
+    assert (overlapping == np.arange(400.0).reshape(100, 4)[::-1]).all()
     number = np.empty(())
     be.copy_in(np.asarray(3.0), number)
     assert number == 3

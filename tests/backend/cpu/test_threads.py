@@ -183,7 +183,8 @@ before, threads = a @ a, blas_threads()
 kept = dict(os.environ)
 if {busy}:
     ended = threading.Event()
-    threading.Thread(target=ended.wait).start()
+    __import__("_thread").start_new_thread(ended.wait, ())
+    __import__("time").sleep(0.2)
 slept = idle_threads_sleep()
 if {busy}:
     ended.set()
