@@ -40,21 +40,26 @@ def test_the_command_trains_in_several_processes_and_speaks_once(tmp_path: Path)
     assert done.stdout.count("epoch 6/6") == 1
 
 
+def assert_alike(folder: Path, command: list[str], said: str) -> None:
+    """One process and two train the streamed table to the same losses, and say this once."""
+    found = {}
+    for ranks in (1, 2):
+        done = mpi(ranks, [*command, "--out", f"run{ranks}"], folder)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count(said) == 1
+        lines = (folder / f"run{ranks}/history.jsonl").read_text().splitlines()
+        found[ranks] = [json.loads(line)["loss"] for line in lines]
+        assert not (folder / f"run{ranks}/rows").exists()
+    np.testing.assert_allclose(found[2], found[1], rtol=1e-4)
+
+
 def test_a_table_that_is_streamed(tmp_path: Path) -> None:
     _table(tmp_path)
     header, *rows = (tmp_path / "table.csv").read_text().splitlines()
     counted = [f"{i % 3},{row}" for i, row in enumerate(rows)]
     (tmp_path / "table.csv").write_text("\n".join([f"count,{header}", *counted]))
     command = ["-m", "gpubackprop", "train", "table.csv", "--target", "size", "--weight", "count", "--memory", "1000"]
-    found = {}
-    for ranks in (1, 2):
-        done = mpi(ranks, [*command, "--epochs", "3", "--out", f"run{ranks}"], tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("trained on as a stream") == 1
-        lines = (tmp_path / f"run{ranks}/history.jsonl").read_text().splitlines()
-        found[ranks] = [json.loads(line)["loss"] for line in lines]
-        assert not (tmp_path / f"run{ranks}/rows").exists()
-    np.testing.assert_allclose(found[2], found[1], rtol=1e-4)
+    assert_alike(tmp_path, [*command, "--epochs", "3"], "trained on as a stream")
     done = mpi(2, ["-m", "gpubackprop", "train", "--resume", "run2", "--epochs", "1"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 4/4") == 1
@@ -67,14 +72,8 @@ def test_groups_of_a_table_that_is_streamed(tmp_path: Path) -> None:
         "\n".join([f"who,{header}", *(f"{i // 3},{row}" for i, row in enumerate(rows))])
     )
     command = ["-m", "gpubackprop", "train", "table.csv", "--target", "size", "--split-by", "who", "--memory", "1000"]
-    found = {}
-    for ranks in (1, 2):
-        done = mpi(ranks, [*command, "--epochs", "2", "--out", f"run{ranks}"], tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("training on 72 rows, as a stream (18 are of groups that are held out)") == 1
-        lines = (tmp_path / f"run{ranks}/history.jsonl").read_text().splitlines()
-        found[ranks] = [json.loads(line)["loss"] for line in lines]
-    np.testing.assert_allclose(found[2], found[1], rtol=1e-4)
+    said = "training on 72 rows, as a stream (18 are of groups that are held out)"
+    assert_alike(tmp_path, [*command, "--epochs", "2"], said)
     for command in (["train", "--resume", "run2", "--epochs", "1"], ["evaluate", "run2"]):
         done = mpi(2 if "train" in command else 1, ["-m", "gpubackprop", *command], tmp_path)
         assert done.returncode == 0, done.stderr

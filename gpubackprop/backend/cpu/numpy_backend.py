@@ -101,20 +101,15 @@ class NumpyBackend(ArrayBackend):
         return np.array(array)
 
     def copy_in(self, host: np.ndarray, out: Array) -> None:
-        if host.shape == out.shape and not np.may_share_memory(host, out):
-            self._by_rows(out, lambda rows: np.copyto(out[rows], host[rows], casting="unsafe"))
-        else:
+        if out.size < MANY_TO_COPY or host.shape != out.shape or np.may_share_memory(host, out):
             np.copyto(out, host, casting="unsafe")
-
-    def _by_rows(self, out: Array, work: Callable[[Any], object]) -> None:
-        """`work` for all rows of an array, at once or by several threads."""
-        lanes = self.lanes() if out.size >= MANY_TO_COPY and idle_threads_sleep() else 1
-        if lanes == 1:
-            work(...)
         else:
-            n = len(out)
-            cuts = [slice(n * i // lanes, n * (i + 1) // lanes) for i in range(lanes)]
-            run_side_by_side([partial(work, rows) for rows in cuts])
+            self._by_rows(len(out), lambda rows: np.copyto(out[rows], host[rows], casting="unsafe"))
+
+    def _by_rows(self, n: int, work: Callable[[slice], object]) -> None:
+        """`work` for all of n rows, by several threads where there are some."""
+        lanes = self.lanes() if idle_threads_sleep() else 1
+        run_side_by_side([partial(work, slice(n * i // lanes, n * (i + 1) // lanes)) for i in range(lanes)])
 
     def copy_out(self, array: Array, out: np.ndarray) -> None:
         np.copyto(out, array)
@@ -424,10 +419,10 @@ class NumpyBackend(ArrayBackend):
             self.copy_in(source[index], out)
             return
         # mode="clip" skips the check of every index, three times the cost of the copy itself.
-        if self._calls is not None or np.may_share_memory(source, out):
+        if self._calls is not None or out.size < MANY_TO_COPY or np.may_share_memory(source, out):
             self._run(source.take, index, 0, out, "clip")
         else:
-            self._by_rows(out, lambda rows: source.take(index[rows], 0, out[rows], "clip"))
+            self._by_rows(len(out), lambda rows: source.take(index[rows], 0, out[rows], "clip"))
 
     def take(self, flat: Array, index: Array, out: Array) -> None:
         self._run(flat.take, index, None, out, "clip")

@@ -223,14 +223,14 @@ def test_every_layer_at_the_sizes_that_machine_code_is_for(layer: gb.Layer) -> N
 
 
 def test_a_long_step_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "load", lambda text: pytest.fail("compiled"))
+    monkeypatch.setattr(program, "function", lambda text: pytest.fail("compiled"))
     code = Case(mlp((3, *[4] * 60, 4))).code()
     assert code.program() is None
     assert "compiling more than" in code.reason
 
 
 def test_only_networks_that_ask_for_it_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "load", lambda text: pytest.fail("compiled"))
+    monkeypatch.setattr(program, "function", lambda text: pytest.fail("compiled"))
     x, y = make_data(70, 3, 4, "cross_entropy")
     gb.Trainer(mlp(), gb.SGD(0.1)).fit(x, y, epochs=3, batch_size=16)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -153,3 +156,37 @@ def test_an_attribute_that_is_set_later_makes_another_function() -> None:
         few = np.empty(2)
         be.activate(f, np.full(2, -1.0), few)
         np.testing.assert_allclose(out[:2], few, rtol=1e-14)
+
+
+FORK = """
+import os, threading, time
+import numpy as np
+from gpubackprop.activations import GELU, Mish
+from gpubackprop.backend.cpu.compiled.module import ONE_AT_A_TIME
+from gpubackprop.backend.cpu.numpy_backend import NumpyBackend
+
+def compute(f):
+    z = np.ones(40000, np.float32)
+    NumpyBackend().activate(f, z, z)
+
+thread = threading.Thread(target=compute, args=(GELU(),))
+thread.start()
+while thread.is_alive() and ONE_AT_A_TIME.acquire(blocking=False):
+    ONE_AT_A_TIME.release()
+assert thread.is_alive()
+child = os.fork()
+compute(Mish())
+if not child:
+    os._exit(0)
+thread.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_fork_waits_for_the_compiler(tmp_path: Path) -> None:
+    environment = {**os.environ, "GPUBACKPROP_CACHE": str(tmp_path)}
+    found = subprocess.run(
+        [sys.executable, "-c", FORK], env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert found.stdout.split() == ["0"]

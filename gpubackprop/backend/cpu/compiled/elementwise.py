@@ -13,9 +13,9 @@ from math import factorial, floor, inf, log, sqrt
 
 import numpy as np
 
-from gpubackprop.backend.cpu.compiled.module import load
+from gpubackprop.backend.cpu.compiled.module import function
 from gpubackprop.backend.cpu.compiled.operations import FORMULAS, Elementwise, UntranslatableError, operations
-from gpubackprop.backend.cpu.compiled.source import pointer_to, type_of
+from gpubackprop.backend.cpu.compiled.source import address, pointer_to, type_of
 from gpubackprop.backend.cpu.recorder import Call
 
 _FUNCTIONS = {"exp": 0.4e-9, "expm1": 0.5e-9, "tanh": 0.6e-9, "log1p": 0.5e-9}
@@ -108,7 +108,7 @@ class Fused:
     numbers: tuple[float, ...] = ()
 
     def __call__(self, *arrays: np.ndarray) -> None:
-        self.run(*(a.__array_interface__["data"][0] for a in arrays), arrays[0].size, *self.numbers)
+        self.run(*map(address, arrays), arrays[0].size, *self.numbers)
 
 
 def fused(calls: list[Call], arrays: list[np.ndarray]) -> Fused | None:
@@ -120,15 +120,14 @@ def fused(calls: list[Call], arrays: list[np.ndarray]) -> Fused | None:
         source, seconds = _written(calls, arrays)
     except UntranslatableError:
         return None
-    run = load(source).run
-    made = Fused(run, seconds)
+    made = Fused(function(source), seconds)
     made(*(a[:0] for a in arrays))
     return made
 
 
 def _written(calls: list[Call], arrays: list[np.ndarray]) -> tuple[str, float]:
     """The source, and the seconds for a number."""
-    real, names = type_of(arrays[0].dtype), {_address(a): f"a{i}" for i, a in enumerate(arrays)}
+    real, names = type_of(arrays[0].dtype), {address(a): f"a{i}" for i, a in enumerate(arrays)}
     held: dict[int, str] = {}
     lines, written, seconds = [], set(), 0.0
     for i, operation in enumerate(operations(calls)):
@@ -139,20 +138,20 @@ def _written(calls: list[Call], arrays: list[np.ndarray]) -> tuple[str, float]:
             if a.size == 1:
                 operands.append(_number(type_of(wanted), float(a)))
                 continue
-            if _address(a) not in held:
-                if _address(a) not in names:
+            if address(a) not in held:
+                if address(a) not in names:
                     raise UntranslatableError("memory that nothing was written into")
-                held[_address(a)] = f"v{i}_{len(operands)}"
-                lines.append(f"{held[_address(a)]} = {names[_address(a)]}[i]")
-            operands.append(f"{type_of(wanted)}({held[_address(a)]})")
+                held[address(a)] = f"v{i}_{len(operands)}"
+                lines.append(f"{held[address(a)]} = {names[address(a)]}[i]")
+            operands.append(f"{type_of(wanted)}({held[address(a)]})")
         if operation.name in _FUNCTIONS and type_of(operation.types[0]) != real:
             raise UntranslatableError(f"{operation.name} of another type")
         if operation.name == "log":
             raise UntranslatableError("a logarithm")
         seconds += _FUNCTIONS.get(operation.name, _OTHER)
         formula = FORMULAS[operation.name].format(*operands, type=type_of(operation.types[0]))
-        held[_address(operation.out)] = f"t{i}"
-        written.add(_address(operation.out))
+        held[address(operation.out)] = f"t{i}"
+        written.add(address(operation.out))
         lines.append(f"t{i} = {type_of(operation.out.dtype)}({formula})")
     lines += [f"{name}[i] = {held[key]}" for key, name in names.items() if key in written]
     addresses = [f"{name}_address" for name in names.values()]
@@ -199,8 +198,3 @@ def _number(kind: str, value: float) -> str:
     if not -inf < value < inf:
         raise UntranslatableError(f"the number {value}")
     return f"{kind}({float(value)!r})"
-
-
-def _address(a: np.ndarray) -> int:
-    address: int = a.__array_interface__["data"][0]
-    return address

@@ -6,10 +6,12 @@ Numba's own cache believes whatever lies in its folder; a flipped bit there is w
 
 from __future__ import annotations
 
+import os
 import pickle
 import platform
 import sys
-from threading import Lock
+from collections.abc import Callable
+from threading import RLock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +25,33 @@ if TYPE_CHECKING:
     from numba.core.compiler import CompileResult
     from numba.core.typing.templates import Signature
 
-_ONE_AT_A_TIME = Lock()
+ONE_AT_A_TIME = RLock()
+"""Held while Numba is imported or compiles. A fork waits for it: the new process would have the locks of Numba and of Python's
+imports as they are, without the thread that would release them."""
+
+if hasattr(os, "register_at_fork"):
+    release = ONE_AT_A_TIME.release
+    os.register_at_fork(before=ONE_AT_A_TIME.acquire, after_in_parent=release, after_in_child=release)
+
+
+def function(source: str) -> Callable[..., None]:
+    """The function `run` of the module with this source, which is compiled when it is first called."""
+    run = load(source).run
+
+    def call(*arguments: object) -> None:
+        if run.overloads:
+            run(*arguments)
+        else:
+            with ONE_AT_A_TIME:
+                run(*arguments)
+
+    return call
 
 
 def load(source: str) -> ModuleType:
     """The module with this source. Its function `run`, if Numba compiles it, has its machine code in the cache."""
     # A thread must not find the module of another before it is whole.
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         return _load(source)
 
 

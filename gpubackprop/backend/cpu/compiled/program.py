@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from gpubackprop.backend.cpu.compiled.module import load
+from gpubackprop.backend.cpu.compiled.module import ONE_AT_A_TIME, function
 from gpubackprop.backend.cpu.compiled.operations import (
     TRANSCENDENTAL,
     Elementwise,
@@ -18,7 +18,7 @@ from gpubackprop.backend.cpu.compiled.operations import (
     UntranslatableError,
     operations,
 )
-from gpubackprop.backend.cpu.compiled.source import StepSource, pointer_to, write_step
+from gpubackprop.backend.cpu.compiled.source import StepSource, address, pointer_to, write_step
 from gpubackprop.backend.cpu.recorder import Call
 from gpubackprop.errors import ArgumentError
 
@@ -67,7 +67,8 @@ def usable() -> bool:
     if not installed():
         return False
     try:
-        import numba  # noqa: F401
+        with ONE_AT_A_TIME:
+            import numba  # noqa: F401
     except ImportError as error:  # it is for another NumPy
         warnings.warn(f"Numba is installed, but does not work ({error}): NumPy does its part", stacklevel=2)
         return False
@@ -91,7 +92,7 @@ class EpochProgram:
         self.rows = len(x)
         self._like = x, y, np.empty((1, len(h)), x.dtype)
         self._arrays = source.arrays
-        self._table = np.array([_address(a) for a in source.arrays], np.int64)
+        self._table = np.array([address(a) for a in source.arrays], np.int64)
         self._run = run
 
     def __call__(self, x: np.ndarray, y: np.ndarray, order: np.ndarray | None, first: int, numbers: np.ndarray) -> None:
@@ -104,12 +105,7 @@ class EpochProgram:
             raise ArgumentError(
                 f"steps of rows {first} to {last} were asked for, of {len(order)} and {len(x)}, {len(y)}"
             )
-        self._run(self._table, _address(x), _address(y), order, first, numbers)
-
-
-def _address(a: np.ndarray) -> int:
-    address: int = a.__array_interface__["data"][0]
-    return address
+        self._run(self._table, address(x), address(y), order, first, numbers)
 
 
 class MachineCode:
@@ -138,7 +134,7 @@ class MachineCode:
     def program(self) -> EpochProgram | None:
         """The program, or None where it would not be faster."""
         if self._made is None and self.saved > 0:
-            self._made = EpochProgram(self._source, load(self._text).run, *self._buffers)
+            self._made = EpochProgram(self._source, function(self._text), *self._buffers)
         return self._made
 
 

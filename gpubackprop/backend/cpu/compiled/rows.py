@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gpubackprop.backend.cpu.compiled.elementwise import Fused
-from gpubackprop.backend.cpu.compiled.module import load
+from gpubackprop.backend.cpu.compiled.module import function
 
 _HEADER = '''\
 """Normalisation of rows, generated for Numba by gpubackprop (format 1)."""
@@ -74,5 +74,4 @@ def normalized_rows_backward(char: str, m: int, centered: bool) -> Fused:
 
 def _run(body: str, char: str, centered: bool) -> Callable[..., None]:
     real, pointer = {"f": ("float32", "f4"), "d": ("float64", "f8")}[char]
-    run: Callable[..., None] = load(_HEADER + body.format(real=real, pointer=pointer, centered=centered)).run
-    return run
+    return function(_HEADER + body.format(real=real, pointer=pointer, centered=centered))

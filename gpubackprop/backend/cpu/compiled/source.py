@@ -42,6 +42,12 @@ def type_of(dtype: DTypeLike) -> str:
     return _TYPES[char]
 
 
+def address(a: np.ndarray) -> int:
+    """Where the first element of an array lies in memory."""
+    first: int = a.__array_interface__["data"][0]
+    return first
+
+
 def pointer_to(a: np.ndarray) -> str:
     """The function of the generated code that makes an address a pointer to elements like the array's."""
     return _POINTERS[a.dtype.char]
@@ -65,7 +71,7 @@ class StepSource:
 
     def pointer(self, a: np.ndarray) -> str:
         """The name of a pointer to the array's first element."""
-        key = (a.__array_interface__["data"][0], a.dtype.char)
+        key = (address(a), a.dtype.char)
         if key not in self.slots:
             self.slots[key] = f"p{len(self.arrays)}"
             self.arrays.append(a)
