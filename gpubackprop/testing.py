@@ -206,8 +206,11 @@ class _Bench:
             setattr(layer, method, wrapper)
 
         watched("forward", lambda v: {"x": v.x, **layer.parameters})
-        for method in ("gradients", "propagate"):
-            watched(method, lambda v: {"x": v.x, "delta": v.delta, **layer.parameters})
+        watched("gradients", lambda v: {"x": v.x, "delta": v.delta, **layer.parameters})
+        # Where delta is handed on, the layer below makes it its own.
+        watched(
+            "propagate", lambda v: {"x": v.x, **({} if layer.passes_delta else {"delta": v.delta}), **layer.parameters}
+        )
         x, y = self.x.copy(), self.y.copy()
         net.input_gradient(x, y, training=True)
         yield from found

@@ -162,7 +162,8 @@ def test_statistics_over_ten_million_rows() -> None:
     be, n = gb.get_backend("cpu"), 10_000_000
     x = np.random.default_rng(3).standard_normal((n, 2), np.float32) + np.float32(10)
     mean, var, rstd = (be.empty((1, 2), np.float32) for _ in range(3))
-    be.normalize(x, 0, 1e-5, mean, var, rstd, be.empty((n, 2), np.float32))
+    xhat, one, zero = be.empty((n, 2), np.float32), np.ones(2, np.float32), np.zeros(2, np.float32)
+    be.normalize(x, 0, 1e-5, mean, var, rstd, xhat, one, zero, be.empty((n, 2), np.float32))
     np.testing.assert_allclose(mean[0], x.mean(axis=0, dtype=np.float64), rtol=1e-6)
     np.testing.assert_allclose(var[0], x.var(axis=0, dtype=np.float64), rtol=1e-6)
 

@@ -116,44 +116,95 @@ class ArrayBackend(Backend):
         self.xp.multiply(x, mask, out=out)
 
     def normalize(
-        self, x: Array, axis: int, eps: float, mean: Array | None, var: Array, rstd: Array, xhat: Array
+        self,
+        x: Array,
+        axis: int,
+        eps: float,
+        mean: Array | None,
+        var: Array,
+        rstd: Array,
+        xhat: Array,
+        gamma: Array,
+        beta: Array | None,
+        out: Array,
     ) -> None:
-        xp = self.xp
-        count = x.shape[axis]
+        if axis == 0:
+            x = self._statistics(x, 0, eps, mean, var, rstd, xhat)
+            for rows, part_xhat, part_out in self.row_parts(x, xhat, out):
+                self.xp.multiply(rows, rstd, out=part_xhat)
+                self._scale_and_shift(part_xhat, gamma, beta, part_out)
+            return
+        for rows, part_mean, part_var, part_rstd, part_xhat, part_out in self.row_parts(x, mean, var, rstd, xhat, out):
+            rows = self._statistics(rows, 1, eps, part_mean, part_var, part_rstd, part_xhat)
+            self.xp.multiply(rows, part_rstd, out=part_xhat)
+            self._scale_and_shift(part_xhat, gamma, beta, part_out)
+
+    def _statistics(
+        self, x: Array, axis: int, eps: float, mean: Array | None, var: Array, rstd: Array, xhat: Array
+    ) -> Array:
+        """mean, var and rstd of x along an axis. Returns x - mean, which is xhat then, or x where there is no mean."""
+        xp, share = self.xp, 1 / x.shape[axis]
         if mean is not None:
             self._sums(x, axis, mean)
-            xp.multiply(mean, 1 / count, out=mean)
+            xp.multiply(mean, share, out=mean)
             xp.subtract(x, mean, out=xhat)
             x = xhat
         self._dots(x, x, axis, var)
-        xp.multiply(var, 1 / count, out=var)
+        xp.multiply(var, share, out=var)
         xp.add(var, eps, out=rstd)
         xp.sqrt(rstd, out=rstd)
         xp.divide(1.0, rstd, out=rstd)
-        xp.multiply(x, rstd, out=xhat)
+        return x
+
+    def _scale_and_shift(self, xhat: Array, gamma: Array, beta: Array | None, out: Array) -> None:
+        self.xp.multiply(xhat, gamma, out=out)
+        if beta is not None:
+            self.xp.add(out, beta, out=out)
 
     def normalize_backward(
-        self, g: Array, axis: int, rstd: Array, xhat: Array, out: Array, centered: bool = True
+        self,
+        delta: Array,
+        axis: int,
+        gamma: Array,
+        rstd: Array,
+        xhat: Array,
+        sums: Array,
+        out: Array,
+        centered: bool = True,
     ) -> None:
-        xp = self.xp
-        mean, dot = self.scratch(rstd, 1), self.scratch(rstd, 2)
-        count = g.shape[axis]
-        if centered:
-            self._sums(g, axis, mean)
-            xp.multiply(mean, 1 / count, out=mean)
-        self._dots(g, xhat, axis, dot)
-        xp.multiply(dot, 1 / count, out=dot)
-        # The statistics of rows are parts of them; those of columns hold for all.
-        own = (mean, dot, rstd) if axis else ()
-        for part_g, part_xhat, part_out, *rest in self.row_parts(g, xhat, out, *own):
-            m, d, r = rest or (mean, dot, rstd)
-            t = self.scratch(part_g)
-            xp.multiply(part_xhat, d, out=t)
+        xp, share = self.xp, 1 / delta.shape[axis]
+        if axis == 0:
+            # gamma, a factor of each column as rstd is, may come after the sums.
+            factor, mean, dot = self.scratch(rstd, 3), self.scratch(rstd, 1), self.scratch(rstd, 2)
+            xp.multiply(rstd, gamma, out=factor)
+            xp.multiply(sums[:1], share, out=mean)
+            xp.multiply(sums[1:], share, out=dot)
+            for g, part_xhat, part_out in self.row_parts(delta, xhat, out):
+                self._without_means(g, mean, part_xhat, dot, factor, part_out)
+            return
+        for part_delta, part_rstd, part_xhat, part_out in self.row_parts(delta, rstd, xhat, out):
+            g, own, dot = self.scratch(part_delta, 3), self.scratch(part_rstd, 1), self.scratch(part_rstd, 2)
+            xp.multiply(part_delta, gamma, out=g)
             if centered:
-                xp.subtract(part_g, m, out=part_out)
-                part_g = part_out
-            xp.subtract(part_g, t, out=part_out)
-            xp.multiply(part_out, r, out=part_out)
+                self._sums(g, 1, own)
+                xp.multiply(own, share, out=own)
+            self._dots(g, part_xhat, 1, dot)
+            xp.multiply(dot, share, out=dot)
+            self._without_means(g, own if centered else None, part_xhat, dot, part_rstd, part_out)
+
+    def _without_means(self, g: Array, mean: Array | None, xhat: Array, dot: Array, rstd: Array, out: Array) -> None:
+        """out = rstd (g - mean - xhat dot)."""
+        xp, t = self.xp, self.scratch(g)
+        xp.multiply(xhat, dot, out=t)
+        if mean is not None:
+            xp.subtract(g, mean, out=out)
+            g = out
+        xp.subtract(g, t, out=out)
+        xp.multiply(out, rstd, out=out)
+
+    def scale_gradients(self, delta: Array, xhat: Array, sums: Array) -> None:
+        self._sums(delta, 0, sums[:1])
+        self._dots(delta, xhat, 0, sums[1:])
 
     def _sums(self, values: Array, axis: int, out: Array) -> None:
         if axis == 0:
@@ -163,12 +214,9 @@ class ArrayBackend(Backend):
 
     def _dots(self, a: Array, b: Array, axis: int, out: Array) -> None:
         """Sums of a b along an axis."""
-        if axis == 0:
-            self.column_dots(a, b, out[0])
-        else:
-            t = self.scratch(a)
-            self.xp.multiply(a, b, out=t)
-            self._sums(t, axis, out)
+        t = self.scratch(a)
+        self.xp.multiply(a, b, out=t)
+        self._sums(t, axis, out)
 
     # -- loss, gradients, parameters ------------------------------------------------------------------------------
 
@@ -211,11 +259,6 @@ class ArrayBackend(Backend):
         sums = self._leading(out.size, accumulator(values.dtype), "sums", self.empty)
         self.xp.sum(values, axis=0, dtype=sums.dtype, out=sums)
         self.xp.copyto(out, sums, casting="unsafe")
-
-    def column_dots(self, a: Array, b: Array, out: Array) -> None:
-        t = self.scratch(a)
-        self.xp.multiply(a, b, out=t)
-        self.column_sums(t, out)
 
     def total(self, values: Array, scale: float, out: Array) -> None:
         self.xp.sum(values, dtype=accumulator(values.dtype), out=out)

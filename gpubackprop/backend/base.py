@@ -282,7 +282,7 @@ class Backend(ABC):
 
     def row_parts(self, *arrays: Array | None) -> Iterator[tuple[Any, ...]]:
         """The same rows of all arrays, (n, ...), part by part: parts that stay in a cache between one operation and the next,
-        where that is faster than all rows at once. What is None stays None."""
+        where that is faster than all rows at once. What is None stays None, and what came as one array goes on as one."""
         yield arrays
 
     def storage(self, dtype: DTypeLike) -> np.dtype[Any]:
@@ -399,23 +399,47 @@ class Backend(ABC):
 
     @abstractmethod
     def normalize(
-        self, x: Array, axis: int, eps: float, mean: Array | None, var: Array, rstd: Array, xhat: Array
+        self,
+        x: Array,
+        axis: int,
+        eps: float,
+        mean: Array | None,
+        var: Array,
+        rstd: Array,
+        xhat: Array,
+        gamma: Array,
+        beta: Array | None,
+        out: Array,
     ) -> None:
-        """mean and (biased) var of x along `axis`; rstd = 1/sqrt(var + eps); xhat = (x - mean) rstd.
+        """mean and (biased) var of x (n, d) along `axis`; rstd = 1/sqrt(var + eps); xhat = (x - mean) rstd;
+        out = gamma xhat + beta.
 
         axis 0: batch statistics, mean (1, d); axis 1: a row's own, mean (n, 1), or None for 0 in its place: then var is the
-        mean of the squares.
+        mean of the squares. gamma (d,), beta (d,) or None.
         """
 
     @abstractmethod
     def normalize_backward(
-        self, g: Array, axis: int, rstd: Array, xhat: Array, out: Array, centered: bool = True
+        self,
+        delta: Array,
+        axis: int,
+        gamma: Array,
+        rstd: Array,
+        xhat: Array,
+        sums: Array,
+        out: Array,
+        centered: bool = True,
     ) -> None:
-        """out = rstd (g - mean(g) - xhat mean(g * xhat)), means along `axis`: through mean and variance too.
+        """out = rstd (g - mean(g) - xhat mean(g * xhat)), g = gamma delta, means along `axis`: through mean and variance too.
 
-        centered: False where there was no mean, and takes mean(g) out. Ioffe and Szegedy (2015), section 3; Ba et al. (2016);
-        Zhang and Sennrich (2019).
+        sums: for axis 0, what `scale_gradients` gave for this delta: gamma is a factor of a column, and of its sums. centered:
+        False where there was no mean, and takes mean(g) out. Ioffe and Szegedy (2015), section 3; Ba et al. (2016); Zhang and
+        Sennrich (2019).
         """
+
+    @abstractmethod
+    def scale_gradients(self, delta: Array, xhat: Array, sums: Array) -> None:
+        """sums (2, d) of columns: sums[0] = sum of delta = dC/dbeta, sums[1] = sum of delta * xhat = dC/dgamma."""
 
     # -- loss, gradients, parameters ------------------------------------------------------------------------------
 
@@ -461,10 +485,6 @@ class Backend(ABC):
     @abstractmethod
     def column_sums(self, values: Array, out: Array) -> None:
         """out_j = sum_i values_ij, added up in the values' own type.  values (n, m) in any layout, out (m,)."""
-
-    @abstractmethod
-    def column_dots(self, a: Array, b: Array, out: Array) -> None:
-        """out_j = sum_i a_ij b_ij, as `column_sums`.  a, b (n, m) in any layout, out (m,). May use scratch slot 0."""
 
     @abstractmethod
     def total(self, values: Array, scale: float, out: Array) -> None:

@@ -17,16 +17,20 @@ class Activation(Layer):
     """
 
     recordable = True
+    passes_delta = True
 
     def __init__(self, activation: str | dict[str, Any] | Function) -> None:
         self.activation = get_activation(activation)
 
     def forward(self, be: Backend, v: Tensors, training: bool) -> None:
-        be.xp.copyto(v.z, v.x)
-        be.activate(self.activation, v.z, v.a)
+        arrays = v.x, v.z, v.a
+        for x, z, a in be.row_parts(*arrays) if self.activation.recordable else [arrays]:
+            be.xp.copyto(z, x)
+            be.activate(self.activation, z, a)
 
     def backward(self, be: Backend, v: Tensors, dx: Array, training: bool) -> None:
-        be.xp.copyto(dx, v.delta)
+        if dx is not v.delta:
+            be.xp.copyto(dx, v.delta)
 
     def settings(self) -> dict[str, Any]:
         return {"activation": self.activation.described()}

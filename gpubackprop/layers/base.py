@@ -54,6 +54,9 @@ class Layer:
     """Whether, in training, a row's output depends on the other rows of its batch: then parts of a batch give another result
     than the whole, and a single row has no statistics."""
 
+    passes_delta: bool = False
+    """Whether dC/dx is v.delta itself, so that both may be the same array."""
+
     layers: tuple[Layer, ...] = ()
     """The layers inside this one, a chain from its x on."""
 
@@ -63,9 +66,11 @@ class Layer:
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         # A subclass with mathematics of its own must say so itself, whatever its parent says.
-        own = {"forward", "gradients", "gradients_into", "backward", "propagate", "propagate_inside"} & vars(cls).keys()
+        own = {"forward", "gradients", "gradients_into", "backward", "propagate", "begin_backward"} & vars(cls).keys()
         if "recordable" not in vars(cls) and own:
             cls.recordable = False
+        if "passes_delta" not in vars(cls) and own:
+            cls.passes_delta = False
 
     def build(self, width: int) -> int:
         """Take note of the width of the input, return that of the output. Raises ArgumentError where it cannot be."""
@@ -116,8 +121,8 @@ class Layer:
         """dx = dC/dx from v.delta = dC/dz."""
         raise NotImplementedError(f"{type(self).__name__} must define backward(be, v, dx, training)")
 
-    def propagate_inside(self, be: Backend, v: Tensors, training: bool) -> None:
-        """The deltas of the layers inside this one from v.delta, before `gradients` and `propagate` ask for them."""
+    def begin_backward(self, be: Backend, v: Tensors, training: bool) -> None:
+        """What both `gradients` and `propagate` need, from v.delta: sums over the batch, the deltas of the layers inside."""
 
     def propagate(self, be: Backend, v: Tensors, below: Tensors, f: Activation, training: bool) -> None:
         """below.delta = dC/dx * f'(z) of the layer below, whose activation is f."""

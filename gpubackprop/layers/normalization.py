@@ -43,36 +43,31 @@ class _Norm(AccumulatingLayer):
         return {
             "xhat": (("n", self.width), dtype),
             **dict.fromkeys(("mean", "var", "rstd")[not self.centered :], (statistic, compute_type(dtype))),
+            "sums": ((2, self.width), compute_type(dtype)),
         }
 
     def forward(self, be: Backend, v: Tensors, training: bool) -> None:
-        mean = v.mean if self.centered else None
-        for x, part_mean, var, rstd, xhat, a in be.row_parts(v.x, mean, v.var, v.rstd, v.xhat, v.a):
-            be.normalize(x, 1, self.eps, part_mean, var, rstd, xhat)
-            self._scale(be, xhat, a)
-
-    def _scale(self, be: Backend, xhat: Array, a: Array) -> None:
-        be.xp.multiply(xhat, self.parameters["gamma"], out=a)
-        if self.centered:
-            be.xp.add(a, self.parameters["beta"], out=a)
+        mean, gamma, beta = v.mean if self.centered else None, self.parameters["gamma"], self.parameters.get("beta")
+        be.normalize(v.x, self.axis, self.eps, mean, v.var, v.rstd, v.xhat, gamma, beta, v.a)
 
     def gradients_into(self, be: Backend, v: Tensors, arrays: dict[str, Array], beta: float) -> None:
-        """dgamma = column sums of delta * xhat; dbeta = column sums of delta."""
-        for name, gradient in arrays.items():
-            out = be.scratch(gradient, 1) if beta else gradient
-            if name == "gamma":
-                be.column_dots(v.delta, v.xhat, out)
-            else:
-                be.column_sums(v.delta, out)
+        be.scale_gradients(v.delta, v.xhat, v.sums)
+        self._take_sums(be, v, arrays, beta)
+
+    def _take_sums(self, be: Backend, v: Tensors, arrays: dict[str, Array], beta: float) -> None:
+        """dbeta = column sums of delta; dgamma = column sums of delta * xhat."""
+        for name, total in (("beta", v.sums[0]), ("gamma", v.sums[1])):
+            if name not in arrays:
+                continue
             if beta:
-                be.xp.multiply(gradient, beta, out=gradient)
-                be.xp.add(gradient, out, out=gradient)
+                be.xp.multiply(arrays[name], beta, out=arrays[name])
+                be.xp.add(arrays[name], total, out=arrays[name])
+            else:
+                be.xp.copyto(arrays[name], total)
 
     def backward(self, be: Backend, v: Tensors, dx: Array, training: bool) -> None:
-        for delta, rstd, xhat, out in be.row_parts(v.delta, v.rstd, v.xhat, dx):
-            g = be.scratch(delta, 3)
-            be.xp.multiply(delta, self.parameters["gamma"], out=g)
-            be.normalize_backward(g, 1, rstd, xhat, out, self.centered)
+        gamma = self.parameters["gamma"]
+        be.normalize_backward(v.delta, self.axis, gamma, v.rstd, v.xhat, v.sums, dx, self.centered)
 
     def settings(self) -> dict[str, Any]:
         return {"width": self.width, "eps": self.eps}
@@ -109,37 +104,45 @@ class BatchNorm(_Norm):
 
     def forward(self, be: Backend, v: Tensors, training: bool) -> None:
         mean, var = self.state["running_mean"], self.state["running_var"]
-        if training:
-            n = len(v.x)
-            if self.synchronized:
-                self._normalize_together(be, v)
-            else:
-                be.normalize(v.x, 0, self.eps, v.mean, v.var, v.rstd, v.xhat)
-            for running, batch, factor in ((mean, v.mean, 1.0), (var, v.var, n / max(n - 1, 1))):
-                part = be.scratch(running)
-                be.xp.multiply(batch[0], self.momentum * (1.0 if self.synchronized else factor), out=part)
-                if self.synchronized and batch is v.var:
-                    be.xp.multiply(part, v.unbiased, out=part)
-                be.xp.multiply(running, 1 - self.momentum, out=running)
-                be.xp.add(running, part, out=running)
+        if not training:
+            self._reciprocal_root(be, var, v.rstd)
+            self._apply(be, v, mean)
+            return
+        n = len(v.x)
+        if self.synchronized:
+            self._normalize_together(be, v)
         else:
-            xp = be.xp
-            xp.add(var, self.eps, out=v.rstd[0])
-            xp.sqrt(v.rstd, out=v.rstd)
-            xp.divide(1.0, v.rstd, out=v.rstd)
-            xp.subtract(v.x, mean, out=v.xhat)
-            xp.multiply(v.xhat, v.rstd, out=v.xhat)
-        for xhat, a in be.row_parts(v.xhat, v.a):
-            self._scale(be, xhat, a)
+            super().forward(be, v, training)
+        for running, batch, factor in ((mean, v.mean, 1.0), (var, v.var, n / max(n - 1, 1))):
+            part = be.scratch(running)
+            be.xp.multiply(batch[0], self.momentum * (1.0 if self.synchronized else factor), out=part)
+            if self.synchronized and batch is v.var:
+                be.xp.multiply(part, v.unbiased, out=part)
+            be.xp.multiply(running, 1 - self.momentum, out=running)
+            be.xp.add(running, part, out=running)
+
+    def _reciprocal_root(self, be: Backend, var: Array, rstd: Array) -> None:
+        """rstd = 1 / sqrt(var + eps)."""
+        be.xp.add(var, self.eps, out=rstd)
+        be.xp.sqrt(rstd, out=rstd)
+        be.xp.divide(1.0, rstd, out=rstd)
+
+    def _apply(self, be: Backend, v: Tensors, mean: Array) -> None:
+        """a = gamma xhat + beta, xhat = (x - mean) rstd, of statistics that are known."""
+        for x, xhat, a in be.row_parts(v.x, v.xhat, v.a):
+            be.xp.subtract(x, mean, out=xhat)
+            be.xp.multiply(xhat, v.rstd, out=xhat)
+            be.xp.multiply(xhat, self.parameters["gamma"], out=a)
+            be.xp.add(a, self.parameters["beta"], out=a)
 
     def buffers(self, dtype: DTypeLike) -> Buffers:
         real = compute_type(dtype)
-        together: Buffers = {"sums": ((2 * self.width,), real), "count": ((1,), real), "unbiased": ((1,), real)}
+        together: Buffers = {"total": ((2, self.width), real), "count": ((1,), real), "unbiased": ((1,), real)}
         return {**super().buffers(dtype), **(together if self.synchronized else {})}
 
     def _normalize_together(self, be: Backend, v: Tensors) -> None:
         """What `normalize` gives for the rows of all processes as one batch: the mean first, and the variance around it."""
-        xp, total, t = be.xp, v.sums[: self.width], be.scratch(v.x)
+        xp, total, t = be.xp, v.total[0], be.scratch(v.x)
         be.fill(v.count, len(v.x))
         be.sum_over_processes(v.count)
         for values, statistic in ((v.x, v.mean), (t, v.var)):
@@ -149,39 +152,32 @@ class BatchNorm(_Norm):
             be.column_sums(values, total)
             be.sum_over_processes(total)
             xp.divide(total, v.count, out=statistic[0])
-        xp.add(v.var, self.eps, out=v.rstd)
-        xp.sqrt(v.rstd, out=v.rstd)
-        xp.divide(1.0, v.rstd, out=v.rstd)
-        xp.multiply(v.xhat, v.rstd, out=v.xhat)
+        self._reciprocal_root(be, v.var, v.rstd)
+        self._apply(be, v, v.mean)
         xp.subtract(v.count, 1.0, out=v.unbiased)
         xp.divide(v.count, v.unbiased, out=v.unbiased)
 
-    def _backward_together(self, be: Backend, v: Tensors, dx: Array) -> None:
-        """What `normalize_backward` gives for the rows of all processes as one batch."""
-        xp, g, t, d = be.xp, be.scratch(v.delta, 3), be.scratch(v.delta), self.width
-        xp.multiply(v.delta, self.parameters["gamma"], out=g)
-        be.column_sums(g, v.sums[:d])
-        xp.multiply(g, v.xhat, out=t)
-        be.column_sums(t, v.sums[d:])
-        be.sum_over_processes(v.sums)
-        xp.divide(v.sums, v.count, out=v.sums)
-        xp.multiply(v.xhat, v.sums[d:], out=t)
-        xp.subtract(g, t, out=g)
-        xp.subtract(g, v.sums[:d], out=g)
-        xp.multiply(g, v.rstd, out=dx)
+    def begin_backward(self, be: Backend, v: Tensors, training: bool) -> None:
+        be.scale_gradients(v.delta, v.xhat, v.sums)
+
+    def gradients_into(self, be: Backend, v: Tensors, arrays: dict[str, Array], beta: float) -> None:
+        self._take_sums(be, v, arrays, beta)
 
     def backward(self, be: Backend, v: Tensors, dx: Array, training: bool) -> None:
-        if training and self.synchronized:
-            self._backward_together(be, v, dx)
-        elif training:
-            # A factor of each column, as gamma is, may come after the sums as well.
-            factor = be.scratch(v.rstd, 3)
-            be.xp.multiply(v.rstd, self.parameters["gamma"], out=factor)
-            be.normalize_backward(v.delta, 0, factor, v.xhat, dx)
-        else:
+        gamma, sums = self.parameters["gamma"], v.sums
+        if not training:
             # The running statistics are constants here.
-            be.xp.multiply(v.delta, self.parameters["gamma"], out=dx)
+            be.xp.multiply(v.delta, gamma, out=dx)
             be.xp.multiply(dx, v.rstd, out=dx)
+            return
+        if self.synchronized:
+            # `normalize_backward` divides by the rows of this process; the sums are of all processes' rows.
+            sums = v.total
+            be.xp.copyto(sums, v.sums)
+            be.sum_over_processes(sums.reshape(-1))
+            be.xp.divide(sums, v.count, out=sums)
+            be.xp.multiply(sums, float(len(v.x)), out=sums)
+        be.normalize_backward(v.delta, 0, gamma, v.rstd, v.xhat, sums, dx)
 
     def settings(self) -> dict[str, Any]:
         together = {"synchronized": True} if self.synchronized else {}

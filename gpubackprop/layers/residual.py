@@ -71,13 +71,13 @@ class Residual(AccumulatingLayer):
             layer.forward(be, inner, training)
         be.xp.add(v.x, v.inner[-1].a, out=v.a)
 
-    def propagate_inside(self, be: Backend, v: Tensors, training: bool) -> None:
+    def begin_backward(self, be: Backend, v: Tensors, training: bool) -> None:
         last = v.inner[-1]
         be.xp.copyto(last.delta, v.delta)
         be.times_derivative(self.layers[-1].activation, last.saved, last.delta)
         for i in range(len(self.layers) - 1, -1, -1):
             layer, inner = self.layers[i], v.inner[i]
-            layer.propagate_inside(be, inner, training)
+            layer.begin_backward(be, inner, training)
             if i:
                 layer.propagate(be, inner, v.inner[i - 1], self.layers[i - 1].activation, training)
 

@@ -114,8 +114,8 @@ class Steps:
         first = next((i for i, layer in enumerate(self.layers) if trained[i] and layer.parameter_shapes()), 0)
         for i in range(len(self.layers) - 1, (first if update else 0) - 1, -1):
             layer, v = self.layers[i], batch.tensors[i]
-            if layer.layers:
-                self._do(layer, layer.propagate_inside, v, training)
+            if type(layer).begin_backward is not Layer.begin_backward:
+                self._do(layer, layer.begin_backward, v, training)
             if not trained[i]:
                 pass
             elif into is None:

@@ -166,7 +166,7 @@ class Workspace:
         self, layers: Sequence[Layer], widths: Sequence[int], x: Array, n: int, outside: tuple[int, ...]
     ) -> list[Tensors]:
         """The tensors of layers in a row; outside: the indices of the layers that these are inside of."""
-        tensors = []
+        tensors: list[Tensors] = []
         for i, (layer, width) in enumerate(zip(layers, widths[1:], strict=True)):
             # In inference two buffers in turn, of which the layers inside another have their own.
             place = (*outside, i) if self.training else (len(outside), i % 2)
@@ -176,7 +176,9 @@ class Workspace:
             # A slope is made for the backward pass alone.
             if layer.activation.saves == "z" or (self.training and layer.activation.saves == "slope"):
                 v.z = self._view(("z", place if self.training else 0), ("n", width), self.storage, n)
-            if self.training:
+            if self.training and i and layer.passes_delta:
+                v.delta = tensors[-1].delta
+            elif self.training:
                 v.delta = self._view(("delta", place), ("n", width), self.storage, n)
             v.saved = v.z
             v.inner = self._chain(layer.layers, build(layer.layers, widths[i]), x, n, (*outside, i))

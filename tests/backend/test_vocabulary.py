@@ -108,17 +108,22 @@ def test_affine_gradients_without_beta_overwrite_whatever_was_there(device: Devi
 @pytest.mark.parametrize("axis", [0, 1])
 def test_normalize_and_back(device: Device, axis: int) -> None:
     n, d, eps = 6, 5, 1e-3
-    (x, dx), (g, dg) = device.random(n, d), device.random(n, d)
+    (x, dx), (delta, ddelta) = device.random(n, d), device.random(n, d)
+    (gamma, dgamma), (beta, dbeta) = device.random(d), device.random(d)
     statistic = (1, d) if axis == 0 else (n, 1)
     mean, var, rstd, xhat, out = (device.empty(*s) for s in (statistic, statistic, statistic, (n, d), (n, d)))
-    device.do(lambda: device.be.normalize(dx, axis, eps, mean, var, rstd, xhat))
+    device.do(lambda: device.be.normalize(dx, axis, eps, mean, var, rstd, xhat, dgamma, dbeta, out))
     m, v = x.mean(axis, keepdims=True), x.var(axis, keepdims=True)
     device.close(mean, m)
     device.close(var, v)
     device.close(rstd, 1 / np.sqrt(v + eps))
     h = (x - m) / np.sqrt(v + eps)
     device.close(xhat, h)
-    device.do(lambda: device.be.normalize_backward(dg, axis, rstd, xhat, out))
+    device.close(out, gamma * h + beta)
+    sums = device.empty(2, d)
+    device.do(lambda: device.be.scale_gradients(ddelta, xhat, sums))
+    device.close(sums, np.stack([delta.sum(0), (delta * h).sum(0)]), PRODUCTS)
+    device.do(lambda: device.be.normalize_backward(ddelta, axis, dgamma, rstd, xhat, sums, out))
     # Against the derivative of the whole function, by central differences in float64.
     slopes = np.empty_like(x)
     for i, j in np.ndindex(x.shape):
@@ -127,7 +132,7 @@ def test_normalize_and_back(device: Device, axis: int) -> None:
             y = x.copy()
             y[i, j] += sign * 1e-5
             y = (y - y.mean(axis, keepdims=True)) / np.sqrt(y.var(axis, keepdims=True) + eps)
-            moved.append((g * y).sum())
+            moved.append((delta * gamma * y).sum())
         slopes[i, j] = (moved[0] - moved[1]) / 2e-5
     np.testing.assert_allclose(device.be.to_host(out), slopes, atol=1e-4 if device.dtype == np.float32 else 1e-8)
 

@@ -62,14 +62,18 @@ def test_batch_norm(run, t):
         v = min(table.vector_width(t, cols), 4)
         x, dy = to_storage(t, rng.normal(size=(rows, cols)) + 0.5), to_storage(t, rng.normal(size=(rows, cols)))
         slopes = to_float64(t, dy)
+        gamma, beta = (rng.normal(size=cols).astype(np.float64 if r == "double" else np.float32) for _ in range(2))
         want_dx, xhat = backward(to_float64(t, x), slopes, 0)
         mean, _, rstd = statistics(run, t, v, x)
 
-        flat, stored = table.flat(x.size, 1, MULTIPROCESSORS), empty(t, x.shape)
-        run("batch_norm_apply", (t,), flat, x, mean, rstd, stored, rows, cols)
+        flat, stored, out = table.flat(x.size, 1, MULTIPROCESSORS), empty(t, x.shape), empty(t, x.shape)
+        run("batch_norm_apply", (t,), flat, x, mean, rstd, gamma, beta, stored, out, rows, cols)
         assert_close(t, stored, xhat, factor=4)
-        run("batch_norm_apply", (t,), flat, x, mean, rstd, x, rows, cols)
-        np.testing.assert_array_equal(x, stored)
+        assert_close(t, out, gamma * xhat + beta, factor=8)
+        again = empty(t, x.shape)
+        run("batch_norm_apply", (t,), flat, x, mean, rstd, gamma, beta, again, x, rows, cols)
+        np.testing.assert_array_equal(x, out)
+        np.testing.assert_array_equal(again, stored)
 
         width = table.vector_width(t, cols)
         launch = table.columns(rows, cols, width, MULTIPROCESSORS)
@@ -85,9 +89,9 @@ def test_batch_norm(run, t):
         # two rows leave next to nothing of the gradient: what is left is rounding
         if rows > 2:
             dx = empty(t, x.shape)
-            run("batch_norm_backward", (t,), flat, stored, dy, rstd, sums, dx, rows, cols)
-            assert_close(t, dx, want_dx, factor=8)
-            run("batch_norm_backward", (t,), flat, stored, dy, rstd, sums, dy, rows, cols)
+            run("batch_norm_backward", (t,), flat, stored, dy, gamma, rstd, sums, dx, rows, cols)
+            assert_close(t, dx, gamma * want_dx, factor=8)
+            run("batch_norm_backward", (t,), flat, stored, dy, gamma, rstd, sums, dy, rows, cols)
             np.testing.assert_array_equal(dx, dy)
 
 
@@ -99,6 +103,8 @@ def test_layer_norm(run, t, group, centered):
     for rows, cols in {8: [(1, 5), (33, 31), (200, 33)], 32: [(31, 33), (64, 200)], 256: [(3, 1000), (9, 300)]}[group]:
         x, dy = to_storage(t, rng.normal(size=(rows, cols)) + 2), to_storage(t, rng.normal(size=(rows, cols)))
         values, slopes = to_float64(t, x), to_float64(t, dy)
+        gamma, beta = (rng.normal(size=cols).astype(np.float64 if r == "double" else np.float32) for _ in range(2))
+        slopes = gamma * slopes
         want_dx, want = backward(values, slopes, 1)
         squares = values.var(axis=1) if centered else (values**2).mean(axis=1)
         if not centered:
@@ -107,14 +113,16 @@ def test_layer_norm(run, t, group, centered):
             want_dx = (slopes - want * (slopes * want).mean(axis=1, keepdims=True)) / root
         launch = table.rows(rows, group, MULTIPROCESSORS)
         xhat, mean, var, rstd = empty(t, x.shape), empty(r, rows), empty(r, rows), empty(r, rows)
-        run("layer_norm_forward", (t, group), launch, x, xhat, mean if centered else None, var, rstd, rows, cols, EPS)
+        out, shift, middle = empty(t, x.shape), *((beta, mean) if centered else (None, None))
+        run("layer_norm_forward", (t, group), launch, x, xhat, out, gamma, shift, middle, var, rstd, rows, cols, EPS)
         assert_close(t, xhat, want, factor=4)
+        assert_close(t, out, gamma * want + (beta if centered else 0), factor=8)
         assert_close(r, var, squares, factor=4)
         if centered:
             assert_close(r, mean, values.mean(axis=1), factor=4)
 
         dx = empty(t, x.shape)
-        run("layer_norm_backward", (t, group), launch, xhat, dy, rstd, dx, rows, cols, int(centered))
+        run("layer_norm_backward", (t, group), launch, xhat, dy, gamma, rstd, dx, rows, cols, int(centered))
         assert_close(t, dx, want_dx, factor=8)
-        run("layer_norm_backward", (t, group), launch, xhat, dy, rstd, dy, rows, cols, int(centered))
+        run("layer_norm_backward", (t, group), launch, xhat, dy, gamma, rstd, dy, rows, cols, int(centered))
         np.testing.assert_array_equal(dx, dy)

@@ -295,7 +295,7 @@ def test_a_layer_inside_that_has_gradients_of_its_own(recordable: bool) -> None:
     np.testing.assert_array_equal(net.get_weights()["0.0.weight"], before)
 
 
-@pytest.mark.parametrize("method", ["gradients_into", "propagate_inside", "gradients", "backward"])
+@pytest.mark.parametrize("method", ["gradients_into", "begin_backward", "gradients", "backward"])
 def test_a_class_with_mathematics_of_its_own_is_not_recorded_unless_it_says_so(method: str) -> None:
     for base in (gb.PReLU, gb.LayerNorm, gb.Dense):
         assert base.recordable

@@ -61,6 +61,11 @@ class _Known(NamedTuple):
         return self.size * (FUNCTION if getattr(function, "__name__", "") in _FUNCTIONS else SIMPLE)
 
     @property
+    def begins(self) -> bool:
+        """Whether work that can be shared begins with it."""
+        return isinstance(self.call[0], Fused) or self.written[0].size > FEW
+
+    @property
     def size(self) -> int:
         return max(a.size for a in (*self.written, *self.read))
 
@@ -74,7 +79,9 @@ def _known(call: Call) -> _Known | None:
             return None
         options, function = function.keywords, function.func
     if isinstance(function, Fused):
-        return _Known(call, list(arguments), list(arguments), by_rows=False)
+        if function.of_all:
+            return None
+        return _Known(call, list(arguments), list(arguments[function.read :]), by_rows=False)
     out: Any = options.get("out")
     by_rows = not options.keys() - {"out", "casting"}
     if function is np.copyto:
@@ -199,7 +206,7 @@ def side_by_side(calls: list[Call], count: int) -> list[Call]:
     stretch: list[_Known] = []
     for call in calls:
         known = _known(call)
-        if known is not None and (stretch or known.written[0].size > FEW):
+        if known is not None and (stretch or known.begins):
             stretch.append(known)
             continue
         found += [*_shared(stretch, count), call]

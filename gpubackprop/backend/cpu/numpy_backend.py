@@ -31,8 +31,7 @@ from gpubackprop.backend.cpu.compiled import (
     MachineCode,
     fused,
     installed,
-    normalized_rows,
-    normalized_rows_backward,
+    normalization,
     usable,
 )
 from gpubackprop.backend.cpu.lanes import GROUP, part_rows, run_side_by_side, side_by_side
@@ -294,7 +293,8 @@ class NumpyBackend(ArrayBackend):
             yield arrays
             return
         for i in self._in_lanes(range(0, n, rows)):
-            yield tuple(None if a is None else a[i : i + rows] for a in arrays)
+            parts = {id(a): None if a is None else a[i : i + rows] for a in arrays}
+            yield tuple(parts[id(a)] for a in arrays)
 
     def _blocks_of(self, *arrays: Array) -> Iterator[tuple[Array, ...]]:
         """The arrays themselves, or, where they are large, flat parts of them, whose temporaries stay in the L2 cache."""
@@ -323,21 +323,75 @@ class NumpyBackend(ArrayBackend):
         return super()._leading(size, dtype, (slot, self._lane) if self._lane else slot, make)
 
     def normalize(
-        self, x: Array, axis: int, eps: float, mean: Array | None, var: Array, rstd: Array, xhat: Array
+        self,
+        x: Array,
+        axis: int,
+        eps: float,
+        mean: Array | None,
+        var: Array,
+        rstd: Array,
+        xhat: Array,
+        gamma: Array,
+        beta: Array | None,
+        out: Array,
     ) -> None:
-        if axis == 1 and x.shape[1] <= MANY and _in_one_pass(x, *([] if mean is None else [mean]), var, rstd, xhat):
-            kernel = normalized_rows(x.dtype.char, x.shape[1], mean is not None, eps)
-            self._run(kernel, x, var if mean is None else mean, var, rstd, xhat)
-        else:
-            super().normalize(x, axis, eps, mean, var, rstd, xhat)
+        given = [a for a in (x, mean, var, rstd, xhat, gamma, beta, out) if a is not None]
+        if not _in_one_pass(*given) or (axis == 1 and x.shape[1] > MANY):
+            super().normalize(x, axis, eps, mean, var, rstd, xhat, gamma, beta, out)
+            return
+        (n, m), char = x.shape, x.dtype.char
+        if axis == 1:
+            kernel = normalization.normalized_rows(char, m, eps, mean is not None)
+            for rows, part_mean, part_var, *others in self.row_parts(x, mean, var, rstd, xhat, out):
+                shift = gamma if beta is None else beta
+                self._run(kernel, rows, gamma, shift, part_var if mean is None else part_mean, part_var, *others)
+            return
+        spreads, kernel = self._of_parts(n, m), normalization.spreads(char, m)
+        for spread, (rows,) in zip(spreads, self.row_parts(x), strict=True):
+            self._run(kernel, rows, spread)
+        self._run(normalization.merged_spreads(char, m, n, part_rows(m), eps), spreads, mean, var, rstd)
+        kernel = normalization.normalized_columns(char, m)
+        for rows, part_xhat, part_out in self.row_parts(x, xhat, out):
+            self._run(kernel, rows, mean, rstd, gamma, beta, part_xhat, part_out)
+
+    def _of_parts(self, n: int, m: int) -> Array:
+        """Room for two sums of each column of each part of n rows, (parts, 2, m)."""
+        parts = -(-n // part_rows(m))
+        return self._leading(parts * 2 * m, np.float64, "parts", self.empty).reshape(parts, 2, m)
 
     def normalize_backward(
-        self, g: Array, axis: int, rstd: Array, xhat: Array, out: Array, centered: bool = True
+        self,
+        delta: Array,
+        axis: int,
+        gamma: Array,
+        rstd: Array,
+        xhat: Array,
+        sums: Array,
+        out: Array,
+        centered: bool = True,
     ) -> None:
-        if axis == 1 and g.shape[1] <= MANY and _in_one_pass(g, rstd, xhat, out):
-            self._run(normalized_rows_backward(g.dtype.char, g.shape[1], centered), g, rstd, xhat, out)
+        if not _in_one_pass(delta, gamma, rstd, xhat, sums, out) or (axis == 1 and delta.shape[1] > MANY):
+            super().normalize_backward(delta, axis, gamma, rstd, xhat, sums, out, centered)
+            return
+        (n, m), char = delta.shape, delta.dtype.char
+        if axis == 1:
+            kernel = normalization.normalized_rows_backward(char, m, centered)
+            for rows, *others in self.row_parts(delta, rstd, xhat, out):
+                self._run(kernel, rows, gamma, *others)
         else:
-            super().normalize_backward(g, axis, rstd, xhat, out, centered)
+            kernel = normalization.normalized_columns_backward(char, m, n)
+            for rows, part_xhat, part_out in self.row_parts(delta, xhat, out):
+                self._run(kernel, rows, gamma, rstd, sums, part_xhat, part_out)
+
+    def scale_gradients(self, delta: Array, xhat: Array, sums: Array) -> None:
+        if not _in_one_pass(delta, xhat, sums):
+            super().scale_gradients(delta, xhat, sums)
+            return
+        (n, m), char = delta.shape, delta.dtype.char
+        parts, kernel = self._of_parts(n, m), normalization.gradient_sums(char, m)
+        for part, rows in zip(parts, self.row_parts(delta, xhat), strict=True):
+            self._run(kernel, *rows, part)
+        self._run(normalization.merged_sums(char, m), parts, sums)
 
     def dropout(self, x: Array, stream: MaskStream, first: int, mask: Array, out: Array) -> None:
         self._run(stream.draw, mask.reshape(-1), stream.step, first)
@@ -373,20 +427,18 @@ class NumpyBackend(ArrayBackend):
             super()._sums(values, axis, out)
 
     def _dots(self, a: Array, b: Array, axis: int, out: Array) -> None:
-        if axis == 1 and a.size >= PART // 2 and a.shape[1] <= MANY:
-            # One pass over memory in place of three, as in `column_dots`.
+        # One pass over memory in place of three.
+        n, m = a.shape
+        if a.size < PART // 2 or not (a.flags.c_contiguous and b.flags.c_contiguous):
+            super()._dots(a, b, axis, out)
+        elif axis == 1 and m <= MANY:
             self.xp.einsum("ij,ij->i", a, b, out=out.reshape(-1))
+        elif axis == 0 and n % GROUP == 0:
+            parts = self._leading(n // GROUP * m, a.dtype, "groups", self.empty).reshape(-1, m)
+            self.xp.einsum("gij,gij->gj", a.reshape(-1, GROUP, m), b.reshape(-1, GROUP, m), out=parts)
+            self._sums(parts, 0, out)
         else:
             super()._dots(a, b, axis, out)
-
-    def column_dots(self, a: Array, b: Array, out: Array) -> None:
-        n, m = a.shape
-        if a.size < PART // 2 or n % GROUP or not (a.flags.c_contiguous and b.flags.c_contiguous):
-            super().column_dots(a, b, out)
-            return
-        parts = self._leading(n // GROUP * m, a.dtype, "parts", self.empty).reshape(-1, m)
-        self.xp.einsum("gij,gij->gj", a.reshape(-1, GROUP, m), b.reshape(-1, GROUP, m), out=parts)
-        self.column_sums(parts, out)
 
     def total(self, values: Array, scale: float, out: Array) -> None:
         flat = _flat(values)

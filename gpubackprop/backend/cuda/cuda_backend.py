@@ -435,19 +435,39 @@ class CudaBackend(CupyBackend):
         )  # fmt: skip
 
     def normalize(
-        self, x: Array, axis: int, eps: float, mean: Array | None, var: Array, rstd: Array, xhat: Array
+        self,
+        x: Array,
+        axis: int,
+        eps: float,
+        mean: Array | None,
+        var: Array,
+        rstd: Array,
+        xhat: Array,
+        gamma: Array,
+        beta: Array | None,
+        out: Array,
     ) -> None:
         along: Any = normalization.normalize_columns if axis == 0 else normalization.normalize_rows
-        along(self.kernels, x, eps, mean, var, rstd, xhat)
+        along(self.kernels, x, eps, mean, var, rstd, xhat, gamma, beta, out)
 
     def normalize_backward(
-        self, g: Array, axis: int, rstd: Array, xhat: Array, out: Array, centered: bool = True
+        self,
+        delta: Array,
+        axis: int,
+        gamma: Array,
+        rstd: Array,
+        xhat: Array,
+        sums: Array,
+        out: Array,
+        centered: bool = True,
     ) -> None:
         if axis == 1:
-            normalization.normalize_rows_backward(self.kernels, g, rstd, xhat, out, centered)
+            normalization.normalize_rows_backward(self.kernels, delta, gamma, rstd, xhat, out, centered)
         else:
-            sums = self._leading(2 * g.shape[1], rstd.dtype, "norm sums", self.empty)
-            normalization.normalize_columns_backward(self.kernels, g, rstd, xhat, sums, out)
+            normalization.normalize_columns_backward(self.kernels, delta, gamma, rstd, xhat, sums, out)
+
+    def scale_gradients(self, delta: Array, xhat: Array, sums: Array) -> None:
+        normalization.scale_gradients(self.kernels, delta, xhat, sums)
 
     # -- sums and norms -----------------------------------------------------------------------------------------------
 

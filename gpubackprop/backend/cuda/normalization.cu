@@ -1,6 +1,6 @@
-// Batch normalisation (columns) and layer normalisation (rows), forward and backward, up to scale and shift, which are layers' own.
-// Statistics are of type acc_t<T>; xhat = (x - mean) * rstd, rstd = 1 / sqrt(variance + eps). Variances divide by the count
-// (biased), as torch.nn does.
+// Batch normalisation (columns) and layer normalisation (rows), forward and backward: y = gamma xhat + beta.
+// Statistics, gamma and beta (cols,) are of type acc_t<T>; xhat = (x - mean) * rstd, rstd = 1 / sqrt(variance + eps). Variances
+// divide by the count (biased), as torch.nn does.
 
 // Count, mean and sum of squared deviations, merged as by Chan, Golub and LeVeque 1983.
 template <typename A> struct Spread {
@@ -89,17 +89,24 @@ __global__ void finish_spreads(const A* partial, int splits, index_t rows, int c
     rstd[column] = A(1) / sqrt(spread + A(eps));
 }
 
-// xhat by columns; x, xhat: (rows, cols), may be the same; mean, rstd: (cols,). Launch: flat(rows * cols).
+// xhat and y by columns; x, xhat, y: (rows, cols), x may be xhat or y; mean, rstd: (cols,). Launch: flat(rows * cols).
 template <typename T>
-__global__ void batch_norm_apply(const T* x, const acc_t<T>* mean, const acc_t<T>* rstd, T* xhat, index_t rows, int cols) {
+__global__ void batch_norm_apply(const T* x, const acc_t<T>* mean, const acc_t<T>* rstd, const acc_t<T>* gamma, const acc_t<T>* beta,
+                                 T* xhat, T* y, index_t rows, int cols) {
+    typedef acc_t<T> A;
     constexpr int V = vector_width<T>;
-    column_stride<V>(rows, cols, aligned<V>(x, xhat), [&](index_t i, int column, auto width) {
+    column_stride<V>(rows, cols, aligned<V>(x, xhat, y), [&](index_t i, int column, auto width) {
         constexpr int W = decltype(width)::value;
-        Pack<T, W> values = load<W>(x, i);
+        Pack<T, W> values = load<W>(x, i), outputs;
 #pragma unroll
-        for (int k = 0; k < W; ++k)
-            values.v[k] = narrow<T>((widen(values.v[k]) - mean[column + k]) * rstd[column + k]);
+        for (int k = 0; k < W; ++k) {
+            const int j = column + k;
+            const A h = (A(widen(values.v[k])) - mean[j]) * rstd[j];
+            values.v[k] = narrow<T>(h);
+            outputs.v[k] = narrow<T>(h * gamma[j] + beta[j]);
+        }
         store(xhat, i, values);
+        store(y, i, outputs);
     });
 }
 
@@ -119,11 +126,11 @@ __global__ void norm_gradient_sums(const T* xhat, const T* dy, acc_t<T>* partial
     });
 }
 
-// dx = rstd (dy - sum_dy / n - xhat sum_dy_xhat / n), n = rows: sums (2, cols) of finish_column_sums, of this very batch.
+// dx = gamma rstd (dy - sum_dy / n - xhat sum_dy_xhat / n), n = rows: sums (2, cols) of finish_column_sums, of this very batch.
 // dx may be dy. Launch: flat(rows * cols).
 template <typename T>
-__global__ void batch_norm_backward(const T* xhat, const T* dy, const acc_t<T>* rstd, const acc_t<T>* sums, T* dx, index_t rows,
-                                    int cols) {
+__global__ void batch_norm_backward(const T* xhat, const T* dy, const acc_t<T>* gamma, const acc_t<T>* rstd, const acc_t<T>* sums,
+                                    T* dx, index_t rows, int cols) {
     typedef acc_t<T> A;
     constexpr int V = vector_width<T>;
     const A inverse = A(1) / A(rows);
@@ -135,17 +142,18 @@ __global__ void batch_norm_backward(const T* xhat, const T* dy, const acc_t<T>* 
         for (int k = 0; k < W; ++k) {
             const int j = column + k;
             const A rest = (sums[j] + A(widen(values.v[k])) * sums[cols + j]) * inverse;
-            slopes.v[k] = narrow<T>(rstd[j] * (widen(slopes.v[k]) - rest));
+            slopes.v[k] = narrow<T>(gamma[j] * rstd[j] * (widen(slopes.v[k]) - rest));
         }
         store(dx, i, slopes);
     });
 }
 
-// Layer norm: x, xhat (rows, cols), may be the same; mean, variance, rstd (rows,). mean null: 0 takes its place (RMS norm, Zhang
-// and Sennrich 2019). The variance is a second pass over the row, which is in cache by then. Launch: rows(rows, GROUP).
+// Layer norm: x, xhat, y (rows, cols), x may be xhat or y; mean, variance, rstd (rows,). mean null: 0 takes its place (RMS norm,
+// Zhang and Sennrich 2019); beta null: likewise. The variance is a second pass over the row, which is in cache by then.
+// Launch: rows(rows, GROUP).
 template <typename T, int GROUP>
-__global__ void layer_norm_forward(const T* x, T* xhat, acc_t<T>* mean, acc_t<T>* variance, acc_t<T>* rstd, index_t rows, int cols,
-                                   double eps) {
+__global__ void layer_norm_forward(const T* x, T* xhat, T* y, const acc_t<T>* gamma, const acc_t<T>* beta, acc_t<T>* mean,
+                                   acc_t<T>* variance, acc_t<T>* rstd, index_t rows, int cols, double eps) {
     typedef acc_t<T> A;
     for_each_row<GROUP>(rows, [&](index_t row, int lane, bool active) {
         const T* in = x + row * cols;
@@ -155,7 +163,11 @@ __global__ void layer_norm_forward(const T* x, T* xhat, acc_t<T>* mean, acc_t<T>
         const A m = group_sum<GROUP>(sum) / A(cols);
         for (int c = lane; c < count; c += GROUP) squares += (widen(in[c]) - m) * (widen(in[c]) - m);
         const A v = group_sum<GROUP>(squares) / A(cols), r = A(1) / sqrt(v + A(eps));
-        for (int c = lane; c < count; c += GROUP) xhat[row * cols + c] = narrow<T>((widen(in[c]) - m) * r);
+        for (int c = lane; c < count; c += GROUP) {
+            const A h = (A(widen(in[c])) - m) * r;
+            xhat[row * cols + c] = narrow<T>(h);
+            y[row * cols + c] = narrow<T>(beta ? h * gamma[c] + beta[c] : h * gamma[c]);
+        }
         if (active && lane == 0) {
             if (mean) mean[row] = m;
             variance[row] = v;
@@ -164,10 +176,11 @@ __global__ void layer_norm_forward(const T* x, T* xhat, acc_t<T>* mean, acc_t<T>
     });
 }
 
-// dx = rstd (dy - mean(dy) - xhat mean(dy xhat)), means over the row; dx may be dy.
+// dx = rstd (g - mean(g) - xhat mean(g xhat)), g = gamma dy, means over the row; dx may be dy.
 // centered: 0 where no mean was taken out, and mean(dy) is left out. Launch: rows(rows, GROUP).
 template <typename T, int GROUP>
-__global__ void layer_norm_backward(const T* xhat, const T* dy, const acc_t<T>* rstd, T* dx, index_t rows, int cols, int centered) {
+__global__ void layer_norm_backward(const T* xhat, const T* dy, const acc_t<T>* gamma, const acc_t<T>* rstd, T* dx, index_t rows,
+                                    int cols, int centered) {
     typedef acc_t<T> A;
     for_each_row<GROUP>(rows, [&](index_t row, int lane, bool active) {
         const T *values = xhat + row * cols, *slopes = dy + row * cols;
@@ -175,12 +188,13 @@ __global__ void layer_norm_backward(const T* xhat, const T* dy, const acc_t<T>* 
         const A r = active ? rstd[row] : A(0);
         A plain = 0, along = 0;
         for (int c = lane; c < count; c += GROUP) {
-            plain += widen(slopes[c]);
-            along += A(widen(slopes[c])) * A(widen(values[c]));
+            const A g = A(widen(slopes[c])) * gamma[c];
+            plain += g;
+            along += g * A(widen(values[c]));
         }
         plain = centered ? group_sum<GROUP>(plain) / A(cols) : A(0);
         along = group_sum<GROUP>(along) / A(cols);
         for (int c = lane; c < count; c += GROUP)
-            dx[row * cols + c] = narrow<T>(r * (widen(slopes[c]) - plain - widen(values[c]) * along));
+            dx[row * cols + c] = narrow<T>(r * (A(widen(slopes[c])) * gamma[c] - plain - A(widen(values[c])) * along));
     });
 }

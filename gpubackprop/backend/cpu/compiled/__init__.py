@@ -1,11 +1,10 @@
 """The `numba` extra: the recorded step of a small network as machine code, whole epochs without returning to Python, and
-elementwise functions of many operations, and normalisations of rows, in one pass."""
+elementwise functions of many operations, and normalisations, in one pass."""
 
 from __future__ import annotations
 
 from gpubackprop.backend.cpu.compiled.elementwise import Fused, fused
 from gpubackprop.backend.cpu.compiled.program import EpochProgram, MachineCode, installed, usable
-from gpubackprop.backend.cpu.compiled.rows import normalized_rows, normalized_rows_backward
 
 __all__ = [
     "EpochProgram",
@@ -13,7 +12,5 @@ __all__ = [
     "MachineCode",
     "fused",
     "installed",
-    "normalized_rows",
-    "normalized_rows_backward",
     "usable",
 ]

@@ -100,12 +100,16 @@ series."""
 
 @dataclass
 class Fused:
-    """`fused(*arrays)` computes a function of arrays without gaps in place, in machine code."""
+    """`fused(*arrays)` computes a function of arrays without gaps in machine code, and writes into them."""
 
     run: Callable[..., None]
     seconds: float
     """For each number of the first array, roughly."""
     numbers: tuple[float, ...] = ()
+    read: int = 0
+    """How many of the arrays, the first ones, it reads alone."""
+    of_all: bool = False
+    """Whether it is of a whole batch what all its parts wait for."""
 
     def __call__(self, *arrays: np.ndarray) -> None:
         self.run(*map(address, arrays), arrays[0].size, *self.numbers)
