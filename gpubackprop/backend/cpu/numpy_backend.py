@@ -255,7 +255,7 @@ class NumpyBackend(ArrayBackend):
         if not f.recordable:
             super().activate(f, z, out)
             return
-        one_pass = self._one_pass(f, z, out)
+        one_pass = None if type(f) is ReLU else self._one_pass(f, "activate", z, out)
         for block in self._blocks_of(z, out):
             if type(f) is ReLU:
                 self._positive_part(*block)
@@ -264,24 +264,29 @@ class NumpyBackend(ArrayBackend):
             else:
                 f.forward(self, *block)
 
-    def _one_pass(self, f: ElementwiseFunction, z: Array, out: Array) -> Fused | None:
-        """The activation as machine code, made when it is first asked for; None where NumPy's operations do it."""
-        if type(f) not in ACTIVATIONS.values() or isinstance(f, (Identity, ReLU)) or not _in_one_pass(z, out):
+    def _one_pass(self, f: ElementwiseFunction, word: str, a: Array, b: Array) -> Fused | None:
+        """A word of the vocabulary, of an activation and two arrays, as machine code, made when it is first asked for; None
+        where NumPy's operations do it."""
+        if type(f) not in ACTIVATIONS.values() or isinstance(f, Identity) or not _in_one_pass(a, b):
             return None
         assert isinstance(f, Activation)
-        key = f"{type(f).__name__} {sorted(vars(f).items())}", z.dtype.char, z is out
+        key = f"{word} {type(f).__name__} {sorted(vars(f).items())}", a.dtype.char, a is b
         if key not in _FUSED:
-            few = [np.empty(16, z.dtype) for _ in range(1 if z is out else 2)]
+            few = [np.empty(16, a.dtype) for _ in range(1 if a is b else 2)]
             be = NumpyBackend()
-            _FUSED[key] = fused(be._recorded(lambda: f.forward(be, few[0], few[-1])), few)
+            _FUSED[key] = fused(be._recorded(lambda: getattr(be, word)(f, few[0], few[-1])), few)
         return _FUSED[key]
 
     def times_derivative(self, f: ElementwiseFunction, saved: Array, delta: Array) -> None:
         if not f.recordable:
             super().times_derivative(f, saved, delta)
             return
+        # A product with a slope is one pass as it is.
+        one_pass = None if f.saves == "slope" else self._one_pass(f, "times_derivative", saved, delta)
         for block in self._blocks_of(saved, delta):
-            if type(f) is ReLU:
+            if one_pass is not None:
+                self._run(one_pass, *block)
+            elif type(f) is ReLU:
                 self._keep_where_positive(*block)
             else:
                 f.times_derivative(self, *block)

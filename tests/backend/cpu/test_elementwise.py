@@ -100,6 +100,22 @@ def test_it_is_what_numpy_computes(name: str, dtype: str, monkeypatch: pytest.Mo
         )
 
 
+@pytest.mark.parametrize("name", sorted(n for n, f in ACTIVATIONS.items() if f.saves == "a" and n != "identity"))
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_derivatives_that_are_no_slope_are_one_pass_too(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, f = np.random.default_rng(1), ACTIVATIONS[name]()
+    z, delta = rng.normal(size=(FUSED // 16, 32)).astype(dtype) * 3, rng.normal(size=(FUSED // 16, 32)).astype(dtype)
+    z[0, :4], delta[1, :2] = (0, -0.0, 1e-30, -1e30), (np.inf, np.nan)
+    be, expected = NumpyBackend(), delta.copy()
+    assert be._one_pass(f, "times_derivative", z, delta) is not None
+    with be:
+        be.activate(f, z, z)
+        be.times_derivative(f, z, delta)
+        monkeypatch.setattr(NumpyBackend, "_one_pass", lambda self, *arguments: None)
+        be.times_derivative(f, z, expected)
+    np.testing.assert_array_equal(delta, expected)
+
+
 def test_settings_make_functions_of_their_own() -> None:
     x = np.full((FUSED, 1), -2.0)
     found = []
