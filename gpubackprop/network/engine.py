@@ -158,7 +158,7 @@ class Engine:
 
     def describe(self) -> str:
         """How the device runs the steps of this network, in words."""
-        compiled = "; in fits, small ones are compiled by Numba" if self.loops and not self.backend.is_gpu else ""
+        compiled = "; small ones are compiled by Numba" if self.loops and not self.backend.is_gpu else ""
         apart = f"; sums over the processes outside of the graphs ({self._apart})" if self._apart else ""
         return f"{self.backend.describe()}{compiled}{apart}"
 
@@ -360,7 +360,8 @@ class Engine:
             if weights is None and part is None and self.rows_at_once is None:
                 batch = self.training.batch(source.n)
                 program = self.training_program(batch, optimizer, accumulate=False)
-                self._last = LastStep(batch, program, optimizer, x, y, self._trainable, self.steps.loss_function)
+                one = self._one_step(program, batch, optimizer, by_hand=True)
+                self._last = LastStep(batch, one, optimizer, x, y, self._trainable, self.steps.loss_function)
             return self._losses.next()
 
     def step_again(self, x: Any, y: Any, optimizer: Optimizer) -> Array | None:
@@ -381,12 +382,29 @@ class Engine:
                 batch.hold(last.kind)
                 self.backend.copy_in(x, batch.x)
                 self.backend.copy_in(y, batch.targets)
-                optimizer.prepare()
                 last.program()
             except self.backend.memory_errors:
                 optimizer.go_back_to(done)
                 return None
             return self._losses.next()
+
+    def _one_step(self, program: Program, batch: Batch, optimizer: Optimizer, by_hand: bool) -> Program:
+        """`optimizer.prepare()` and the program of a step on what the batch's buffers hold; of a step by hand, as machine code
+        where the processor does that for stretches of steps."""
+        run = None
+        if by_hand and self.loops and not self.backend.is_gpu and batch.weights is None and not optimizer.is_split:
+            rows = Rows(self.backend, batch.x, batch.targets, resident=False)
+            rows.order(np.arange(batch.n))
+            run = self.backend.loop(program, rows, batch, optimizer, 1)
+
+        def step() -> None:
+            if run is not None:
+                run(0)
+            else:
+                optimizer.prepare()
+                program()
+
+        return step
 
     def _freeze(self) -> None:
         """Take note of which layers are trained. Raises ArgumentError where none is."""
@@ -426,7 +444,7 @@ class Engine:
     ) -> tuple[int, str]:
         """Steps of n rows each from `step` on, at most until `until`: the first that was not done, and what the device had no
         memory for. turns: the most steps before a device that can go on by itself is asked about that again."""
-        prepare, done, alone = optimizer.prepare, optimizer.t, None
+        done, alone = optimizer.t, None
         try:
             batch = self.training.batch(n)
             batch.hold(source.kind, source.weights is not None)
@@ -436,11 +454,11 @@ class Engine:
             if alone is None:
                 load, x, y, weights = source.load, batch.x, batch.targets, batch.weights
                 until = min(until, step + turns)
+                one = self._one_step(program, batch, optimizer, by_hand=not accumulate)
                 while step < until:
                     done = optimizer.t
                     load(step * size, x, y, weights)
-                    prepare()
-                    program()
+                    one()
                     step += 1
                 return step, ""
         except self.backend.memory_errors as error:

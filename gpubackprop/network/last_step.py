@@ -16,8 +16,8 @@ from gpubackprop.optimizers import Optimizer
 
 
 class LastStep:
-    """A step of `optimizer` on rows x (n, d) and y: its buffers `batch`, its `program`, and everything that the program depends
-    on. trainable: of each layer."""
+    """A step of `optimizer` on rows x (n, d) and y: its buffers `batch`, `program`, which does all but load them, and everything
+    that the program depends on. trainable: of each layer."""
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ class Network:
     seed: of the initial weights (drawn on the host: the same on every device), of dropout and of the order of the data.
     l1, l2: penalties l1 sum|W| + l2/2 sum W^2 over all weights (not biases), part of the loss and of its gradient.
     capture: record each step once and replay it; False runs the layers' Python every time.
-    compile: on the CPU, run whole stretches of small training steps as machine code (extra `numba`); the first step of a new
+    compile: on the CPU, run small training steps, and stretches of them, as machine code (extra `numba`); the first step of a new
     shape then takes some seconds. Its sums are in another order, so the last digits are others than without.
 
     A network can be copied (`copy.deepcopy`) and pickled; its arrays travel as host arrays, and the copy is made on the same

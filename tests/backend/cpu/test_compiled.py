@@ -289,6 +289,31 @@ def test_the_bits_depend_neither_on_the_number_of_steps_nor_on_what_is_cached(fo
             np.testing.assert_array_equal(weights[name], array, err_msg=name)
 
 
+@needs_numba
+def test_steps_by_hand_are_compiled_where_that_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them, of two sizes in turn, whether or not it needs a second look; rows of another type and order are converted."""
+    called: list[int] = []
+    original = EpochProgram.__call__
+
+    def counted(self: EpochProgram, *arguments: Any) -> None:
+        called.append(self.rows)
+        original(self, *arguments)
+
+    monkeypatch.setattr(EpochProgram, "__call__", counted)
+    x, y = make_data(16, 3, 4, "cross_entropy")
+    sizes, found = (16, 16, 7, 7, 16, 16), []
+    for compile in (True, False):
+        net, optimizer = mlp(compile=compile), gb.Adam(0.01, clip_norm=1.0)
+        losses = [float(net.train_step(np.asfortranarray(x[:n]), y[:n].astype(np.int32), optimizer)) for n in sizes]
+        found.append((losses, net.get_weights()))
+        assert called == (list(sizes) if compile else []), called
+        called.clear()
+    (losses, weights), (expected, replayed) = found
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    for name, array in replayed.items():
+        np.testing.assert_allclose(weights[name], array, rtol=2e-6, atol=2e-6, err_msg=name)
+
+
 _ANSWER = """
 import sys
 from gpubackprop.backend.cpu.compiled import module
