@@ -20,8 +20,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import DTypeLike
 
-from gpubackprop.backend.array_backend import ArrayBackend
-from gpubackprop.backend.base import Array
+from gpubackprop.backend.base import Array, Backend
 from gpubackprop.errors import DeviceError
 from gpubackprop.random import MaskStream
 
@@ -194,7 +193,7 @@ class _StrictNamespace:
         return apply
 
 
-class StrictBackend(ArrayBackend):
+class StrictBackend(Backend):
     """The `strict` device. `counts()` says what it has been asked for so far."""
 
     name = "strict"

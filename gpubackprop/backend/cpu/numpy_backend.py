@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpubackprop.activations import ACTIVATIONS, Activation, Identity, ReLU
-from gpubackprop.backend.array_backend import MANY, ArrayBackend
 from gpubackprop.backend.base import (
+    MANY,
     Array,
+    Backend,
     BatchBuffers,
     DeviceInfo,
     ElementwiseFunction,
@@ -67,7 +68,7 @@ ZEROS = 8 * 1024
 _FUSED: dict[tuple[str, str, bool], Fused | None] = {}
 
 
-class NumpyBackend(ArrayBackend):
+class NumpyBackend(Backend):
     """The reference: what it computes is what the vocabulary means, and every other device is held to it.
 
     direct: take NumPy's BLAS directly for what adds to its output, where its symbols are found (`backend.cpu.blas`).
