@@ -24,8 +24,10 @@ from gpubackprop.precision import compute_type, largest_exponent
 MANY_CLASSES = 128
 """Classes from which a softmax on the CPU is faster in the layout of the logits than in that of their transpose."""
 
-Buffers = dict[str, tuple[tuple[int | str, ...], Any]]
-"""Name -> (shape, dtype) of what is kept between calls; "n" in a shape stands for the rows of the batch."""
+Shape = tuple[int | str, ...]
+"""The shape of an array; "n" stands for the rows of the batch."""
+Buffers = dict[str, tuple[Shape, Any]]
+"""Name -> (shape, dtype) of what is kept between calls."""
 
 
 class Loss(Formula):
@@ -319,7 +321,7 @@ class CrossEntropy(Loss):
                 f"class_weights must have a weight for each of the {m} outputs; got {len(self.class_weights)}"
             )
         real = compute_type(dtype)
-        shape: tuple[int | str, ...] = (m, "n") if m < MANY_CLASSES else ("n", m)
+        shape: Shape = (m, "n") if m < MANY_CLASSES else ("n", m)
         plain: Buffers = {
             "s": (shape, real),
             "t": (shape, real),

@@ -381,9 +381,9 @@ BUGS = [
     ),
     Bug(
         "a smaller batch reaches into the rows before it",
-        "network.workspace:Workspace._view",
-        "self._flat[key][: prod(view)]",
-        "self._flat[key][self._flat[key].size - prod(view) :][::-1]",
+        "network.workspace:_Memory.view",
+        "self.flat[key][: prod(view)]",
+        "self.flat[key][self.flat[key].size - prod(view) :][::-1]",
         "contract",
     ),
     Bug(
