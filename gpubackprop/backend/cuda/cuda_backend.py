@@ -527,13 +527,10 @@ class CudaBackend(CupyBackend):
             geometry = table.rows(n, group, kernels.multiprocessors)
             name, template, arguments = "cross_entropy", (*types, group), (a, y, delta, n, m, 1 / rows)
         elif elementwise is not None:
-            count = rows * m if elementwise.over_outputs else rows
+            count = rows * m if elementwise.marks["over_outputs"] else rows
             geometry = kernels.flat(a.size)
-            name, template, arguments = (
-                "elementwise_loss",
-                (*types, elementwise.functor),
-                (a, y, delta, a.size, 1 / count),
-            )
+            name, template = "elementwise_loss", (*types, elementwise.name)
+            arguments = (a, y, delta, a.size, 1 / count)
         elif scale is None or delta is None:
             super().loss_and_delta(loss, a, y, v, value, delta, rows, total)
             return

@@ -76,9 +76,7 @@ class Kernels:
         cubin, lowered = self._compiled(expression)
         file = cache.file_with(f"kernel-{cache.digest(expression, cubin.hex())}.cubin", cubin)
         function = self.cupy.RawModule(path=str(file)).get_function(lowered)
-        converters = tuple(
-            _pointer if p.pointer else np.dtype(SCALAR[p.type]).type for p in kernel.parameters(*template)
-        )
+        converters = tuple(_pointer if p.pointer else np.dtype(SCALAR[p.type]).type for p in kernel.parameters)
         return function, converters
 
     def _compiled(self, expression: str) -> tuple[bytes, str]:

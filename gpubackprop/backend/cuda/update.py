@@ -110,8 +110,8 @@ class Updates:
                 rest = [None if a is None else a[span] for a in (*(*state, None, None, None)[:3], copy)]
                 p, g = P[span], G[span]
                 self._kernels.launch(
-                    "optimizer_step", (rule.name, *types), self._kernels.flat(p.size, 16 // p.itemsize), p, g, *rest, p.size,
-                    numbers.table, numbers.row, numbers.ahead, skip, *rule.constants, _coupled_decay(member) * decays,
+                    "optimizer_step", (rule[0], *types), self._kernels.flat(p.size, 16 // p.itemsize), p, g, *rest, p.size,
+                    numbers.table, numbers.row, numbers.ahead, skip, *rule[1], _coupled_decay(member) * decays,
                     int(decays),
                 )  # fmt: skip
         return True
