@@ -22,7 +22,7 @@ from gpubackprop.backend.base import (
     UpdateRule,
 )
 from gpubackprop.backend.cuda import kernel_table as table
-from gpubackprop.backend.cuda import normalization, overlap, plans, registry
+from gpubackprop.backend.cuda import overlap, plans, registry
 from gpubackprop.backend.cuda.choices import Way
 from gpubackprop.backend.cuda.cupy_backend import CupyBackend
 from gpubackprop.backend.cuda.gather import gather, row_types, target_types
@@ -437,17 +437,41 @@ class CudaBackend(CupyBackend):
     def normalize(
         self, x: Array, axis: int, eps: float, mean: Array | None, var: Array, rstd: Array, xhat: Array
     ) -> None:
-        along: Any = normalization.normalize_columns if axis == 0 else normalization.normalize_rows
-        along(self.kernels, x, eps, mean, var, rstd, xhat)
+        kernels, (n, d), t = self.kernels, x.shape, C_TYPE[x.dtype.name]
+        if axis == 1:
+            group = table.group_of(d)
+            geometry = table.rows(n, group, kernels.multiprocessors)
+            kernels.launch("layer_norm_forward", (t, group), geometry, x, xhat, mean, var, rstd, n, d, eps)
+            return
+        width = min(table.vector_width(t, d, x.data.ptr), 4)
+        geometry = table.columns(n, d, width, kernels.multiprocessors)
+        splits = geometry.grid[1]
+        # Statistics are float32 for activations in half precision, else their type.
+        partial = kernels.partial((2 * splits + 1) * d, var.dtype)
+        kernels.launch("column_spreads", (t, width), geometry, x, partial, n, d)
+        finish = (partial, splits, n, d, eps, mean, var, rstd)
+        kernels.launch("finish_spreads", (C_TYPE[var.dtype.name],), table.finish_columns(d), *finish)
+        kernels.launch("batch_norm_apply", (t,), kernels.flat(x.size), x, mean, rstd, xhat, n, d)
 
     def normalize_backward(
         self, g: Array, axis: int, rstd: Array, xhat: Array, out: Array, centered: bool = True
     ) -> None:
+        kernels, (n, d), t = self.kernels, g.shape, C_TYPE[g.dtype.name]
         if axis == 1:
-            normalization.normalize_rows_backward(self.kernels, g, rstd, xhat, out, centered)
-        else:
-            sums = self._leading(2 * g.shape[1], rstd.dtype, "norm sums", self.empty)
-            normalization.normalize_columns_backward(self.kernels, g, rstd, xhat, sums, out)
+            group = table.group_of(d)
+            geometry = table.rows(n, group, kernels.multiprocessors)
+            kernels.launch("layer_norm_backward", (t, group), geometry, xhat, g, rstd, out, n, d, int(centered))
+            return
+        width, wide = table.vector_width(t, d, xhat.data.ptr, g.data.ptr), C_TYPE[rstd.dtype.name]
+        geometry = table.columns(n, d, width, kernels.multiprocessors)
+        splits = geometry.grid[1]
+        partial = kernels.partial(2 * splits * d, rstd.dtype)
+        # Of g and of g * xhat.
+        sums = self._leading(2 * d, rstd.dtype, "norm sums", self.empty)
+        kernels.launch("norm_gradient_sums", (t, width), geometry, xhat, g, partial, n, d)
+        finish = (partial, splits, d, sums, 0.0)
+        kernels.launch("finish_column_sums", (wide, wide), table.finish_columns(d, 2), *finish)
+        kernels.launch("batch_norm_backward", (t,), kernels.flat(g.size), xhat, g, rstd, sums, out, n, d)
 
     # -- sums and norms -----------------------------------------------------------------------------------------------
 
