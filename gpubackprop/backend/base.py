@@ -113,8 +113,8 @@ class UpdateRule(Protocol):
     def spans(self) -> Sequence[tuple[UpdateRule, slice, bool]]:
         """Stretches of the flat buffers: the rule for each, and whether its weight decay applies there."""
 
-    def prepare_many(self, steps: int) -> np.ndarray:
-        """Count steps, and return the numbers of each."""
+    def prepare_many(self, steps: int, dtype: DTypeLike | None = None) -> np.ndarray:
+        """Count steps, and return the numbers of each, in the parameters' type or another."""
 
 
 class Chain(Protocol):

@@ -83,10 +83,10 @@ class DeviceLoop:
     def _prepare(self, first: int, count: int) -> None:
         """Hand the scalars of the next `count` steps to the device, and where they begin."""
         be, optimizer = self._be, self._optimizer
+        # The last number of a row is the factor of decoupled decay, or 1.
         numbers = np.ones((count, self._width))
-        for k in range(count):
-            values = optimizer.next_scalars()
-            numbers[k, : len(values)] = values
+        own = optimizer.prepare_many(count, np.float64)
+        numbers[:, : own.shape[1]] = own
         be.copy_in(numbers, self._table[:count])
         be.fill(self._row, 0)
         be.fill(self._offset, first * self._n)
