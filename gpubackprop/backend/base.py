@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import RLock
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -31,6 +31,16 @@ Array: TypeAlias = Any
 
 Program: TypeAlias = Callable[[], None]
 """A recorded step. Calling it does the step again, on what the static buffers hold by then."""
+
+ElementwiseFunction: TypeAlias = Any
+"""A `gpubackprop.activations.Activation`. This, and the next two, are classes that are written in the words of this file, so that
+it cannot name them."""
+
+LossFunction: TypeAlias = Any
+"""A `gpubackprop.losses.Loss`."""
+
+UpdateRule: TypeAlias = Any
+"""A `gpubackprop.optimizers.Optimizer`."""
 
 Loop: TypeAlias = Callable[[int], int]
 """Steps that a device does by itself: called with the number of the first step, it returns how many it did."""
@@ -92,31 +102,6 @@ class BatchBuffers(Protocol):
         """The buffer for "labels" (n,) int64 or "targets" (n, m)."""
 
 
-class UpdateRule(Protocol):
-    """An optimizer as a device sees it; `gpubackprop.optimizers.Optimizer` is the class to derive from."""
-
-    h: tuple[Array, ...]
-    """This step's numbers, 0-d arrays."""
-
-    elementwise: ClassVar[bool]
-    """Whether `rule` treats each element by itself."""
-
-    def rule(self, be: Backend, p: Array, g: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
-        """Update p and the state in place from the gradient g."""
-
-    def add_decay(self, be: Backend, p: Array, g: Array, h: tuple[Array, ...], is_weight: bool = False) -> None:
-        """The weight decay of p, of which it is known, or not, that it is a weight."""
-
-    def decays(self, is_weight: bool) -> bool:
-        """Whether the weight decay applies to an array that is a weight, or not known to be one."""
-
-    def spans(self) -> Sequence[tuple[UpdateRule, slice, bool]]:
-        """Stretches of the flat buffers: the rule for each, and whether its weight decay applies there."""
-
-    def prepare_many(self, steps: int, dtype: DTypeLike | None = None) -> np.ndarray:
-        """Count steps, and return the numbers of each, in the parameters' type or another."""
-
-
 class Chain(Protocol):
     """Layers whose passes a device does at once, on the same arrays as one by one. tensors: those of each layer."""
 
@@ -125,43 +110,6 @@ class Chain(Protocol):
 
     def backward(self, tensors: Sequence[Any], gradients: Sequence[dict[str, Array]], beta: float, keep: bool) -> None:
         """From the last layer's delta the gradients of all, added to beta times what is there; with `keep` all deltas."""
-
-
-class ElementwiseFunction(Protocol):
-    """An activation as a device sees it; `gpubackprop.activations.Activation` is the class to derive from."""
-
-    name: ClassVar[str]
-    """Its name."""
-    saves: ClassVar[str]
-    """The array that is kept for the backward pass: the output "a", "z", or "slope": f'(z), which `forward` writes over z."""
-    recordable: ClassVar[bool]
-    """Whether its calls can be recorded once and done again."""
-
-    def forward(self, be: Backend, z: Array, a: Array) -> None:
-        """a = f(z)."""
-
-    def times_derivative(self, be: Backend, saved: Array, delta: Array) -> None:
-        """delta = delta * f'(z)."""
-
-
-class LossFunction(Protocol):
-    """A loss as a device sees it; `gpubackprop.losses.Loss` is the class to derive from."""
-
-    name: ClassVar[str]
-    """Its name."""
-    output: ClassVar[str]
-    """The function that `predict` applies to the last layer's outputs: "identity", "sigmoid" or "softmax"."""
-    labels: ClassVar[bool]
-    """Whether integer class labels of shape (n,) are targets too."""
-    weighs: ClassVar[bool]
-    """Whether it heeds the weights of rows."""
-    recordable: ClassVar[bool]
-    """Whether its calls can be recorded once and done again."""
-
-    def value_and_delta(
-        self, be: Backend, a: Array, y: Array, v: Tensors, value: Array, delta: Array | None, rows: int
-    ) -> None:
-        """value = C and, unless it is None, delta = dC/da."""
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,9 @@ from gpubackprop.backend.base import (
     Backend,
     BatchBuffers,
     DeviceInfo,
-    ElementwiseFunction,
     Loop,
     Program,
     RowSource,
-    UpdateRule,
 )
 from gpubackprop.backend.cpu.blas import direct_blas
 from gpubackprop.backend.cpu.blas_info import blas_threads
@@ -40,6 +38,7 @@ from gpubackprop.backend.cpu.lanes import GROUP, part_rows, run_side_by_side, si
 from gpubackprop.backend.cpu.recorder import PART, Call, RecordingNamespace, moved, prepare, replay
 from gpubackprop.backend.cpu.threads import idle_threads_sleep, takes_one_thread, with_threads
 from gpubackprop.errors import DeviceError, MissingExtraError
+from gpubackprop.optimizers import Optimizer
 from gpubackprop.random import MaskStream
 
 DIRECT = 8 * 1024
@@ -171,7 +170,7 @@ class NumpyBackend(Backend):
             raise MissingExtraError("compile=True (Numba)", "numba")
 
     def loop(
-        self, program: Program, rows: RowSource, batch: BatchBuffers, optimizer: UpdateRule, count: int
+        self, program: Program, rows: RowSource, batch: BatchBuffers, optimizer: Optimizer, count: int
     ) -> Loop | None:
         """Steps in machine code where that is faster: the program alone decides, so that no result depends on anything else."""
         if not hasattr(program, "calls") or not isinstance(rows.x, np.ndarray) or not usable():
@@ -216,7 +215,7 @@ class NumpyBackend(Backend):
             self._run(product)
         return product is not None
 
-    def affine(self, x: Array, W: Array, b: Array | None, f: ElementwiseFunction, z: Array, out: Array) -> None:
+    def affine(self, x: Array, W: Array, b: Array | None, f: Activation, z: Array, out: Array) -> None:
         if b is None or z.size < DIRECT:
             super().affine(x, W, b, f, z, out)
             return
@@ -253,7 +252,7 @@ class NumpyBackend(Backend):
         else:
             self._run(axpby)
 
-    def activate(self, f: ElementwiseFunction, z: Array, out: Array) -> None:
+    def activate(self, f: Activation, z: Array, out: Array) -> None:
         if not f.recordable:
             super().activate(f, z, out)
             return
@@ -266,11 +265,10 @@ class NumpyBackend(Backend):
             else:
                 f.forward(self, *block)
 
-    def _one_pass(self, f: ElementwiseFunction, z: Array, out: Array) -> Fused | None:
+    def _one_pass(self, f: Activation, z: Array, out: Array) -> Fused | None:
         """The activation as machine code, made when it is first asked for; None where NumPy's operations do it."""
         if type(f) not in ACTIVATIONS.values() or isinstance(f, (Identity, ReLU)) or not _in_one_pass(z, out):
             return None
-        assert isinstance(f, Activation)
         key = f"{type(f).__name__} {sorted(vars(f).items())}", z.dtype.char, z is out
         if key not in _FUSED:
             few = [np.empty(16, z.dtype) for _ in range(1 if z is out else 2)]
@@ -278,7 +276,7 @@ class NumpyBackend(Backend):
             _FUSED[key] = fused(be._recorded(lambda: f.forward(be, few[0], few[-1])), few)
         return _FUSED[key]
 
-    def times_derivative(self, f: ElementwiseFunction, saved: Array, delta: Array) -> None:
+    def times_derivative(self, f: Activation, saved: Array, delta: Array) -> None:
         if not f.recordable:
             super().times_derivative(f, saved, delta)
             return

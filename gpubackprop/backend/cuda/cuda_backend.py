@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from gpubackprop.activations import Activation
 from gpubackprop.backend.base import (
     Array,
     Backend,
     BatchBuffers,
-    ElementwiseFunction,
     Loop,
-    LossFunction,
     Program,
     RowSource,
     Tensors,
-    UpdateRule,
 )
 from gpubackprop.backend.cuda import kernel_table as table
 from gpubackprop.backend.cuda import overlap, plans, registry
@@ -38,6 +36,7 @@ from gpubackprop.backend.cuda.products import Products
 from gpubackprop.backend.cuda.timing import seconds_a_call
 from gpubackprop.backend.cuda.update import Scalars, Updates
 from gpubackprop.errors import DeviceError
+from gpubackprop.losses import Loss
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.random import MaskStream
 
@@ -198,13 +197,13 @@ class CudaBackend(CupyBackend):
         self.parameters_changed()
 
     def loop(
-        self, program: Program, rows: RowSource, batch: BatchBuffers, optimizer: UpdateRule, count: int
+        self, program: Program, rows: RowSource, batch: BatchBuffers, optimizer: Optimizer, count: int
     ) -> Loop | None:
         if not isinstance(program, GraphProgram) or not program.warm or self.recorder.failure:
             return None
         if program.loop is None or not program.loop.is_over(rows):
             program.loop = None
-            if not (isinstance(optimizer, Optimizer) and DeviceLoop.possible(self, rows, batch, optimizer)):
+            if not DeviceLoop.possible(self, rows, batch, optimizer):
                 return None
             program.loop = DeviceLoop(self, rows, batch, program.step, optimizer)
         loop = program.loop
@@ -317,7 +316,7 @@ class CudaBackend(CupyBackend):
             return "plain"
         return self.products.choices.do((what, shape, x.dtype.name, self.precision, f, *ways), ways, saving)
 
-    def affine(self, x: Array, W: Array, b: Array | None, f: ElementwiseFunction, z: Array, out: Array) -> None:
+    def affine(self, x: Array, W: Array, b: Array | None, f: Activation, z: Array, out: Array) -> None:
         self.masks.forget(out)
         W = self._narrow(W, 0)
         b = None if b is None else self._narrow(b, 1)
@@ -346,7 +345,7 @@ class CudaBackend(CupyBackend):
         if "RELU_AUX" in used:
             self.masks.written(out)
 
-    def _seconds_of_derivative(self, f: ElementwiseFunction, out: Array) -> float:
+    def _seconds_of_derivative(self, f: Activation, out: Array) -> float:
         """What a mask that is written in the forward pass saves in the backward pass, where it goes into a product."""
         try:
             delta = self.zeros(out.shape, out.dtype)
@@ -354,7 +353,7 @@ class CudaBackend(CupyBackend):
             return 0.0
         return seconds_a_call(self.cupy, lambda: self.times_derivative(f, out, delta))
 
-    def propagate(self, delta: Array, W: Array, f: ElementwiseFunction, saved: Array, out: Array) -> None:
+    def propagate(self, delta: Array, W: Array, f: Activation, saved: Array, out: Array) -> None:
         W, function = self._narrow(W), registry.activation(f)
         mask = self.masks.of(saved) if function == "ReLU" else None
         ways: dict[str, Way] = {}
@@ -391,7 +390,7 @@ class CudaBackend(CupyBackend):
 
     # -- activations ----------------------------------------------------------------------------------------------
 
-    def _bias_activation(self, f: ElementwiseFunction, b: Array | None, z: Array, out: Array) -> None:
+    def _bias_activation(self, f: Activation, b: Array | None, z: Array, out: Array) -> None:
         """out = f(z + b), and z gets z + b where f' is written from it."""
         function = registry.activation(f)
         if b is None or function is None or not _alike(z, b, out):
@@ -403,7 +402,7 @@ class CudaBackend(CupyBackend):
         geometry = self.kernels.flat(z.size, 16 // z.itemsize)
         self.kernels.launch("bias_activation", (C_TYPE[z.dtype.name], function), geometry, z, b, out, saved, n, m)
 
-    def activate(self, f: ElementwiseFunction, z: Array, out: Array) -> None:
+    def activate(self, f: Activation, z: Array, out: Array) -> None:
         self.masks.forget(out)
         function = registry.activation(f)
         if function is None or not _alike(z, out):
@@ -412,7 +411,7 @@ class CudaBackend(CupyBackend):
             geometry = self.kernels.flat(z.size, 16 // z.itemsize)
             self.kernels.launch("activation", (C_TYPE[z.dtype.name], function), geometry, z, out, z.size)
 
-    def times_derivative(self, f: ElementwiseFunction, saved: Array, delta: Array) -> None:
+    def times_derivative(self, f: Activation, saved: Array, delta: Array) -> None:
         function = registry.activation(f)
         if function is None or not _alike(saved, delta):
             super().times_derivative(f, saved, delta)
@@ -529,7 +528,7 @@ class CudaBackend(CupyBackend):
 
     def loss_and_delta(
         self,
-        loss: LossFunction,
+        loss: Loss,
         a: Array,
         y: Array,
         v: Tensors,
@@ -600,21 +599,17 @@ class CudaBackend(CupyBackend):
         else:
             super().write_scalars(h, values)
 
-    def update(self, optimizer: UpdateRule, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
+    def update(self, optimizer: Optimizer, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         skip = None if self.loss_scale is None else self.loss_scale.skip
         copy = None if self.copies is None else self.copies.to_write(P)
-        if not (
-            isinstance(optimizer, Optimizer)
-            and isinstance(h, Scalars)
-            and self.updates.update(optimizer, P, G, state, h, copy, skip)
-        ):
+        if not (isinstance(h, Scalars) and self.updates.update(optimizer, P, G, state, h, copy, skip)):
             self._update_by_expressions(optimizer, P, G, state, h, skip)
         if self.loss_scale is not None:
             self.loss_scale.adapt()
 
     def _update_by_expressions(
         self,
-        optimizer: UpdateRule,
+        optimizer: Optimizer,
         P: Array,
         G: Array,
         state: tuple[Array, ...],

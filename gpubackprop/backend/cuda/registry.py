@@ -10,22 +10,21 @@ from __future__ import annotations
 from types import ModuleType
 
 from gpubackprop import activations, losses, optimizers
-from gpubackprop.backend.base import ElementwiseFunction, LossFunction
 from gpubackprop.backend.cuda.kernel_table import Functor, functors, rules
 
 
-def activation(f: ElementwiseFunction) -> str | None:
+def activation(f: activations.Activation) -> str | None:
     """The struct for an activation, or None."""
     functor = _functor(f, "activation.cu", activations)
     return None if functor is None else functor.name
 
 
-def elementwise_loss(loss: LossFunction) -> Functor | None:
+def elementwise_loss(loss: losses.Loss) -> Functor | None:
     """The struct for a loss that is a sum over elements, or None; CrossEntropy, which is none, has a kernel of its own."""
     return _functor(loss, "loss.cu", losses)
 
 
-def is_cross_entropy(loss: LossFunction) -> bool:
+def is_cross_entropy(loss: losses.Loss) -> bool:
     """Whether the kernel cross_entropy computes this loss."""
     return type(loss) is losses.CrossEntropy and loss.is_plain
 
