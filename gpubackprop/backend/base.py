@@ -33,14 +33,19 @@ Program: TypeAlias = Callable[[], None]
 """A recorded step. Calling it does the step again, on what the static buffers hold by then."""
 
 ElementwiseFunction: TypeAlias = Any
-"""A `gpubackprop.activations.Activation`. This, and the next two, are classes that are written in the words of this file, so that
-it cannot name them."""
+"""A `gpubackprop.activations.Activation`. It and the next ones are written in the words of this file, which cannot name them."""
 
 LossFunction: TypeAlias = Any
 """A `gpubackprop.losses.Loss`."""
 
 UpdateRule: TypeAlias = Any
 """A `gpubackprop.optimizers.Optimizer`."""
+
+BatchBuffers: TypeAlias = Any
+"""A `gpubackprop.network.workspace.Batch`."""
+
+Chain: TypeAlias = Any
+"""Layers whose passes a device does at once, on the same arrays as one by one: a `gpubackprop.backend.cuda.narrow.Narrow`."""
 
 Loop: TypeAlias = Callable[[int], int]
 """Steps that a device does by itself: called with the number of the first step, it returns how many it did."""
@@ -90,26 +95,6 @@ class RowSource(Protocol):
 
     def load(self, start: int, x: Array, y: Array, weights: Array | None = None) -> None:
         """Write the len(x) rows from place `start` of the order into the device buffers x and y, and their weights."""
-
-
-class BatchBuffers(Protocol):
-    """The static buffers of a batch: n rows x (n, d)."""
-
-    n: int
-    x: Array
-
-    def target_buffer(self, kind: str) -> Array:
-        """The buffer for "labels" (n,) int64 or "targets" (n, m)."""
-
-
-class Chain(Protocol):
-    """Layers whose passes a device does at once, on the same arrays as one by one. tensors: those of each layer."""
-
-    def forward(self, tensors: Sequence[Any], keep: bool) -> None:
-        """The outputs of the last layer; with `keep` all that a backward pass needs."""
-
-    def backward(self, tensors: Sequence[Any], gradients: Sequence[dict[str, Array]], beta: float, keep: bool) -> None:
-        """From the last layer's delta the gradients of all, added to beta times what is there; with `keep` all deltas."""
 
 
 @dataclass(frozen=True)

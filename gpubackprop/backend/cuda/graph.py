@@ -6,12 +6,15 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import cupy
 
 log = logging.getLogger("gpubackprop.cuda")
+
+Device: TypeAlias = Any
+"""A `CudaBackend`, which makes these programs."""
 
 
 class Recorder:
@@ -74,18 +77,6 @@ class Recorder:
             stream.end_capture()
         except Exception as error:  # the capture is invalid, and what invalidated it is being raised
             log.debug("the capture had become invalid: %s", error)
-
-
-class Device(Protocol):
-    """The methods of a backend that a program calls."""
-
-    recorder: Recorder
-
-    def memory_in_use(self) -> tuple[Any, ...]:
-        """The scratch of all kinds as it is now."""
-
-    def parameters_changed(self) -> None:
-        """Parameters may be another than they were."""
 
 
 class EagerProgram:
