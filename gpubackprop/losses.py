@@ -88,7 +88,6 @@ def memory(loss: Loss, be: Backend, n: int, m: int, dtype: DTypeLike) -> Tensors
 class _Elementwise(Loss):
     """C = s sum_ij w_i term_ij, where s is 1/(n m), or 1/n if the sum is taken over the outputs."""
 
-    recordable = True
     weighs = True
     over_outputs = True
     """Whether C is a mean over the outputs too, and not over the samples alone."""
@@ -127,7 +126,6 @@ class _Elementwise(Loss):
 class _Squared(_Elementwise):
     """factor (a_ij - y_ij)^2, with the slope 2 factor (a_ij - y_ij)."""
 
-    recordable = True
     factor: ClassVar[float] = 1.0
 
     def terms(self, be: Backend, a: Array, y: Array, v: Tensors) -> None:
@@ -275,7 +273,6 @@ class CrossEntropy(Loss):
     of range.
     """
 
-    recordable = True
     name = "cross_entropy"
     output = "softmax"
     labels = True

@@ -16,8 +16,6 @@ class Activation(Layer):
     Raises ArgumentError for an unknown name.
     """
 
-    recordable = True
-
     def __init__(self, activation: str | dict[str, Any] | Function) -> None:
         self.activation = get_activation(activation)
 

@@ -62,10 +62,10 @@ class Layer:
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
-        # A subclass with mathematics of its own must say so itself, whatever its parent says.
+        # A class from outside with mathematics of its own must say so itself, whatever its parent says.
         own = {"forward", "gradients", "gradients_into", "backward", "propagate", "propagate_inside"} & vars(cls).keys()
         if "recordable" not in vars(cls) and own:
-            cls.recordable = False
+            cls.recordable = cls.__module__.startswith("gpubackprop.")
 
     def build(self, width: int) -> int:
         """Take note of the width of the input, return that of the output. Raises ArgumentError where it cannot be."""
