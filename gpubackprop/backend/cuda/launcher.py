@@ -86,10 +86,9 @@ class Kernels:
         if kept is not None:
             name, _, cubin = kept.partition(b"\n")
             return cubin, name.decode()
-        made = compile.compile_cubin(text, self.arch, [expression])
-        lowered = made.names[expression]
-        cache.store(key, lowered.encode() + b"\n" + made.cubin)
-        return made.cubin, lowered
+        cubin, lowered = compile.compile_cubin(text, self.arch, expression)
+        cache.store(key, lowered.encode() + b"\n" + cubin)
+        return cubin, lowered
 
 
 def _pointer(array: Array) -> np.uint64:
