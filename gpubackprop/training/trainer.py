@@ -32,7 +32,7 @@ from gpubackprop.layers.stack import walk
 from gpubackprop.metrics import Metric, checked, is_known, measured
 from gpubackprop.network.network import Network
 from gpubackprop.network.rows import Rows
-from gpubackprop.network.stream import Stream
+from gpubackprop.network.stream import Stream, StreamRows
 from gpubackprop.optimizers import Optimizer, get_optimizer
 from gpubackprop.random import host_generator
 from gpubackprop.sparse import SparseRows
@@ -522,7 +522,7 @@ class Trainer:
             optimizer.bind(engine.parameters)
             optimizer.span(optimizer.t - self.steps_done, fit.epochs * fit.steps, fit.scale, fit.warmup)
             x = data.x
-            stream = x.rows(net, fit.size, fit.shuffle) if isinstance(x, Stream) else None
+            stream = StreamRows(x, net, fit.size, fit.shuffle) if isinstance(x, Stream) else None
             if stream is None and (engine.shares_memory(x) or engine.shares_memory(data.y)):
                 # A view of the weights, as data, would change while they are trained.
                 data = replace(data, x=x.copy(), y=data.y.copy())

@@ -103,17 +103,13 @@ class GraphProgram:
     """
 
     def __init__(self, device: Device, step: Callable[[], None], *, warm: bool = False, current: bool = False) -> None:
-        self._device, self._eager, self.warm = device, EagerProgram(device, step, current=current), warm
+        self._device, self.step, self.warm = device, step, warm
+        self._eager = EagerProgram(device, step, current=current)
         self.loop: Any = None
         """A `DeviceLoop` of this step, once there is one."""
         self._parts: list[Callable[[], Any]] = []
         self._kept: tuple[Any, ...] = ()
         """The memory that the graph's nodes point to, besides what `step` holds."""
-
-    @property
-    def step(self) -> Callable[[], None]:
-        """The step itself."""
-        return self._eager.step
 
     def __call__(self) -> None:
         if not self.warm:
