@@ -372,6 +372,7 @@ class CudaBackend(CupyBackend):
 
     def affine_gradients(self, x: Array, delta: Array, dW: Array, db: Array | None, beta: float) -> None:
         ways: dict[str, Way] = {}
+        # With a beta it is no work that could be done again to time it.
         if db is not None and not beta:
             ways["BGRADA"] = lambda: self._multiply(x.T, delta, dW, "BGRADA", bias=db)
 
@@ -382,11 +383,7 @@ class CudaBackend(CupyBackend):
                 self._add_column_sums(delta, db, beta)
             return True
 
-        # With a beta it is no work that could be done again to time it; it goes as it does without.
-        if beta or not ways:
-            plain()
-        else:
-            self._quickest("affine_gradients", (*x.shape, delta.shape[1]), x, None, {**ways, "plain": plain})
+        self._quickest("affine_gradients", (*x.shape, delta.shape[1]), x, None, {**ways, "plain": plain})
 
     # -- activations ----------------------------------------------------------------------------------------------
 
