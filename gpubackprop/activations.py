@@ -57,7 +57,6 @@ class Identity(Activation):
     """f(z) = z."""
 
     name = "identity"
-    recordable = True
 
     def forward(self, be: Backend, z: Array, a: Array) -> None:
         if a is not z:
@@ -71,7 +70,6 @@ class Sigmoid(Activation):
     """f(z) = 1 / (1 + exp(-z)) = e / (1 + e) with e = exp(z); f' = f / (1 + e)."""
 
     name = "sigmoid"
-    recordable = True
     saves = "slope"
 
     def forward(self, be: Backend, z: Array, a: Array) -> None:
@@ -88,7 +86,6 @@ class Tanh(Activation):
     """f(z) = tanh z; f' = 1 / cosh(z)^2 = 4 e / (1 + e)^2 with e = exp(-2 |z|)."""
 
     name = "tanh"
-    recordable = True
     saves = "slope"
 
     def forward(self, be: Backend, z: Array, a: Array) -> None:
@@ -109,7 +106,6 @@ class ReLU(Activation):
     """f(z) = max(z, 0); f' = 1 where a > 0, else 0."""
 
     name = "relu"
-    recordable = True
     family = "he"
     smooth = False
 
@@ -129,7 +125,6 @@ class LeakyReLU(Activation):
     """
 
     name = "leaky_relu"
-    recordable = True
     family = "he"
     smooth = False
 
@@ -156,7 +151,6 @@ class ELU(Activation):
     """
 
     name = "elu"
-    recordable = True
     saves = "slope"
     family = "he"
     smooth = False
@@ -206,7 +200,6 @@ class CELU(Activation):
     """
 
     name = "celu"
-    recordable = True
     saves = "slope"
     family = "he"
     # f' is continuous at 0, and its own derivative is not.
@@ -231,7 +224,6 @@ class Softplus(Activation):
     """f(z) = log(1 + e) / beta with e = exp(beta z), never below z; f' = e / (1 + e). Raises ArgumentError unless beta > 0."""
 
     name = "softplus"
-    recordable = True
     saves = "slope"
     family = "he"
 
@@ -260,7 +252,6 @@ class SiLU(Activation):
     """f(z) = z s, s = sigmoid(z) (Elfwing et al., 2018); f' = s (1 + z (1 - s)), 1 - s = 1 / (1 + exp(z))."""
 
     name = "silu"
-    recordable = True
     saves = "slope"
     family = "he"
 
@@ -288,7 +279,6 @@ class GELU(Activation):
     """
 
     name = "gelu"
-    recordable = True
     saves = "slope"
     family = "he"
 
@@ -324,7 +314,6 @@ class GELUTanh(Activation):
     """
 
     name = "gelu_tanh"
-    recordable = True
     saves = "slope"
     family = "he"
     c = sqrt(2 / pi)
@@ -367,7 +356,6 @@ class Mish(Activation):
     """
 
     name = "mish"
-    recordable = True
     saves = "slope"
     family = "he"
 
@@ -401,7 +389,6 @@ class Softsign(Activation):
     """f(z) = z / (1 + |z|) (Bergstra et al., 2009); f' = 1 / (1 + |z|)^2."""
 
     name = "softsign"
-    recordable = True
     saves = "slope"
 
     def forward(self, be: Backend, z: Array, a: Array) -> None:
@@ -420,7 +407,6 @@ class HardSigmoid(Activation):
     0 < a < 1, else 0."""
 
     name = "hard_sigmoid"
-    recordable = True
     smooth = False
     kinks = (0.0, 1.0)
 
@@ -444,7 +430,6 @@ class HardSwish(Activation):
     """f(z) = z h, h = z / 6 + 1/2 cut to 0 .. 1 (Howard et al., 2019); f' = h + z / 6 where 0 < h < 1, else h."""
 
     name = "hard_swish"
-    recordable = True
     saves = "slope"
     family = "he"
     smooth = False

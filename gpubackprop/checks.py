@@ -98,16 +98,16 @@ class Formula:
     name: ClassVar[str]
     recordable: ClassVar[bool] = False
     """Whether all work goes through `be` with `out=` and depends on no value, so that it can be recorded once and done again.
-    False, which is right for any mathematics, runs the methods anew at each step."""
+    False, which is right for any mathematics, runs the methods anew at each step; this library's own classes are recorded."""
     _noun: ClassVar[str]
     _mathematics: ClassVar[set[str]]
     """The methods that do the work."""
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
-        # A subclass with mathematics of its own must say so itself, whatever its parent says.
+        # A class from outside with mathematics of its own must say so itself, whatever its parent says.
         if "recordable" not in vars(cls) and cls._mathematics & vars(cls).keys():
-            cls.recordable = False
+            cls.recordable = cls.__module__.startswith("gpubackprop.")
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments as plain values, but for those that are what they are by default."""

@@ -24,8 +24,10 @@ from gpubackprop.precision import compute_type, largest_exponent
 MANY_CLASSES = 128
 """Classes from which a softmax on the CPU is faster in the layout of the logits than in that of their transpose."""
 
-Buffers = dict[str, tuple[tuple[int | str, ...], Any]]
-"""Name -> (shape, dtype) of what is kept between calls; "n" in a shape stands for the rows of the batch."""
+Shape = tuple[int | str, ...]
+"""The shape of an array; "n" stands for the rows of the batch."""
+Buffers = dict[str, tuple[Shape, Any]]
+"""Name -> (shape, dtype) of what is kept between calls."""
 
 
 class Loss(Formula):
@@ -86,7 +88,6 @@ def memory(loss: Loss, be: Backend, n: int, m: int, dtype: DTypeLike) -> Tensors
 class _Elementwise(Loss):
     """C = s sum_ij w_i term_ij, where s is 1/(n m), or 1/n if the sum is taken over the outputs."""
 
-    recordable = True
     weighs = True
     over_outputs = True
     """Whether C is a mean over the outputs too, and not over the samples alone."""
@@ -125,7 +126,6 @@ class _Elementwise(Loss):
 class _Squared(_Elementwise):
     """factor (a_ij - y_ij)^2, with the slope 2 factor (a_ij - y_ij)."""
 
-    recordable = True
     factor: ClassVar[float] = 1.0
 
     def terms(self, be: Backend, a: Array, y: Array, v: Tensors) -> None:
@@ -273,7 +273,6 @@ class CrossEntropy(Loss):
     of range.
     """
 
-    recordable = True
     name = "cross_entropy"
     output = "softmax"
     labels = True
@@ -319,7 +318,7 @@ class CrossEntropy(Loss):
                 f"class_weights must have a weight for each of the {m} outputs; got {len(self.class_weights)}"
             )
         real = compute_type(dtype)
-        shape: tuple[int | str, ...] = (m, "n") if m < MANY_CLASSES else ("n", m)
+        shape: Shape = (m, "n") if m < MANY_CLASSES else ("n", m)
         plain: Buffers = {
             "s": (shape, real),
             "t": (shape, real),

@@ -1,1 +1,1 @@
-"""Devices: what they must be able to do (`base`), what that means (`array_backend`), and which there are (`select`)."""
+"""Devices: what they must be able to do, and what that means (`base`), and which there are (`select`)."""

@@ -20,8 +20,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import DTypeLike
 
-from gpubackprop.backend.array_backend import ArrayBackend
-from gpubackprop.backend.base import Array
+from gpubackprop.backend.base import Array, Backend
 from gpubackprop.errors import DeviceError
 from gpubackprop.random import MaskStream
 
@@ -40,6 +39,17 @@ class Counts:
 
     def __sub__(self, other: Counts) -> Counts:
         return Counts(self.transfers - other.transfers, self.waits - other.waits, self.allocations - other.allocations)
+
+
+def _refused(what: str) -> Callable[..., NoReturn]:
+    def refuse(self: StrictArray, *arguments: object, **options: object) -> NoReturn:
+        """Refused: a hidden wait."""
+        raise ImplicitTransferError(
+            f"{what} of an array on the 'strict' device: on a GPU this waits for the device. Inside a step keep the value "
+            "on the device; outside, ask for it with .get() or backend.to_host()"
+        )
+
+    return refuse
 
 
 class StrictArray(NDArrayOperatorsMixin):
@@ -138,37 +148,14 @@ class StrictArray(NDArrayOperatorsMixin):
     ) -> object:
         return self._device.apply(function.__name__, function, arguments, options)
 
-    def _refuse(self, what: str) -> NoReturn:
-        raise ImplicitTransferError(
-            f"{what} of an array on the 'strict' device: on a GPU this waits for the device. Inside a step keep the value "
-            "on the device; outside, ask for it with .get() or backend.to_host()"
-        )
-
-    def __array__(self, *args: object, **kwargs: object) -> NoReturn:
-        self._refuse("implicit conversion to a NumPy array")
-
-    def __float__(self) -> NoReturn:
-        self._refuse("float()")
-
-    def __int__(self) -> NoReturn:
-        self._refuse("int()")
-
-    def __index__(self) -> NoReturn:
-        self._refuse("use as an index")
-
-    def __bool__(self) -> NoReturn:
-        self._refuse("bool(), or a branch on the value,")
-
-    def __iter__(self) -> NoReturn:
-        self._refuse("iteration over the elements")
-
-    def item(self) -> NoReturn:
-        """Refused: a hidden wait."""
-        self._refuse(".item()")
-
-    def tolist(self) -> NoReturn:
-        """Refused: a hidden wait."""
-        self._refuse(".tolist()")
+    __array__ = _refused("implicit conversion to a NumPy array")
+    __float__ = _refused("float()")
+    __int__ = _refused("int()")
+    __index__ = _refused("use as an index")
+    __bool__ = _refused("bool(), or a branch on the value,")
+    __iter__ = _refused("iteration over the elements")
+    item = _refused(".item()")
+    tolist = _refused(".tolist()")
 
     def __repr__(self) -> str:
         return f"<strict array {self.shape} {self.dtype}>"
@@ -194,7 +181,7 @@ class _StrictNamespace:
         return apply
 
 
-class StrictBackend(ArrayBackend):
+class StrictBackend(Backend):
     """The `strict` device. `counts()` says what it has been asked for so far."""
 
     name = "strict"

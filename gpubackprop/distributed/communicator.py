@@ -5,29 +5,17 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.errors import DisagreementError
 
+if TYPE_CHECKING:
+    from gpubackprop.backend.cuda.nccl import NcclAllReduce
+
 T = TypeVar("T")
-
-
-class AllReduce(Protocol):
-    """Adds up arrays that are on GPUs. capturable: whether it can do so as a part of a recorded step."""
-
-    capturable: bool
-
-    def sum(self, array: Array) -> None:
-        """array <- the sum of the arrays of all processes."""
-
-    def begin(self, array: Array) -> None:
-        """The same beside what comes next, which must leave the array alone until `join`."""
-
-    def join(self) -> None:
-        """What comes next is done after all sums that were begun."""
 
 
 class Communicator(ABC):
@@ -42,7 +30,7 @@ class Communicator(ABC):
         self.failed = False
         """Whether an error left a `with` of it: the others would wait for ever."""
         self._attached: str | None = None
-        self._gpus: AllReduce | None = None
+        self._gpus: NcclAllReduce | None = None
         """What adds up arrays of GPUs among themselves, where something does."""
         self.together = False
         """Whether all of them know that what they do is ended."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import socket
+from typing import TYPE_CHECKING
 
 from gpubackprop.backend.base import Backend
-from gpubackprop.distributed.communicator import AllReduce, Communicator
+from gpubackprop.distributed.communicator import Communicator
 from gpubackprop.errors import DeviceError
 
+if TYPE_CHECKING:
+    from gpubackprop.backend.cuda.nccl import NcclAllReduce
 
-def all_reduce(ranks: Communicator, be: Backend) -> tuple[AllReduce | None, str]:
+
+def all_reduce(ranks: Communicator, be: Backend) -> tuple[NcclAllReduce | None, str]:
     """(NCCL's all-reduce, "") where every process has a GPU; (None, "") where all have CPUs; (None, why) where there are GPUs
     but no NCCL. Every process gets the same answer. Raises DeviceError where some have GPUs and others CPUs."""
     problem, captured = _problem(be)

@@ -58,17 +58,9 @@ from gpubackprop.precision import DTYPES, resolve
 
 VERSION = 1
 _KEY = "gpubackprop"
-_DTYPES = {
-    "BOOL": "|b1",
-    "U8": "|u1",
-    "I8": "|i1",
-    "U16": "<u2",
-    "I16": "<i2",
-    "U32": "<u4",
-    "I32": "<i4",
-    "U64": "<u8",
-}
-_DTYPES |= {"I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
+_DTYPES = {"BOOL": "|b1", "U8": "|u1", "I8": "|i1"}
+_DTYPES |= {f"{kind}{bits}": f"<{kind.lower()}{bits // 8}" for kind in "UIF" for bits in (16, 32, 64)}
+"""The format's names of types, and NumPy's."""
 
 _ENTRIES: dict[str, tuple[type, ...]] = {
     "version": (int,),

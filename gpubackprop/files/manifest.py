@@ -52,16 +52,7 @@ def _says_all(layer: Layer) -> bool:
 
 def build_layer(entry: dict[str, Any], custom: Custom) -> Layer:
     """The layer that `describe_layer` described. Raises CheckpointError for a class that is in neither table."""
-    layer, trainable = _built(entry, custom), entry.get("trainable", True)
-    if not isinstance(trainable, bool):
-        raise CheckpointError(f"trainable must be true or false; got {trainable!r}")
-    if not trainable:
-        layer.trainable = False
-    return layer
-
-
-def _built(entry: dict[str, Any], custom: Custom) -> Layer:
-    kind, settings = entry["type"], dict(entry["settings"])
+    kind, settings, trainable = entry["type"], dict(entry["settings"]), entry.get("trainable", True)
     if "layers" in entry:
         settings["layers"] = [build_layer(inner, custom) for inner in entry["layers"]]
     activation = settings.get("activation")
@@ -71,11 +62,16 @@ def _built(entry: dict[str, Any], custom: Custom) -> Layer:
         settings["activation"] = custom[name](**own)
     if kind in custom and kind not in LAYERS:
         layer: Layer = custom[kind](**settings)
-        return layer
-    try:
-        return layer_from(kind, settings)
-    except ArgumentError as error:
-        raise CheckpointError(f"{error}. User-defined classes are handed over as custom={{name: class}}") from None
+    else:
+        try:
+            layer = layer_from(kind, settings)
+        except ArgumentError as error:
+            raise CheckpointError(f"{error}. User-defined classes are handed over as custom={{name: class}}") from None
+    if not isinstance(trainable, bool):
+        raise CheckpointError(f"trainable must be true or false; got {trainable!r}")
+    if not trainable:
+        layer.trainable = False
+    return layer
 
 
 def describe_loss(loss: Loss) -> str | dict[str, Any]:

@@ -16,7 +16,6 @@ class Activation(Layer):
     Raises ArgumentError for an unknown name.
     """
 
-    recordable = True
     passes_delta = True
 
     def __init__(self, activation: str | dict[str, Any] | Function) -> None:

@@ -65,10 +65,10 @@ class Layer:
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
-        # A subclass with mathematics of its own must say so itself, whatever its parent says.
+        # A class from outside with mathematics of its own must say so itself, whatever its parent says.
         own = {"forward", "gradients", "gradients_into", "backward", "propagate", "begin_backward"} & vars(cls).keys()
         if "recordable" not in vars(cls) and own:
-            cls.recordable = False
+            cls.recordable = cls.__module__.startswith("gpubackprop.")
         if "passes_delta" not in vars(cls) and own:
             cls.passes_delta = False
 

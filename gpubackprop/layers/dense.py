@@ -25,8 +25,6 @@ class Dense(AccumulatingLayer):
     Raises ArgumentError for widths below 1 and unknown names, ArgumentTypeError for widths that are no integers.
     """
 
-    recordable = True
-
     def __init__(
         self,
         inputs: int,

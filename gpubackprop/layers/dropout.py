@@ -20,7 +20,6 @@ class Dropout(Layer):
     seed, with the same bits on every device. Raises ArgumentError unless 0 <= p < 1.
     """
 
-    recordable = True
     random = True
 
     def __init__(self, p: float = 0.5) -> None:

@@ -19,7 +19,6 @@ class _Norm(AccumulatingLayer):
     """a = gamma xhat + beta, xhat = (x - mean) / sqrt(var + eps); gamma starts at 1, beta at 0. Or, if it is not centered,
     a = gamma xhat, xhat = x / sqrt(mean of x^2 + eps)."""
 
-    recordable = True
     axis: int
     centered = True
 
@@ -84,7 +83,6 @@ class BatchNorm(_Norm):
     Raises ArgumentError for a wrong width or range.
     """
 
-    recordable = True
     mixes_rows = True
     axis = 0
 

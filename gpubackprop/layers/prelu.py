@@ -20,7 +20,6 @@ class PReLU(AccumulatingLayer):
         dC/dslope = sum of delta * min(x, 0)        delta_below = delta where x > 0, else slope * delta
     """
 
-    recordable = True
     kinks = (0.0,)
 
     def __init__(self, width: int, *, shared: bool = True, initial: float = 0.25) -> None:

@@ -17,6 +17,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -44,6 +45,17 @@ PROGRAMS = 256
 """Recorded steps that a batch size keeps: more than the parts of one batch, which are recorded one by one under dropout."""
 PROGRAM_BYTES, CALL_BYTES = 32 << 20, 1200
 """Bytes that these programs may take together, and bytes of one recorded call, as measured on programs of dropout networks."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What `Engine.train` was asked for."""
+
+    source: RowSource
+    optimizer: Optimizer
+    size: int
+    accumulate: bool
+    skip: bool
 
 
 class Engine:
@@ -260,7 +272,7 @@ class Engine:
             if training:
                 self.check_rows(batch.n)
             self.check_recording(batch, training)
-            program = self._program(batch, (what, batch.form, training), _Pass(self.steps, batch, what, training))
+            program = self._program(batch, (what, batch.form, training), _on(batch, _pass, self.steps, what, training))
         kept = self._state_copies() if self.backend.scales_deltas and training and "gradient" in what else {}
         program()
         while self.backend.scales_deltas and "gradient" in what and self.backend.overflowed():
@@ -280,11 +292,11 @@ class Engine:
 
     def phases(self, batch: Batch, optimizer: Optimizer) -> dict[str, Program]:
         """The phases of a training step as programs of their own, to be timed: forward, loss, backward, update."""
-        steps, ref = self.steps, weakref.ref(batch)
+        steps = self.steps
         lines: dict[str, Callable[[], None]] = {
-            "forward": lambda: steps.forward(_alive(ref), True),
-            "loss": lambda: steps.loss(_alive(ref), with_delta=True),
-            "backward": lambda: steps.backward(_alive(ref), True),
+            "forward": _on(batch, steps.forward, True),
+            "loss": _on(batch, steps.loss, with_delta=True),
+            "backward": _on(batch, steps.backward, True),
             "update": lambda: steps.update(optimizer),
         }
         return {name: self._program(batch, ("phase", name, batch.form), line) for name, line in lines.items()}
@@ -324,7 +336,7 @@ class Engine:
         with self:
             optimizer.bind(self.parameters)
             self._freeze()
-            self._skipped = 0
+            self._skipped, asked = 0, _Asked(source, optimizer, size, accumulate, skip)
             step, turns = start, 1 if self.loops else stop
             whole = part is None and not skip and self.steps.loss_function.counts_rows
             while step < stop:
@@ -334,14 +346,14 @@ class Engine:
                 if self.mixes_rows is not None:
                     self.check_rows(own if rows >= own else 1 if own % rows == 1 else rows)
                 if (ranks := self.ranks) is not None and ranks.capturable and whole and n >= ranks.size:
-                    done, reason = self._as_one(ranks, source, step * size, n, optimizer, rows, accumulate)
+                    done, reason = self._as_one(asked, ranks, step * size, n, rows)
                     step += done
                 elif rows < n or skip or self.ranks is not None:
-                    done, reason = self._in_parts(source, step * size, n, optimizer, rows, accumulate, skip)
+                    done, reason = self._in_parts(asked, step * size, n, rows)
                     step += done
                 else:
                     until = min(stop, source.n // size) if n == size else step + 1
-                    step, reason = self._stretch(source, step, until, n, size, optimizer, turns, accumulate)
+                    step, reason = self._stretch(asked, step, until, n, turns)
                     turns *= 2
                 if reason:
                     # Out here the failed attempt's frames, and the arrays that they hold, are gone.
@@ -426,35 +438,26 @@ class Engine:
         held = batch.programs.get(key)
         if held is None or held[0] is not optimizer:
             self.check_recording(batch, training=True)
-            step = _TrainingStep(self.steps, batch, optimizer, accumulate)
+            step = _on(batch, _training_step, self.steps, optimizer, accumulate)
             held = batch.programs[key] = optimizer, self._recorded(step)
         program: Program = held[1]
         return program
 
-    def _stretch(
-        self,
-        source: RowSource,
-        step: int,
-        until: int,
-        n: int,
-        size: int,
-        optimizer: Optimizer,
-        turns: int,
-        accumulate: bool,
-    ) -> tuple[int, str]:
+    def _stretch(self, asked: _Asked, step: int, until: int, n: int, turns: int) -> tuple[int, str]:
         """Steps of n rows each from `step` on, at most until `until`: the first that was not done, and what the device had no
         memory for. turns: the most steps before a device that can go on by itself is asked about that again."""
+        source, optimizer, size = asked.source, asked.optimizer, asked.size
         done, alone = optimizer.t, None
         try:
             batch = self.training.batch(n)
             batch.hold(source.kind, source.weights is not None)
-            program = self.training_program(batch, optimizer, accumulate)
-            if self.loops and accumulate and n == size and batch.weights is None and not optimizer.is_split:
+            program = self.training_program(batch, optimizer, asked.accumulate)
+            if self.loops and asked.accumulate and n == size and batch.weights is None and not optimizer.is_split:
                 alone = self.backend.loop(program, source, batch, optimizer, until - step)
             if alone is None:
                 load, x, y, weights = source.load, batch.x, batch.targets, batch.weights
                 until = min(until, step + turns)
-                one = self._one_step(program, batch, optimizer, by_hand=not accumulate)
+                one = self._one_step(program, batch, optimizer, by_hand=not asked.accumulate)
                 while step < until:
                     done = optimizer.t
                     load(step * size, x, y, weights)
@@ -466,29 +469,21 @@ class Engine:
             return step, str(error) or type(error).__name__
         return step + alone(step), ""
 
-    def _as_one(
-        self,
-        ranks: Communicator,
-        source: RowSource,
-        first: int,
-        n: int,
-        optimizer: Optimizer,
-        rows: int,
-        accumulate: bool,
-    ) -> tuple[int, str]:
+    def _as_one(self, asked: _Asked, ranks: Communicator, first: int, n: int, rows: int) -> tuple[int, str]:
         """`_in_parts`, which after the first step of a kind becomes one program, with the sums over the processes in it, where
         all of them can record that. Then they must go on so together: none can halve its part where memory runs out."""
-        key = (n, optimizer, optimizer.track_norm, accumulate, self.parameters.frozen)
+        optimizer = asked.optimizer
+        key = (n, optimizer, optimizer.track_norm, asked.accumulate, self.parameters.frozen)
         held = self._together.get(key)
         if held is None:
-            done, reason = self._in_parts(source, first, n, optimizer, rows, accumulate, skip=False)
+            done, reason = self._in_parts(asked, first, n, rows)
             if done and key not in self._together:
-                self._together[key] = self._recorded_by_all(ranks, source, n, optimizer, rows, accumulate)
+                self._together[key] = self._recorded_by_all(asked, ranks, n, rows)
             return done, reason
         batch, program = held
         try:
             self.backend.processes = partial(ranks.sum, self.backend)
-            self._fill(batch, source, first + ranks.rows(n).start)
+            self._fill(batch, asked.source, first + ranks.rows(n).start)
             optimizer.prepare()
             program()
         except self.backend.memory_errors as error:
@@ -499,9 +494,7 @@ class Engine:
             self.backend.processes = None
         return 1, ""
 
-    def _recorded_by_all(
-        self, ranks: Communicator, source: RowSource, n: int, optimizer: Optimizer, rows: int, accumulate: bool
-    ) -> tuple[Batch, Program] | None:
+    def _recorded_by_all(self, asked: _Asked, ranks: Communicator, n: int, rows: int) -> tuple[Batch, Program] | None:
         """The buffers for this process's part of n rows, and the program of a whole step on them; None, in every process, where
         one of them has no such program."""
         own, held, problem = ranks.rows(n), None, ""
@@ -511,8 +504,8 @@ class Engine:
             if not self.capture:
                 raise DeviceError("its steps are not recorded")
             batch = self.training.batch(len(own))
-            batch.hold(source.kind, source.weights is not None)
-            held = batch, self._with_sums(ranks, batch, own.start, n, optimizer, accumulate)
+            batch.hold(asked.source.kind, asked.source.weights is not None)
+            held = batch, self._with_sums(asked, ranks, batch, own.start, n)
         # The step was done without such a program, and so it goes on after any error, of which the others must hear.
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
@@ -520,11 +513,10 @@ class Engine:
         self._apart = "; ".join(problems)
         return None if problems else held
 
-    def _with_sums(
-        self, ranks: Communicator, batch: Batch, first: int, n: int, optimizer: Optimizer, accumulate: bool
-    ) -> Program:
+    def _with_sums(self, asked: _Asked, ranks: Communicator, batch: Batch, first: int, n: int) -> Program:
         """The program of a whole step on n rows, of which this process has those of the batch, from `first` on."""
         steps, xp, share = self.steps, self.backend.xp, batch.n / n
+        optimizer, accumulate = asked.optimizer, asked.accumulate
         buckets, begun = self._buckets(ranks), set[int]()
 
         def begin(layer: int) -> None:
@@ -532,7 +524,7 @@ class Engine:
                 ranks.begin(self.parameters.G[buckets[layer]])
                 begun.add(layer)
 
-        part = _Part(steps, batch, add=False, after=begin if len(buckets) > 1 else None)
+        part = _on(batch, _part, steps, add=False, after=begin if len(buckets) > 1 else None)
 
         def step() -> None:
             steps.set_share(share)
@@ -555,33 +547,31 @@ class Engine:
             self.backend.processes = None
             batch.begins_at(0)
 
-    def _in_parts(
-        self, source: RowSource, first: int, n: int, optimizer: Optimizer, rows: int, accumulate: bool, skip: bool
-    ) -> tuple[int, str]:
+    def _in_parts(self, asked: _Asked, first: int, n: int, rows: int) -> tuple[int, str]:
         """One training step on the n rows from `first` on, in parts of `rows`: (1, ""), or (0, what there was no memory for).
 
         Of several processes each goes through its own rows; their losses and gradients are added up before the update.
         """
+        optimizer, skip = asked.optimizer, asked.skip
         steps, xp, done, ranks = self.steps, self.backend.xp, optimizer.t, self.ranks
         kept = [(array, array.copy()) for array in self.state.values()] if skip else []
         own = range(n) if ranks is None else ranks.rows(n)
         summed = False
+
+        def part(start: int) -> Batch:
+            return self._fill(self.training.batch(min(rows, own.stop - start)), asked.source, first + start)
+
         try:
             optimizer.prepare()
             self.backend.processes = None if ranks is None else partial(ranks.sum, self.backend)
             loss, starts = steps.loss_function, own[::rows] if own else own
             masses = [float(min(rows, own.stop - start)) for start in starts]
             if not loss.counts_rows:
-                masses = [
-                    loss.mass(
-                        self.backend.to_host(self._part(source, first + start, min(rows, own.stop - start)).targets)
-                    )
-                    for start in starts
-                ]
+                masses = [loss.mass(self.backend.to_host(part(start).targets)) for start in starts]
             # The rows that count for other processes are not known yet: `_sum_over` divides by their number.
             whole = (sum(masses) or 1.0) if ranks is None else float(n)
             for start, mass in zip(starts, masses, strict=True):
-                batch = self._part(source, first + start, min(rows, own.stop - start))
+                batch = part(start)
                 # Layers that are recorded look at it once, the others at each run.
                 batch.begins_at(start)
                 add = start > own.start
@@ -589,7 +579,7 @@ class Engine:
                     self.check_recording(batch, training=True)
                 steps.set_share(mass / whole)
                 key = ("part", batch.form, add, start if steps.random else 0, self.parameters.frozen)
-                program = batch.programs.get(key) or self._program(batch, key, _Part(steps, batch, add))
+                program = batch.programs.get(key) or self._program(batch, key, _on(batch, _part, steps, add))
                 program()
                 batch.begins_at(0)
                 if add:
@@ -609,7 +599,7 @@ class Engine:
                 self._skipped += n
                 return 1, ""
             steps.update(optimizer)
-            if accumulate:
+            if asked.accumulate:
                 steps.accumulate(n, optimizer)
         except self.backend.memory_errors as error:
             if summed:
@@ -672,11 +662,8 @@ class Engine:
             numbers.append(self._total)
         return all(np.isfinite(be.to_host(number)) for number in numbers)
 
-    def _part(self, source: RowSource, first: int, n: int) -> Batch:
-        """The n rows from `first` on, as a batch."""
-        return self._fill(self.training.batch(n), source, first)
-
-    def _fill(self, batch: Batch, source: RowSource, first: int) -> Batch:
+    @staticmethod
+    def _fill(batch: Batch, source: RowSource, first: int) -> Batch:
         """The same batch, with rows of the source from `first` on."""
         batch.hold(source.kind, source.weights is not None)
         source.load(first, batch.x, batch.targets, batch.weights)
@@ -729,7 +716,7 @@ class Engine:
         if not self._to_check or key in batch.programs or self.backend.is_gpu:
             return
         what = "gradients" if batch.kind and batch.trains else "forward"
-        be, step = self.backend, _Pass(self.steps, batch, what, training)
+        be, step = self.backend, _on(batch, _pass, self.steps, what, training)
         # Rows of its own: what the buffers hold now may be anything. Label 0, target 0 serve every loss.
         held = [batch.x, *([batch.targets] if batch.kind else []), *self.state.values()]
         kept = [be.to_host(a) for a in held]
@@ -772,69 +759,58 @@ class Engine:
         return {**found, **{f"the gradient of {k}": a for k, a in self.gradients().items()}}
 
 
-class _Pass:
-    """One pass without an update. Holds its batch weakly: the batch holds its programs."""
+def _on(batch: Batch, line: Callable[..., None], *arguments: Any, **options: Any) -> Callable[[], None]:
+    """line(batch, ...), to be recorded. It holds its batch weakly: the batch holds its programs."""
+    ref = weakref.ref(batch)
 
-    def __init__(self, steps: Steps, batch: Batch, what: str, training: bool) -> None:
-        self._steps, self._batch, self._what, self._training = steps, weakref.ref(batch), what, training
+    def step() -> None:
+        held = ref()
+        assert held is not None
+        line(held, *arguments, **options)
 
-    def __call__(self) -> None:
-        steps, batch, what, training = self._steps, _alive(self._batch), self._what, self._training
-        steps.forward(batch, training, first=1 if what == "rest of forward" else 0)
-        if "forward" in what:
-            return
-        steps.loss(batch, with_delta=what != "loss")
-        if what != "loss":
-            steps.backward(batch, training, dx=what == "input gradient")
-            steps.penalty(with_delta=True)
+    return step
 
 
-class _TrainingStep:
+def _pass(batch: Batch, steps: Steps, what: str, training: bool) -> None:
+    """One pass without an update."""
+    steps.forward(batch, training, first=1 if what == "rest of forward" else 0)
+    if "forward" in what:
+        return
+    steps.loss(batch, with_delta=what != "loss")
+    if what != "loss":
+        steps.backward(batch, training, dx=what == "input gradient")
+        steps.penalty(with_delta=True)
+
+
+def _training_step(batch: Batch, steps: Steps, optimizer: Optimizer, accumulate: bool) -> None:
     """A whole training step of one optimizer."""
-
-    def __init__(self, steps: Steps, batch: Batch, optimizer: Optimizer, accumulate: bool) -> None:
-        self._steps, self._batch, self._optimizer, self._accumulate = steps, weakref.ref(batch), optimizer, accumulate
-
-    def __call__(self) -> None:
-        steps, batch, optimizer, be = self._steps, _alive(self._batch), self._optimizer, self._steps.be
-        # With the loss itself where the whole step is sure to be done, and where it needs no penalty.
-        at_once = self._accumulate and be.is_recording and not (steps.l1 or steps.l2)
-        steps.forward(batch, True)
-        steps.loss(batch, with_delta=True, total=steps.losses if at_once else None)
-        direct = steps.accumulates and be.adds_in_products(steps.parameters.P)
-        accumulator = optimizer.accumulator() if direct else None
-        if accumulator is None:
-            steps.backward(batch, True, update=True)
-            steps.update(optimizer)
-        else:
-            # v <- mu v + x^T delta in the product itself.
-            v, mu = accumulator
-            into = {s.name: s.of(v) for s in steps.parameters.segments}
-            steps.backward(batch, True, beta=mu, into=into, update=True)
-            optimizer.descend(be)
-            steps.count()
-        if self._accumulate:
-            steps.accumulate(batch.n, optimizer, loss=not at_once)
+    be = steps.be
+    # With the loss itself where the whole step is sure to be done, and where it needs no penalty.
+    at_once = accumulate and be.is_recording and not (steps.l1 or steps.l2)
+    steps.forward(batch, True)
+    steps.loss(batch, with_delta=True, total=steps.losses if at_once else None)
+    direct = steps.accumulates and be.adds_in_products(steps.parameters.P)
+    accumulator = optimizer.accumulator() if direct else None
+    if accumulator is None:
+        steps.backward(batch, True, update=True)
+        steps.update(optimizer)
+    else:
+        # v <- mu v + x^T delta in the product itself.
+        v, mu = accumulator
+        into = {s.name: s.of(v) for s in steps.parameters.segments}
+        steps.backward(batch, True, beta=mu, into=into, update=True)
+        optimizer.descend(be)
+        steps.count()
+    if accumulate:
+        steps.accumulate(batch.n, optimizer, loss=not at_once)
 
 
-class _Part:
+def _part(batch: Batch, steps: Steps, add: bool, after: Callable[[int], None] | None = None) -> None:
     """Loss and gradients of rows that are a part of a batch, added to those of the parts before."""
-
-    def __init__(self, steps: Steps, batch: Batch, add: bool, after: Callable[[int], None] | None = None) -> None:
-        self._steps, self._batch, self._add, self._after = steps, weakref.ref(batch), add, after
-
-    def __call__(self) -> None:
-        steps, batch = self._steps, _alive(self._batch)
-        steps.forward(batch, True)
-        steps.loss(batch, with_delta=True, penalty=False)
-        steps.weigh(batch)
-        steps.backward(batch, True, beta=1.0 if self._add else 0.0, update=True, after=self._after)
-
-
-def _alive(ref: weakref.ref[Batch]) -> Batch:
-    batch = ref()
-    assert batch is not None
-    return batch
+    steps.forward(batch, True)
+    steps.loss(batch, with_delta=True, penalty=False)
+    steps.weigh(batch)
+    steps.backward(batch, True, beta=1.0 if add else 0.0, update=True, after=after)
 
 
 def _foreign(layers: Sequence[Layer], loss: Loss) -> list[str]:

@@ -288,13 +288,13 @@ class Network:
 
     def summary(self) -> str:
         """A table of the layers with their shapes and parameter counts, and what it runs on."""
-        return summary(self)
+        return summary(self.engine)
 
     def _repr_html_(self) -> str:
-        return as_html(self)
+        return as_html(self.engine, self.precision)
 
     def __repr__(self) -> str:
-        return one_line(self)
+        return one_line(self.engine, self.precision)
 
     def initial_arrays(self) -> dict[str, np.ndarray]:
         """The arrays that the network is built with, by full name: each layer's from a random stream of its own."""

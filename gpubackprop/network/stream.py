@@ -118,15 +118,12 @@ class Stream:
         """The few rows of `first` as the network takes them. Raises what `check_x`, `check_y` and `check_weights` raise."""
         return _Check(net, self.first)(self.first, "the stream")
 
-    def rows(self, net: Network, size: int, shuffle: bool) -> StreamRows:
-        """The rows for a fit in batches of `size`. Raises what `check_x` and `check_y` raise of the first few."""
-        return StreamRows(self, net, size, shuffle)
-
 
 class StreamRows:
-    """The `RowSource` of a stream for one fit: `begin` an epoch, `load` its batches in order, `close` at the end.
+    """The `RowSource` of a stream for one fit: `begin` an epoch, `load` its batches of `size` rows in order, `close` at the end.
 
     A window has a whole number of batches, so that none lies in two. Loading anything but what comes next begins to read anew.
+    Raises what `check_x` and `check_y` raise of the first few rows.
     """
 
     x: Array = None

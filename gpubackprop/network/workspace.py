@@ -5,7 +5,6 @@ A smaller batch uses the leading rows of the same buffers.
 
 from __future__ import annotations
 
-import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from math import prod
@@ -17,34 +16,55 @@ from numpy.typing import DTypeLike
 from gpubackprop.backend.base import Array, Backend, Tensors
 from gpubackprop.layers.base import Layer
 from gpubackprop.layers.stack import build
-from gpubackprop.losses import Buffers, Loss
+from gpubackprop.losses import Buffers, Loss, Shape
 from gpubackprop.precision import compute_type
 
 KEPT = 8
 """Batch sizes whose views (and recorded steps) are kept at a time."""
 
 
+class _Memory:
+    """Flat arrays by what they are for, each with room for `capacity` rows, and views of their leading rows."""
+
+    def __init__(self, be: Backend, capacity: int) -> None:
+        self.be, self.capacity = be, capacity
+        self.flat: dict[Hashable, Array] = {}
+
+    def view(self, key: Hashable, shape: Shape, dtype: DTypeLike, n: int) -> Array:
+        """An array of this shape, in which "n" stands for n rows."""
+
+        def sized(rows: int) -> tuple[int, ...]:
+            return tuple(rows if k == "n" else int(k) for k in shape)
+
+        full = prod(sized(self.capacity))
+        if key not in self.flat or self.flat[key].size < full:
+            self.flat[key] = self.be.empty((full,), dtype)
+        view = sized(n)
+        return self.flat[key][: prod(view)].reshape(view)
+
+
 class Batch:
     """Views for a batch of n rows: x, each layer's tensors, the loss's buffers, and targets of either kind.
+
+    dtype: of targets that are no labels. trains: whether it has all that a backward pass needs.
 
     programs: the steps that were recorded on these views.
     """
 
-    def __init__(self, workspace: Workspace, n: int, x: Array, tensors: list[Tensors], loss: Tensors) -> None:
-        self.n = n
-        # Weak, so that a network that is dropped gives its memory back at once.
-        self._workspace = weakref.ref(workspace)
+    def __init__(
+        self, memory: _Memory, x: Array, tensors: list[Tensors], loss: Tensors, dtype: np.dtype[Any], trains: bool
+    ) -> None:
+        self.n = len(x)
+        self._memory, self._dtype = memory, dtype
         self.x = x
         self.tensors = tensors
         self.loss = loss
-        self.trains = workspace.training
-        """Whether it has all that a backward pass needs."""
+        self.trains = trains
         self.kind = ""
         """Which targets it holds: "labels", "targets", or "" for none."""
         self.form = ""
         """The kind of its targets and whether rows are weighted: programs are kept for each form."""
         self._targets: dict[str, Array] = {}
-        self._input: Tensors | None = None
         self.programs: OrderedDict[Any, Any] = OrderedDict()
 
     @property
@@ -62,7 +82,8 @@ class Batch:
         form = f"weighted {kind}" if weighted else kind
         if form != self.form:
             self.kind, self.form = kind, form
-            self.loss.weights = self._owner().weights_view(self.n) if weighted else None
+            weights = compute_type(self.x.dtype)
+            self.loss.weights = self._memory.view("weights", ("n", 1), weights, self.n) if weighted else None
 
     @property
     def weights(self) -> Array | None:
@@ -77,20 +98,15 @@ class Batch:
     def target_buffer(self, kind: str) -> Array:
         """The static buffer for the batch's targets: "labels" (n,) int64 or "targets" (n, m)."""
         if kind not in self._targets:
-            self._targets[kind] = self._owner().target_view(kind, self.n)
+            shape: Shape = ("n",) if kind == "labels" else ("n", self.outputs.shape[1])
+            dtype = np.int64 if kind == "labels" else self._dtype
+            self._targets[kind] = self._memory.view(kind, shape, dtype, self.n)
         return self._targets[kind]
 
     def input_tensors(self) -> Tensors:
         """The network's input as if a layer made it: its `delta` receives dC/dx."""
-        if self._input is None:
-            delta = self._owner().input_delta(self.n)
-            self._input = Tensors(a=self.x, z=self.x, saved=self.x, delta=delta)
-        return self._input
-
-    def _owner(self) -> Workspace:
-        workspace = self._workspace()
-        assert workspace is not None
-        return workspace
+        delta = self._memory.view("dx", ("n", self.x.shape[1]), self.x.dtype, self.n)
+        return Tensors(a=self.x, z=self.x, saved=self.x, delta=delta)
 
 
 class Workspace:
@@ -109,21 +125,23 @@ class Workspace:
         self.dtype = np.dtype(dtype)
         self.storage = be.storage(self.dtype)
         self.training = training
-        self.capacity = 0
-        self._flat: dict[Any, Array] = {}
+        self._memory = _Memory(be, 0)
         self._batches: OrderedDict[int, Batch] = OrderedDict()
 
-    def release(self) -> None:
-        """Let go of all buffers; they are made anew when a batch needs them."""
-        self._flat.clear()
+    @property
+    def capacity(self) -> int:
+        """Rows that the buffers have room for."""
+        return self._memory.capacity
+
+    def release(self, capacity: int = 0) -> None:
+        """Let go of all buffers; they are made anew, for `capacity` rows, when a batch needs them."""
+        self._memory = _Memory(self.be, capacity)
         self._batches.clear()
-        self.capacity = 0
 
     def batch(self, n: int) -> Batch:
         """The views for n rows; the same object each time, as long as it is kept."""
         if n > self.capacity:
-            self.release()
-            self.capacity = n
+            self.release(n)
         if n not in self._batches:
             self._batches[n] = self._make(n)
             if len(self._batches) > KEPT:
@@ -131,55 +149,43 @@ class Workspace:
         self._batches.move_to_end(n)
         return self._batches[n]
 
-    def target_view(self, kind: str, n: int) -> Array:
-        """The leading n rows of the buffer for targets of a kind."""
-        if kind == "labels":
-            return self._view("labels", ("n",), np.int64, n)
-        return self._view("targets", ("n", self.widths[-1]), self.dtype, n)
-
-    def weights_view(self, n: int) -> Array:
-        """The leading n rows of the buffer for the weights of rows, (n, 1)."""
-        return self._view("weights", ("n", 1), compute_type(self.storage), n)
-
-    def input_delta(self, n: int) -> Array:
-        """The leading n rows of the buffer for dC/dx."""
-        return self._view("dx", ("n", self.widths[0]), self.storage, n)
-
     @property
     def nbytes(self) -> int:
         """Bytes of all buffers together."""
-        return sum(a.nbytes for a in self._flat.values())
+        return sum(a.nbytes for a in self._memory.flat.values())
 
     def _make(self, n: int) -> Batch:
-        first = self._view("x", ("n", self.widths[0]), self.storage, n)
+        view, flat = self._memory.view, self._memory.flat
+        first = view("x", ("n", self.widths[0]), self.storage, n)
         tensors = self._chain(self.layers, self.widths, first, n, ())
         loss = Tensors(weights=None)
         self._add(loss, "loss", self.loss.buffers(self.widths[-1], self.storage), n)
         for name, host in self.loss.constants(self.widths[-1], self.storage).items():
             key = ("loss", name)
-            if key not in self._flat:
-                self._flat[key] = self.be.asarray(host)
-            setattr(loss, name, self._flat[key])
-        return Batch(self, n, first, tensors, loss)
+            if key not in flat:
+                flat[key] = self.be.asarray(host)
+            setattr(loss, name, flat[key])
+        return Batch(self._memory, first, tensors, loss, self.dtype, self.training)
 
     def _chain(
         self, layers: Sequence[Layer], widths: Sequence[int], x: Array, n: int, outside: tuple[int, ...]
     ) -> list[Tensors]:
         """The tensors of layers in a row; outside: the indices of the layers that these are inside of."""
         tensors: list[Tensors] = []
+        view = self._memory.view
         for i, (layer, width) in enumerate(zip(layers, widths[1:], strict=True)):
             # In inference two buffers in turn, of which the layers inside another have their own.
             place = (*outside, i) if self.training else (len(outside), i % 2)
             v = Tensors(x=x, first_row=0)
-            v.a = self._view(("a", place), ("n", width), self.storage, n)
+            v.a = view(("a", place), ("n", width), self.storage, n)
             v.z = v.a
             # A slope is made for the backward pass alone.
             if layer.activation.saves == "z" or (self.training and layer.activation.saves == "slope"):
-                v.z = self._view(("z", place if self.training else 0), ("n", width), self.storage, n)
+                v.z = view(("z", place if self.training else 0), ("n", width), self.storage, n)
             if self.training and i and layer.passes_delta:
                 v.delta = tensors[-1].delta
             elif self.training:
-                v.delta = self._view(("delta", place), ("n", width), self.storage, n)
+                v.delta = view(("delta", place), ("n", width), self.storage, n)
             v.saved = v.z
             v.inner = self._chain(layer.layers, build(layer.layers, widths[i]), x, n, (*outside, i))
             self._add(v, ("layer", *outside, i), layer.buffers(self.storage), n)
@@ -189,17 +195,7 @@ class Workspace:
 
     def _add(self, v: Tensors, key: Hashable, buffers: Buffers, n: int) -> None:
         for name, (shape, dtype) in buffers.items():
-            setattr(v, name, self._view((key, name), shape, dtype, n))
-
-    def _view(self, key: Hashable, shape: tuple[int | str, ...], dtype: DTypeLike, n: int) -> Array:
-        def sized(rows: int) -> tuple[int, ...]:
-            return tuple(rows if k == "n" else int(k) for k in shape)
-
-        full = prod(sized(self.capacity))
-        if key not in self._flat or self._flat[key].size < full:
-            self._flat[key] = self.be.empty((full,), dtype)
-        view = sized(n)
-        return self._flat[key][: prod(view)].reshape(view)
+            setattr(v, name, self._memory.view((key, name), shape, dtype, n))
 
 
 def _begin_at(tensors: Sequence[Tensors], row: int) -> None:

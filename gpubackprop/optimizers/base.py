@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar, TypedDict
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.checks import not_negative, positive
@@ -240,12 +241,6 @@ class Optimizer:
             self._spread = schedule, schedule.over(total)
         return self._spread[1](step - start)
 
-    def next_scalars(self) -> tuple[float, ...]:
-        """Count the step and return its scalars, for a device that is handed those of many steps at once."""
-        values = self._all_scalars(self.t + 1)
-        self.t += 1
-        return values
-
     def go_back_to(self, t: int) -> None:
         """After t steps again: a step that was prepared has not taken place."""
         self.t = t
@@ -270,22 +265,26 @@ class Optimizer:
         # Past __setattr__, which would cost a small step 2 of its 100 parts.
         self.__dict__["t"] += 1
 
-    def prepare_many(self, steps: int) -> np.ndarray:
-        """Count steps that are done without `prepare`, and return the scalars of each, (steps, count); all of them or none."""
+    def prepare_many(self, steps: int, dtype: DTypeLike | None = None) -> np.ndarray:
+        """Count steps that are done without `prepare`, and return the scalars of each, (steps, count), in the parameters' type or
+        another; all of them or none."""
         assert self.parameters is not None
-        numbers, done = np.empty((steps, len(self.h)), self.parameters.dtype), self.t
+        numbers, done = np.empty((steps, len(self.h)), self.parameters.dtype if dtype is None else dtype), self.t
         try:
             for i in range(steps):
                 if self._is_settled():
                     numbers[i:] = self.learning_rate
                     self.t += steps - i
                     break
-                self._written = self.next_scalars()
-                numbers[i] = self._written
-                self._settle(self._written)
+                values = self._all_scalars(self.t + 1)
+                numbers[i] = values
+                self.t += 1
+                self._settle(values)
         except BaseException:
             self.go_back_to(done)
             raise
+        # What a device does by itself may leave anything in `h`.
+        self._written = self._settled = None
         return numbers
 
     def _is_settled(self) -> bool:

@@ -45,8 +45,10 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         self._depth += 1
-        if self._depth == 1 and threading.current_thread() is threading.main_thread():
-            for number in self.numbers:
+        if self._depth == 1:
+            # A signal of the block before ended what was in that.
+            self.signal, self.forced = None, False
+            for number in self.numbers if threading.current_thread() is threading.main_thread() else ():
                 # None: a handler that was not set from Python, and could not be put back.
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._receive)

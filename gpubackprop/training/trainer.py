@@ -11,7 +11,8 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from math import isfinite, nan
 from pathlib import Path
 from types import NoneType
@@ -31,7 +32,7 @@ from gpubackprop.layers.stack import walk
 from gpubackprop.metrics import Metric, checked, is_known, measured
 from gpubackprop.network.network import Network
 from gpubackprop.network.rows import Rows
-from gpubackprop.network.stream import Stream
+from gpubackprop.network.stream import Stream, StreamRows
 from gpubackprop.optimizers import Optimizer, get_optimizer
 from gpubackprop.random import host_generator
 from gpubackprop.sparse import SparseRows
@@ -143,24 +144,32 @@ def _checked_order(order: np.ndarray, n: int) -> np.ndarray:
     return order.astype(np.int64)
 
 
-def _digests(
-    be: Backend, x: Array | Stream, y: Array, weights: Array | None, validation: Pair | None
-) -> dict[str, str | None]:
-    """SHA-256 of the data of a fit: it goes on with the same only."""
+@dataclass(frozen=True)
+class _Data:
+    """What a fit trains on, checked. x may be a `Stream`, which has the targets and the weights too."""
 
-    def digest(*arrays: Array) -> str:
+    be: Backend
+    x: Array
+    y: Array = None
+    weights: Array | None = None
+    validation: Pair | None = None
+
+    @cached_property
+    def digests(self) -> dict[str, str | None]:
+        """SHA-256 of all of it: a fit goes on with the same only."""
+        watched = self._digest(*self.validation) if self.validation else None
+        if isinstance(self.x, Stream):
+            return {"x": self.x.fingerprint(), "y": None, "validation_data": watched}
+        targets = (self.y,) if self.weights is None else (self.y, self.weights)
+        return {"x": self._digest(self.x), "y": self._digest(*targets), "validation_data": watched}
+
+    def _digest(self, *arrays: Array) -> str:
         found = hashlib.sha256()
         for array in (part for given in arrays for part in getattr(given, "parts", (given,))):
-            host = np.ascontiguousarray(array if isinstance(array, np.ndarray) else be.to_host(array))
+            host = np.ascontiguousarray(array if isinstance(array, np.ndarray) else self.be.to_host(array))
             found.update(f"{host.dtype.str} {host.shape} ".encode())
             found.update(host.data)
         return found.hexdigest()
-
-    watched = digest(*validation) if validation else None
-    if isinstance(x, Stream):
-        return {"x": x.fingerprint(), "y": None, "validation_data": watched}
-    targets = (y,) if weights is None else (y, weights)
-    return {"x": digest(x), "y": digest(*targets), "validation_data": watched}
 
 
 class Trainer:
@@ -201,8 +210,7 @@ class Trainer:
         self._checkpoint: Checkpoint | None = None
         """What `continue_fit` goes on from."""
         self._fit: _Fit | None = None
-        self._data: tuple[Any, ...] = ()
-        self._digests: dict[str, str | None] | None = None
+        self._data: _Data | None = None
         self._listening: list[Callback] = []
         self._order: np.ndarray | None = None
         self._metrics: Sequence[str | Metric] | None = None
@@ -286,17 +294,18 @@ class Trainer:
             raise ArgumentError(f"monitor={monitor!r} is what patience watches: give patience too, or leave both out")
         functions = None if metrics is None else checked(metrics)
         _check_split(validation_split)
-        rows, targets, weights, validation = self._checked(x, y, sample_weight, validation_data, validation_split)
-        self._check_metrics(functions, x.first_checked(self.net)[1] if isinstance(x, Stream) else targets)
+        data = self._checked(x, y, sample_weight, validation_data, validation_split)
+        n, validation = len(data.x), data.validation
+        self._check_metrics(functions, x.first_checked(self.net)[1] if isinstance(x, Stream) else data.y)
         if isinstance(x, Stream) and (training_metrics or (functions is not None and validation is None)):
             raise ArgumentError(
                 "metrics of the training rows need all of them in memory, which those of a Stream are not: give validation_data, "
                 "and leave training_metrics out"
             )
         first = 0 if first_epoch is None else whole_number("first_epoch", first_epoch, least=0)
-        size = self._batch_size(batch_size, rows, targets)
+        size = self._batch_size(batch_size, data)
         fit = _Fit(
-            n=len(rows),
+            n=n,
             size=size,
             first=first,
             epochs=first + whole_number("epochs", epochs, least=0),
@@ -311,23 +320,24 @@ class Trainer:
             training_metrics=training_metrics or (functions is not None and validation is None),
             validation_split=validation_split,
             scale=learning_rate_factor(scale_learning_rate, size, base_batch_size),
-            warmup=round(not_negative("warmup", warmup) * -(-len(rows) // size)),
+            warmup=round(not_negative("warmup", warmup) * -(-n // size)),
         )
         self._metrics = metrics
         with self.net.engine.fit():
             if first_epoch is not None:
                 self.net.epochs = first
             self._fit, self.history, self._reason = fit, History(), None
-            return self._train(rows, targets, weights, validation, verbose=verbose)
+            return self._train(data, verbose=verbose)
 
-    def _batch_size(self, asked: int | Literal["auto"] | None, x: Array | Stream, y: Array) -> int:
+    def _batch_size(self, asked: int | Literal["auto"] | None, data: _Data) -> int:
+        x, n = data.x, len(data.x)
         if asked is None:
-            return len(x)
+            return n
         if asked != "auto":
-            return min(whole_number("batch_size", asked), len(x))
-        few, labels = x.first_checked(self.net)[:2] if isinstance(x, Stream) else (x, y)
+            return min(whole_number("batch_size", asked), n)
+        few, labels = x.first_checked(self.net)[:2] if isinstance(x, Stream) else (x, data.y)
         if self.leads:
-            self.batch_sizes = measure_batch_sizes(self.net, self.optimizer, few, labels, len(x))
+            self.batch_sizes = measure_batch_sizes(self.net, self.optimizer, few, labels, n)
         fastest: Any = None if self.batch_sizes is None else self.batch_sizes.fastest
         return int(fastest if self.ranks is None else self.ranks.broadcast(fastest))
 
@@ -400,7 +410,7 @@ class Trainer:
             fit = _Fit(**extra["fit"])
         except FORGED as error:
             raise CheckpointError(f"the checkpoint does not hold the state of a fit: {error!r}") from error
-        rows, targets, weights, validation = self._checked(x, y, sample_weight, validation_data, fit.validation_split)
+        data = self._checked(x, y, sample_weight, validation_data, fit.validation_split)
         try:
             history = History.restored(extra["history"])
             reason, rows_at_once = extra["reason"], extra["rows_at_once"]
@@ -411,9 +421,8 @@ class Trainer:
                 raise ArgumentError("the history does not have a record for each epoch")
             ordered = fit.shuffle and fit.step and not isinstance(x, Stream)
             order = _checked_order(extra["order"], fit.n) if ordered else None
-            digests = _digests(self.net.backend, rows, targets, weights, validation)
-            others = [name for name, digest in digests.items() if extra["digests"][name] != digest]
-            if not isinstance(reason, (str, NoneType)) or (fit.n != len(rows) and not others):
+            others = [name for name, digest in data.digests.items() if extra["digests"][name] != digest]
+            if not isinstance(reason, (str, NoneType)) or (fit.n != len(data.x) and not others):
                 raise ArgumentError(f"{fit.n} rows and {reason!r}")
         except FORGED as error:
             raise CheckpointError(f"the checkpoint does not hold the state of a fit: {error!r}") from error
@@ -426,10 +435,10 @@ class Trainer:
         self._metrics = None if fit.metrics is None else [functions.get(name) or name for name in fit.metrics]
         fit.epochs += more_epochs
         with self.net.engine.fit():
-            self._fit, self.history, self._digests = fit, history, digests
+            self._fit, self.history = fit, history
             self._reason = None if more_epochs else reason
             self.net.engine.rows_at_once = rows_at_once
-            return self._train(rows, targets, weights, validation, order, verbose)
+            return self._train(data, order, verbose)
 
     def state(self) -> dict[str, Any]:
         """The fit that is running, for a checkpoint beside network and optimizer: name -> host array or plain value.
@@ -438,14 +447,13 @@ class Trainer:
         """
         fit = self._running()
         engine = self.net.engine
-        if self._digests is None:
-            self._digests = _digests(self.net.backend, *self._data)
+        assert self._data is not None
         state: dict[str, Any] = {
             "fit": asdict(fit) | {"sums": list(engine.read() if fit.step else (0.0, 0.0))},
             "history": finite(self.history.records),
             "reason": self._reason,
             "rows_at_once": engine.rows_at_once,
-            "digests": self._digests,
+            "digests": self._data.digests,
             "callbacks": [],
         }
         if fit.step and self._order is not None:
@@ -489,15 +497,7 @@ class Trainer:
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
-    def _train(
-        self,
-        x: Array,
-        y: Array,
-        weights: Array | None,
-        validation: Pair | None,
-        order: np.ndarray | None = None,
-        verbose: bool | Literal["auto"] = "auto",
-    ) -> History:
+    def _train(self, data: _Data, order: np.ndarray | None = None, verbose: bool | Literal["auto"] = "auto") -> History:
         """From where `_fit` is to its last epoch. order: of the rows, in an epoch that was begun."""
         net, optimizer, fit = self.net, self.optimizer, self._running()
         be = net.backend
@@ -521,14 +521,15 @@ class Trainer:
         with net.engine as engine:
             optimizer.bind(engine.parameters)
             optimizer.span(optimizer.t - self.steps_done, fit.epochs * fit.steps, fit.scale, fit.warmup)
-            stream = x.rows(net, fit.size, fit.shuffle) if isinstance(x, Stream) else None
-            if stream is None and (engine.shares_memory(x) or engine.shares_memory(y)):
+            x = data.x
+            stream = StreamRows(x, net, fit.size, fit.shuffle) if isinstance(x, Stream) else None
+            if stream is None and (engine.shares_memory(x) or engine.shares_memory(data.y)):
                 # A view of the weights, as data, would change while they are trained.
-                x, y = x.copy(), y.copy()
-            self._data = x, y, weights, validation
+                data = replace(data, x=x.copy(), y=data.y.copy())
+            self._data, x, y, weights, validation = data, data.x, data.y, data.weights, data.validation
             if self.ranks is not None:
                 with self.ranks:
-                    begin(self.ranks, net, optimizer, self._in_common(callbacks, order))
+                    begin(self.ranks, net, optimizer, self._in_common(data, callbacks, order))
             source = stream or be.stream(x, y, weights) or Rows(be, x, y, net.dtype, weights=weights)
         snapshot = LastGood(net, optimizer if fit.on_nan == "restore" else None)
         with ExitStack() as signals:
@@ -582,8 +583,8 @@ class Trainer:
                     stream.close()
                 for c in listening:
                     c.on_fit_end(self, self.history)
-                self._fit = self._checkpoint = self._digests = None
-                self._data, self._listening, self._order = (), [], None
+                self._fit = self._checkpoint = self._data = self._order = None
+                self._listening = []
         return self.history
 
     def _led(self, value: T) -> T:
@@ -596,19 +597,16 @@ class Trainer:
         led: T = answer["value"]
         return led
 
-    def _in_common(self, callbacks: list[Callback], order: np.ndarray | None) -> dict[str, Any]:
+    def _in_common(self, data: _Data, callbacks: list[Callback], order: np.ndarray | None) -> dict[str, Any]:
         """What must be the same in all processes of this fit, besides network and optimizer."""
-        x, y, weights, _ = self._data
-        if self._digests is None:
-            self._digests = _digests(self.net.backend, *self._data)
-        arrays = {k: v for k, v in (("x", x), ("y", y)) if hasattr(v, "shape")}
+        arrays = {k: v for k, v in (("x", data.x), ("y", data.y)) if hasattr(v, "shape")}
         names = {"n": "number of rows", "size": "batch_size", "part": "micro_batch_size", "epoch": "first epoch"}
         settings = {names.get(k, k): v for k, v in asdict(self._running()).items() if k not in ("sums", "seconds")}
         return {
             **{f"shape and type of {k}": f"{v.shape} {v.dtype}" for k, v in arrays.items()},
-            **{f"SHA-256 of {k}": v for k, v in self._digests.items()},
+            **{f"SHA-256 of {k}": v for k, v in data.digests.items()},
             **settings,
-            "weights of rows": weights is not None,
+            "weights of rows": data.weights is not None,
             "order of the rows": None if order is None else order[:100].tolist(),
             "list of callbacks": [type(c).__name__ for c in callbacks if not c.writes],
         }
@@ -734,7 +732,7 @@ class Trainer:
         sample_weight: ArrayLike | None,
         validation: tuple[Data, Data] | None,
         held_out: float | None,
-    ) -> tuple[Array, Array, Array | None, Pair | None]:
+    ) -> _Data:
         """What a fit is given, checked and, with a validation_split, divided."""
         net, be = self.net, self.net.backend
         if isinstance(x, Stream):
@@ -742,7 +740,7 @@ class Trainer:
                 raise ArgumentError("validation_split needs rows in memory: give validation_data beside a Stream")
             if y is not None or sample_weight is not None:
                 raise ArgumentError("a Stream has its own targets and weights: leave y and sample_weight out")
-            return x, None, None, self._checked_validation(validation)
+            return _Data(be, x, validation=self._checked_validation(validation))
         if y is None:
             raise ArgumentError("y is missing: only a Stream (gb.open_stream) has its own targets")
         if held_out is not None and validation is not None:
@@ -755,7 +753,7 @@ class Trainer:
         targets = check_y(y, len(rows), net.widths[-1], net.dtype, net.loss_function, be)
         weights = check_weights(sample_weight, len(rows), net.dtype, net.loss_function, be)
         if held_out is None:
-            return rows, targets, weights, self._checked_validation(validation)
+            return _Data(be, rows, targets, weights, self._checked_validation(validation))
         from gpubackprop.data.splitting import split
 
         host = targets if isinstance(targets, np.ndarray) else be.to_host(targets)
@@ -771,7 +769,7 @@ class Trainer:
             return array[index] if on_host else be.asarray(be.to_host(array)[index])
 
         weights = None if weights is None else weights[kept]
-        return taken(rows, kept), taken(targets, kept), weights, (taken(rows, held), taken(targets, held))
+        return _Data(be, taken(rows, kept), taken(targets, kept), weights, (taken(rows, held), taken(targets, held)))
 
     def _check_metrics(self, metrics: dict[str, Metric | None] | None, y: Array) -> None:
         """Refuse, before the first step, those that the loss has no use for."""

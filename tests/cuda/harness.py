@@ -9,9 +9,11 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,24 @@ def build(folder: Path, text: str, instantiations: Sequence[tuple[str, tuple[str
     return ctypes.CDLL(str(library))
 
 
+def bound(kernel: table.Kernel, *arguments: str | int) -> tuple[table.Parameter, ...]:
+    """The parameters of an instantiation, with plain types."""
+    types = dict(zip(kernel.template, map(str, arguments), strict=True))
+
+    def resolve(text: str) -> str:
+        wrapped = re.fullmatch(r"acc_t<(\w+)>", text)
+        if wrapped:
+            return "double" if types[wrapped[1]] == "double" else "float"
+        return types.get(text, {"step_t": "unsigned long long"}.get(text, text))
+
+    return tuple(replace(p, type=resolve(p.type)) for p in kernel.parameters)
+
+
+def declaration(parameter: table.Parameter) -> str:
+    """Its type as C++ writes it."""
+    return ("const " if parameter.const else "") + parameter.type + ("*" if parameter.pointer else "")
+
+
 class Guarded:
     """A copy of an array with poison before and after it; `offset` elements off a 16-byte boundary."""
 
@@ -80,7 +100,7 @@ class Runner:
     ) -> None:
         self.index = {expression: i for i, (expression, _) in enumerate(instantiations)}
         self.parameters = dict(instantiations)
-        self.library = build(folder, text, [(e, tuple(p.declaration for p in ps)) for e, ps in instantiations])
+        self.library = build(folder, text, [(e, tuple(map(declaration, ps))) for e, ps in instantiations])
 
     def __call__(
         self, name: str, template: tuple[Any, ...], launch: table.Launch, *arguments: Any, offset: int = 0
@@ -143,7 +163,7 @@ def all_kernels(folder: Path, chosen: dict[str, list[tuple[Any, ...]]]) -> Runne
         folder,
         source(),
         [
-            (table.kernel(name).expression(*template), table.kernel(name).parameters(*template))
+            (table.kernel(name).expression(*template), bound(table.kernel(name), *template))
             for name, templates in chosen.items()
             for template in templates
         ],

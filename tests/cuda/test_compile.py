@@ -62,10 +62,21 @@ def compile_all(arch, chosen):
     # The kernels for narrow layers are asked for from sm_80 on alone.
     chosen = {k: t for k, t in chosen.items() if int(arch[3:]) >= 80 or not k.startswith("narrow")}
     names = [table.kernel(name).expression(*template) for name, templates in chosen.items() for template in templates]
-    made = compiler.compile_cubin(compiler.source(), arch, names, VERBOSE)
-    assert made.cubin[:4] == b"\x7fELF"
-    used = resources(made.log)
-    return {name: used[made.names[name]] for name in names}
+    return used_by(compiler.source(), arch, names)
+
+
+def used_by(text, arch, names):
+    """The resources of each name expression of CUDA C++."""
+    with compiler._compiled(text, arch, names, VERBOSE) as program:
+        assert compiler._read(program, "CUBIN")[:4] == b"\x7fELF"
+        used = resources(compiler._read(program, "ProgramLog").rstrip(b"\0").decode(errors="replace"))
+        return {name: used[compiler._lowered(program, name)] for name in names}
+
+
+def compile_ptx(text, arch, names):
+    """The PTX of a compilation, to read."""
+    with compiler._compiled(text, arch.replace("sm_", "compute_"), names) as program:
+        return compiler._read(program, "PTX").rstrip(b"\0").decode()
 
 
 def widest():
@@ -118,7 +129,7 @@ def test_float_kernels_do_no_double_arithmetic():
     """An overload that is missing would silently promote, at a thirty-second of the speed on most GPUs."""
     names = [table.kernel("activation").expression("float", function) for function in table.functors("activation.cu")]
     names += ["batch_norm_apply<float>", "layer_norm_backward<float, 32>"]
-    ptx = compiler.compile_ptx(compiler.source(), "sm_80", names)
+    ptx = compile_ptx(compiler.source(), "sm_80", names)
     entries = re.findall(r"\.entry _Z\d+(?:activationI|batch|layer).*?^}", ptx, re.DOTALL | re.MULTILINE)
     assert len(entries) == len(names)
     arithmetic = r"(?:add|sub|mul|fma|div|sqrt|rcp|ex2|setp)\S*\.f64"
@@ -129,7 +140,7 @@ def test_float_kernels_do_no_double_arithmetic():
 @needs_nvrtc
 def test_the_log_is_in_the_error():
     with pytest.raises(DeviceError, match="undefined_thing"):
-        compiler.compile_cubin("__global__ void f(int* x) { *x = undefined_thing; }", "sm_80", ["f"])
+        compiler.compile_cubin("__global__ void f(int* x) { *x = undefined_thing; }", "sm_80", "f")
 
 
 @needs_nvrtc
@@ -142,14 +153,13 @@ def test_resources_report_spills():
         "__global__ void __launch_bounds__(1024, 2) f(float* p, int n) "
         f"{{ float x[64], y[64]; {load} __syncthreads(); {body} __syncthreads(); {body} {save} }}"
     )
-    made = compiler.compile_cubin(text, "sm_80", ["f"], VERBOSE)
-    assert resources(made.log)[made.names["f"]].spilled > 0
+    assert used_by(text, "sm_80", ["f"])["f"].spilled > 0
 
 
 @pytest.mark.parametrize("arch", ["compute_80", "90", "sm_80 "])
 def test_architecture_must_be_real(arch):
     with pytest.raises(ArgumentError, match="sm_90"):
-        compiler.compile_cubin("", arch, [])
+        compiler.compile_cubin("", arch, "f")
 
 
 def test_source_is_one_text_with_marks():

@@ -7,21 +7,22 @@ import pytest
 
 from gpubackprop.backend.cuda import kernel_table as table
 from gpubackprop.errors import ArgumentError
+from tests.cuda.harness import bound, declaration
 from tests.cuda.variants import variants
 
 
 def test_signature():
     kernel = table.kernel("optimizer_step")
     assert kernel.template == ("Rule", "P", "H")
-    parameters = {p.name: p.declaration for p in kernel.parameters("Adam", "float", "f16")}
+    parameters = {p.name: declaration(p) for p in bound(kernel, "Adam", "float", "f16")}
     assert list(parameters)[:6] == ["p", "g", "s0", "s1", "s2", "copy"]
     assert (parameters["p"], parameters["g"], parameters["copy"]) == ("float*", "const float*", "f16*")
     assert kernel.expression("Adam", "float", "f16") == "optimizer_step<Adam, float, f16>"
 
 
 def test_accumulator_types():
-    assert table.kernel("batch_norm_apply").parameters("f16")[1].declaration == "const float*"
-    assert table.kernel("batch_norm_apply").parameters("double")[1].declaration == "const double*"
+    assert declaration(bound(table.kernel("batch_norm_apply"), "f16")[1]) == "const float*"
+    assert declaration(bound(table.kernel("batch_norm_apply"), "double")[1]) == "const double*"
 
 
 def test_every_kernel_has_variants_and_known_scalars():
@@ -29,7 +30,7 @@ def test_every_kernel_has_variants_and_known_scalars():
     assert set(every) == set(table.kernels())
     for name, templates in every.items():
         assert len(set(templates)) == len(templates) > 0
-        for parameter in table.kernel(name).parameters(*templates[0]):
+        for parameter in bound(table.kernel(name), *templates[0]):
             assert parameter.pointer or parameter.type in table.SCALAR
 
 

@@ -16,7 +16,7 @@ from gpubackprop.backend.cuda import libraries, overlap
 from gpubackprop.backend.cuda.cuda_backend import CudaBackend
 from tests.cuda.fake_driver import NOT_SUPPORTED, Driver
 from tests.cuda.stand_in import gpu, shim  # noqa: F401
-from tests.cuda.test_compile import needs_nvrtc, widest
+from tests.cuda.test_compile import compile_ptx, needs_nvrtc, widest
 from tests.cuda.test_cuda_backend import data, network
 
 WAIT = 'asm volatile("griddepcontrol.wait; griddepcontrol.launch_dependents;" ::: "memory");'
@@ -42,7 +42,7 @@ def test_compiled_kernels_wait_before_they_touch_memory_or_branch(arch):
     if arch not in compiler.supported_architectures():
         pytest.skip(f"this NVRTC does not compile for {arch}")
     names = [table.kernel(name).expression(*t) for name, templates in widest().items() for t in templates[:1]]
-    ptx = compiler.compile_ptx(overlap.waiting(compiler.source()), arch, names)
+    ptx = compile_ptx(overlap.waiting(compiler.source()), arch, names)
     entries = re.findall(r"\.entry (\w+)\(.*?^\{(.*?)^\}", ptx, re.DOTALL | re.MULTILINE)
     assert len(entries) == len(names)
     for name, body in entries:
@@ -55,8 +55,8 @@ def test_compiled_kernels_wait_before_they_touch_memory_or_branch(arch):
 
 @needs_nvrtc
 def test_kernels_that_wait_compile_to_machine_code():
-    names = [table.kernel("activation").expression("float", "ReLU")]
-    assert compiler.compile_cubin(overlap.waiting(compiler.source()), "sm_90", names).cubin[:4] == b"\x7fELF"
+    name = table.kernel("activation").expression("float", "ReLU")
+    assert compiler.compile_cubin(overlap.waiting(compiler.source()), "sm_90", name)[0][:4] == b"\x7fELF"
 
 
 def test_the_structures_are_as_documented():

@@ -23,16 +23,20 @@ ROWS, INPUTS, OUTPUTS = 40, 6, 3
 
 
 def test_every_activation_of_the_library_has_its_struct():
-    assert set(registry.activation_functors()) == set(activations.ACTIVATIONS.values())
-    for kind, functor in registry.activation_functors().items():
-        assert registry.activation(kind()) == kind.__name__ == functor.name
-        assert functor.marks["from_output"] == (kind.saves == "a")
+    functors = table.functors("activation.cu")
+    assert set(functors) == {kind.__name__ for kind in activations.ACTIVATIONS.values()}
+    for kind in activations.ACTIVATIONS.values():
+        assert registry.activation(kind()) == kind.__name__
+        assert functors[kind.__name__].marks["from_output"] == (kind.saves == "a")
 
 
 def test_every_loss_of_the_library_has_its_kernel():
-    assert {*registry.loss_functors(), losses.CrossEntropy} == set(losses.LOSSES.values())
-    assert registry.elementwise_loss(losses.HalfSquaredError()) == ("HalfSquaredError", False)
-    assert registry.elementwise_loss(losses.BinaryCrossEntropy()) == ("BinaryCrossEntropy", True)
+    functors = table.functors("loss.cu")
+    assert {*functors, "CrossEntropy"} == {kind.__name__ for kind in losses.LOSSES.values()}
+    assert registry.elementwise_loss(losses.HalfSquaredError()) is functors["HalfSquaredError"]
+    assert not functors["HalfSquaredError"].marks["over_outputs"]
+    assert registry.elementwise_loss(losses.BinaryCrossEntropy()) is functors["BinaryCrossEntropy"]
+    assert functors["BinaryCrossEntropy"].marks["over_outputs"]
     assert registry.is_cross_entropy(losses.CrossEntropy())
 
 

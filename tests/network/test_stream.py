@@ -11,7 +11,7 @@ import pytest
 
 import gpubackprop as gb
 from gpubackprop.errors import ArgumentError, DataError
-from gpubackprop.network.stream import Piece
+from gpubackprop.network.stream import Piece, StreamRows
 from gpubackprop.random import host_generator
 from tests.small import assert_same_bits, make_data
 from tests.training.test_checkpoints import Each
@@ -168,7 +168,7 @@ def test_a_window_is_read_ahead_and_no_more():
         return Piece(piece.name, piece.rows, read)
 
     whole = [noting(i, p) for i, p in enumerate(pieces(rows=WINDOW))]
-    rows = gb.Stream(whole, WINDOW).rows(network(), SIZE, shuffle=False)
+    rows = StreamRows(gb.Stream(whole, WINDOW), network(), SIZE, shuffle=False)
     begun.clear()
     x, y = np.empty((SIZE, 5), np.float32), np.empty(SIZE, np.int64)
     rows.begin(0)

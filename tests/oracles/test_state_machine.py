@@ -870,8 +870,8 @@ FAULTS: dict[str, Any] = {
         patch.setattr("gpubackprop.network.engine.Engine.check_recording", lambda *_, **__: None),
     ),
     "nobody waits": lambda patch: (
-        patch.setattr("gpubackprop.backend.array_backend.ArrayBackend.__enter__", lambda self: self),
-        patch.setattr("gpubackprop.backend.array_backend.ArrayBackend.__exit__", lambda self, *error: None),
+        patch.setattr("gpubackprop.backend.base.Backend.__enter__", lambda self: self),
+        patch.setattr("gpubackprop.backend.base.Backend.__exit__", lambda self, *error: None),
     ),
 }
 

@@ -558,6 +558,16 @@ def test_a_signal_saves_and_the_fit_goes_on_later(number: int, place: tuple[int,
 
 
 @pytest.mark.usefixtures("_quiet_handlers")
+def test_the_callback_of_a_fit_that_a_signal_ended_serves_the_next_one(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "1 h")
+    trainer, options = fit_of("adam", [Kick(signal.SIGINT, 2, 3), checkpoints])
+    with pytest.raises(TrainingInterrupted):
+        trainer.fit(X, Y, **options)
+    resumed = gb.Trainer.resume(tmp_path, device="cpu", callbacks=[checkpoints])
+    assert len(resumed.continue_fit(X, Y, VALIDATION)) == EPOCHS
+
+
+@pytest.mark.usefixtures("_quiet_handlers")
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_second_signal_ends_at_once(number: int, error: type[BaseException], tmp_path: Path) -> None:
     class Twice(Kick):

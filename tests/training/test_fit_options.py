@@ -78,7 +78,8 @@ def test_a_split_is_of_each_class_and_the_same_everywhere(device: str) -> None:
     class See(gb.Callback):
         def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
             seen["data"] = [
-                np.asarray(be.to_host(a) if be.owns(a) else a) for a in (*trainer._data[:2], *trainer._data[3])
+                np.asarray(be.to_host(a) if be.owns(a) else a)
+                for a in (trainer._data.x, trainer._data.y, *trainer._data.validation)
             ]
 
     t.callbacks.append(See())

@@ -13,16 +13,15 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpubackprop.activations import ACTIVATIONS, Activation, Identity, ReLU
-from gpubackprop.backend.array_backend import MANY, ArrayBackend
 from gpubackprop.backend.base import (
+    MANY,
     Array,
+    Backend,
     BatchBuffers,
     DeviceInfo,
-    ElementwiseFunction,
     Loop,
     Program,
     RowSource,
-    UpdateRule,
 )
 from gpubackprop.backend.cpu.blas import direct_blas
 from gpubackprop.backend.cpu.blas_info import blas_threads
@@ -38,6 +37,7 @@ from gpubackprop.backend.cpu.lanes import GROUP, part_rows, run_side_by_side, si
 from gpubackprop.backend.cpu.recorder import PART, Call, RecordingNamespace, moved, prepare, replay
 from gpubackprop.backend.cpu.threads import idle_threads_sleep, takes_one_thread, with_threads
 from gpubackprop.errors import DeviceError, MissingExtraError
+from gpubackprop.optimizers import Optimizer
 from gpubackprop.random import MaskStream
 
 DIRECT = 8 * 1024
@@ -66,7 +66,7 @@ ZEROS = 8 * 1024
 _FUSED: dict[tuple[str, str, bool], Fused | None] = {}
 
 
-class NumpyBackend(ArrayBackend):
+class NumpyBackend(Backend):
     """The reference: what it computes is what the vocabulary means, and every other device is held to it.
 
     direct: take NumPy's BLAS directly for what adds to its output, where its symbols are found (`backend.cpu.blas`).
@@ -169,7 +169,7 @@ class NumpyBackend(ArrayBackend):
             raise MissingExtraError("compile=True (Numba)", "numba")
 
     def loop(
-        self, program: Program, rows: RowSource, batch: BatchBuffers, optimizer: UpdateRule, count: int
+        self, program: Program, rows: RowSource, batch: BatchBuffers, optimizer: Optimizer, count: int
     ) -> Loop | None:
         """Steps in machine code where that is faster: the program alone decides, so that no result depends on anything else."""
         if not hasattr(program, "calls") or not isinstance(rows.x, np.ndarray) or not usable():
@@ -214,7 +214,7 @@ class NumpyBackend(ArrayBackend):
             self._run(product)
         return product is not None
 
-    def affine(self, x: Array, W: Array, b: Array | None, f: ElementwiseFunction, z: Array, out: Array) -> None:
+    def affine(self, x: Array, W: Array, b: Array | None, f: Activation, z: Array, out: Array) -> None:
         if b is None or z.size < DIRECT:
             super().affine(x, W, b, f, z, out)
             return
@@ -251,7 +251,7 @@ class NumpyBackend(ArrayBackend):
         else:
             self._run(axpby)
 
-    def activate(self, f: ElementwiseFunction, z: Array, out: Array) -> None:
+    def activate(self, f: Activation, z: Array, out: Array) -> None:
         if not f.recordable:
             super().activate(f, z, out)
             return
@@ -264,12 +264,11 @@ class NumpyBackend(ArrayBackend):
             else:
                 f.forward(self, *block)
 
-    def _one_pass(self, f: ElementwiseFunction, word: str, a: Array, b: Array) -> Fused | None:
+    def _one_pass(self, f: Activation, word: str, a: Array, b: Array) -> Fused | None:
         """A word of the vocabulary, of an activation and two arrays, as machine code, made when it is first asked for; None
         where NumPy's operations do it."""
         if type(f) not in ACTIVATIONS.values() or isinstance(f, Identity) or not _in_one_pass(a, b):
             return None
-        assert isinstance(f, Activation)
         key = f"{word} {type(f).__name__} {sorted(vars(f).items())}", a.dtype.char, a is b
         if key not in _FUSED:
             few = [np.empty(16, a.dtype) for _ in range(1 if a is b else 2)]
@@ -277,7 +276,7 @@ class NumpyBackend(ArrayBackend):
             _FUSED[key] = fused(be._recorded(lambda: getattr(be, word)(f, few[0], few[-1])), few)
         return _FUSED[key]
 
-    def times_derivative(self, f: ElementwiseFunction, saved: Array, delta: Array) -> None:
+    def times_derivative(self, f: Activation, saved: Array, delta: Array) -> None:
         if not f.recordable:
             super().times_derivative(f, saved, delta)
             return

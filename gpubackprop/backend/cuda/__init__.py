@@ -19,21 +19,18 @@ def make_backend(index: int, precision: str = "native") -> CupyBackend:
     from gpubackprop.backend.cuda.cuda_backend import CudaBackend
 
     reasons: list[str] = []
+    backend: CupyBackend | None = None
     for products, what in ((True, "cuBLASLt and CUDA graphs"), (False, "own kernels")):
         try:
             backend = CudaBackend(index, precision, products=products)
+            break
         except Exception as error:  # libraries fail in many types; each is a reason, and none is hidden
             first = (str(error).strip().splitlines() or [""])[0]
             reasons.append(f"no {what}: {type(error).__name__}: {first}")
             log.warning("cuda:%d runs without %s: %s: %s", index, what, type(error).__name__, error)
             if precision != "native":
                 raise DeviceError(f'precision="{precision}" cannot be had on cuda:{index}: {first}') from error
-        else:
-            return _noted(backend, reasons)
-    return _noted(CupyBackend(index), reasons)
-
-
-def _noted(backend: CupyBackend, reasons: list[str]) -> CupyBackend:
+    backend = backend or CupyBackend(index)
     backend.fallback = "".join(f"; {reason}" for reason in reasons)
     return backend
 

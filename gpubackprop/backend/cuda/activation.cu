@@ -159,28 +159,12 @@ __global__ void bias_activation(const T* z, const T* bias, T* a, T* saved, index
 
 // a = f(z), n elements; may be the same array. Launch: flat(n).
 template <typename T, typename F> __global__ void activation(const T* z, T* a, index_t n) {
-    typedef acc_t<T> A;
-    constexpr int V = vector_width<T>;
-    grid_stride<V>(n, aligned<V>(z, a), [&](index_t i, auto width) {
-        constexpr int W = decltype(width)::value;
-        Pack<T, W> x = load<W>(z, i);
-#pragma unroll
-        for (int k = 0; k < W; ++k) x.v[k] = narrow<T>(F::value(A(widen(x.v[k]))));
-        store(a, i, x);
-    });
+    transform<vector_width<T>>(n, [](T x) { return narrow<T>(F::value(acc_t<T>(widen(x)))); }, a, z);
 }
 
 // delta *= f'(saved), n elements. saved: the output a, or z where F::from_output is false. Launch: flat(n).
 template <typename T, typename F>
 __global__ void activation_derivative(T* delta, const T* saved, index_t n) {
-    typedef acc_t<T> A;
-    constexpr int V = vector_width<T>;
-    grid_stride<V>(n, aligned<V>(delta, saved), [&](index_t i, auto width) {
-        constexpr int W = decltype(width)::value;
-        Pack<T, W> d = load<W>(delta, i);
-        const Pack<T, W> s = load<W>(saved, i);
-#pragma unroll
-        for (int k = 0; k < W; ++k) d.v[k] = narrow<T>(widen(d.v[k]) * F::derivative(A(widen(s.v[k]))));
-        store(delta, i, d);
-    });
+    const auto f = [](T d, T s) { return narrow<T>(widen(d) * F::derivative(acc_t<T>(widen(s)))); };
+    transform<vector_width<T>>(n, f, delta, delta, saved);
 }

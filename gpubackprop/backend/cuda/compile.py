@@ -7,7 +7,6 @@ import ctypes
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -32,16 +31,6 @@ def source(name: str = "kernels.cu") -> str:
         return "\n".join(lines)
 
     return expand(name) + "\n"
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """The result of a compilation by NVRTC: the binary for one architecture, the name of each requested kernel in it, and
-    the compiler's log."""
-
-    cubin: bytes
-    names: dict[str, str]
-    log: str
 
 
 @cache
@@ -83,28 +72,23 @@ def supported_architectures() -> list[str]:
     return [f"sm_{number}" for number in numbers]
 
 
-def compile_cubin(text: str, arch: str, kernels: Sequence[str], options: Sequence[str] = OPTIONS) -> Compiled:
-    """`text` compiled for one architecture.
+def compile_cubin(text: str, arch: str, kernel: str) -> tuple[bytes, str]:
+    """`text` compiled for one architecture: the binary, and the name that the kernel has in it.
 
-    arch: a real architecture such as "sm_90". kernels: the name expressions to instantiate, such as
-    "activation<float, ReLU>"; what is not named is not compiled. Raises ArgumentError for an architecture that is not of
-    that form, DeviceError with the compiler's log where it refuses, MissingExtraError without NVRTC.
+    arch: a real architecture such as "sm_90". kernel: the name expression to instantiate, such as "activation<float, ReLU>"; what
+    is not named is not compiled. Raises ArgumentError for an architecture that is not of that form, DeviceError with the
+    compiler's log where it refuses, MissingExtraError without NVRTC.
     """
     if not re.fullmatch(r"sm_\d+[af]?", arch):
         raise ArgumentError(f'arch is {arch!r}: expected "sm_" and a compute capability, such as "sm_90"')
-    with _compiled(text, arch, kernels, options) as program:
-        log = _read(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
-        return Compiled(_read(program, "CUBIN"), {kernel: _lowered(program, kernel) for kernel in kernels}, log)
-
-
-def compile_ptx(text: str, arch: str, kernels: Sequence[str], options: Sequence[str] = OPTIONS) -> str:
-    """The PTX of the same compilation, to read."""
-    with _compiled(text, arch.replace("sm_", "compute_"), kernels, options) as program:
-        return _read(program, "PTX").rstrip(b"\0").decode()
+    with _compiled(text, arch, [kernel]) as program:
+        return _read(program, "CUBIN"), _lowered(program, kernel)
 
 
 @contextmanager
-def _compiled(text: str, arch: str, kernels: Sequence[str], options: Sequence[str]) -> Iterator[ctypes.c_void_p]:
+def _compiled(
+    text: str, arch: str, kernels: Sequence[str], options: Sequence[str] = OPTIONS
+) -> Iterator[ctypes.c_void_p]:
     program = ctypes.c_void_p()
     _call("nvrtcCreateProgram", ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None)
     try:

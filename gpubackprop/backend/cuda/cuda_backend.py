@@ -9,20 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from gpubackprop.activations import Activation
 from gpubackprop.backend.base import (
     Array,
     Backend,
     BatchBuffers,
-    ElementwiseFunction,
     Loop,
-    LossFunction,
     Program,
     RowSource,
     Tensors,
-    UpdateRule,
 )
 from gpubackprop.backend.cuda import kernel_table as table
-from gpubackprop.backend.cuda import normalization, overlap, plans, registry
+from gpubackprop.backend.cuda import overlap, plans, registry
 from gpubackprop.backend.cuda.choices import Way
 from gpubackprop.backend.cuda.cupy_backend import CupyBackend
 from gpubackprop.backend.cuda.gather import gather, row_types, target_types
@@ -38,6 +36,7 @@ from gpubackprop.backend.cuda.products import Products
 from gpubackprop.backend.cuda.timing import seconds_a_call
 from gpubackprop.backend.cuda.update import Scalars, Updates
 from gpubackprop.errors import DeviceError
+from gpubackprop.losses import Loss
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.random import MaskStream
 
@@ -198,13 +197,13 @@ class CudaBackend(CupyBackend):
         self.parameters_changed()
 
     def loop(
-        self, program: Program, rows: RowSource, batch: BatchBuffers, optimizer: UpdateRule, count: int
+        self, program: Program, rows: RowSource, batch: BatchBuffers, optimizer: Optimizer, count: int
     ) -> Loop | None:
         if not isinstance(program, GraphProgram) or not program.warm or self.recorder.failure:
             return None
         if program.loop is None or not program.loop.is_over(rows):
             program.loop = None
-            if not (isinstance(optimizer, Optimizer) and DeviceLoop.possible(self, rows, batch, optimizer)):
+            if not DeviceLoop.possible(self, rows, batch, optimizer):
                 return None
             program.loop = DeviceLoop(self, rows, batch, program.step, optimizer)
         loop = program.loop
@@ -317,7 +316,7 @@ class CudaBackend(CupyBackend):
             return "plain"
         return self.products.choices.do((what, shape, x.dtype.name, self.precision, f, *ways), ways, saving)
 
-    def affine(self, x: Array, W: Array, b: Array | None, f: ElementwiseFunction, z: Array, out: Array) -> None:
+    def affine(self, x: Array, W: Array, b: Array | None, f: Activation, z: Array, out: Array) -> None:
         self.masks.forget(out)
         W = self._narrow(W, 0)
         b = None if b is None else self._narrow(b, 1)
@@ -346,7 +345,7 @@ class CudaBackend(CupyBackend):
         if "RELU_AUX" in used:
             self.masks.written(out)
 
-    def _seconds_of_derivative(self, f: ElementwiseFunction, out: Array) -> float:
+    def _seconds_of_derivative(self, f: Activation, out: Array) -> float:
         """What a mask that is written in the forward pass saves in the backward pass, where it goes into a product."""
         try:
             delta = self.zeros(out.shape, out.dtype)
@@ -354,7 +353,7 @@ class CudaBackend(CupyBackend):
             return 0.0
         return seconds_a_call(self.cupy, lambda: self.times_derivative(f, out, delta))
 
-    def propagate(self, delta: Array, W: Array, f: ElementwiseFunction, saved: Array, out: Array) -> None:
+    def propagate(self, delta: Array, W: Array, f: Activation, saved: Array, out: Array) -> None:
         W, function = self._narrow(W), registry.activation(f)
         mask = self.masks.of(saved) if function == "ReLU" else None
         ways: dict[str, Way] = {}
@@ -373,6 +372,7 @@ class CudaBackend(CupyBackend):
 
     def affine_gradients(self, x: Array, delta: Array, dW: Array, db: Array | None, beta: float) -> None:
         ways: dict[str, Way] = {}
+        # With a beta it is no work that could be done again to time it.
         if db is not None and not beta:
             ways["BGRADA"] = lambda: self._multiply(x.T, delta, dW, "BGRADA", bias=db)
 
@@ -383,15 +383,11 @@ class CudaBackend(CupyBackend):
                 self._add_column_sums(delta, db, beta)
             return True
 
-        # With a beta it is no work that could be done again to time it; it goes as it does without.
-        if beta or not ways:
-            plain()
-        else:
-            self._quickest("affine_gradients", (*x.shape, delta.shape[1]), x, None, {**ways, "plain": plain})
+        self._quickest("affine_gradients", (*x.shape, delta.shape[1]), x, None, {**ways, "plain": plain})
 
     # -- activations ----------------------------------------------------------------------------------------------
 
-    def _bias_activation(self, f: ElementwiseFunction, b: Array | None, z: Array, out: Array) -> None:
+    def _bias_activation(self, f: Activation, b: Array | None, z: Array, out: Array) -> None:
         """out = f(z + b), and z gets z + b where f' is written from it."""
         function = registry.activation(f)
         if b is None or function is None or not _alike(z, b, out):
@@ -403,7 +399,7 @@ class CudaBackend(CupyBackend):
         geometry = self.kernels.flat(z.size, 16 // z.itemsize)
         self.kernels.launch("bias_activation", (C_TYPE[z.dtype.name], function), geometry, z, b, out, saved, n, m)
 
-    def activate(self, f: ElementwiseFunction, z: Array, out: Array) -> None:
+    def activate(self, f: Activation, z: Array, out: Array) -> None:
         self.masks.forget(out)
         function = registry.activation(f)
         if function is None or not _alike(z, out):
@@ -412,7 +408,7 @@ class CudaBackend(CupyBackend):
             geometry = self.kernels.flat(z.size, 16 // z.itemsize)
             self.kernels.launch("activation", (C_TYPE[z.dtype.name], function), geometry, z, out, z.size)
 
-    def times_derivative(self, f: ElementwiseFunction, saved: Array, delta: Array) -> None:
+    def times_derivative(self, f: Activation, saved: Array, delta: Array) -> None:
         function = registry.activation(f)
         if function is None or not _alike(saved, delta):
             super().times_derivative(f, saved, delta)
@@ -447,8 +443,22 @@ class CudaBackend(CupyBackend):
         beta: Array | None,
         out: Array,
     ) -> None:
-        along: Any = normalization.normalize_columns if axis == 0 else normalization.normalize_rows
-        along(self.kernels, x, eps, mean, var, rstd, xhat, gamma, beta, out)
+        kernels, (n, d), t = self.kernels, x.shape, C_TYPE[x.dtype.name]
+        if axis == 1:
+            group = table.group_of(d)
+            geometry = table.rows(n, group, kernels.multiprocessors)
+            arguments = (x, xhat, out, gamma, beta, mean, var, rstd, n, d, eps)
+            kernels.launch("layer_norm_forward", (t, group), geometry, *arguments)
+            return
+        width = min(table.vector_width(t, d, x.data.ptr), 4)
+        geometry = table.columns(n, d, width, kernels.multiprocessors)
+        splits = geometry.grid[1]
+        # Statistics are float32 for activations in half precision, else their type.
+        partial = kernels.partial((2 * splits + 1) * d, var.dtype)
+        kernels.launch("column_spreads", (t, width), geometry, x, partial, n, d)
+        finish = (partial, splits, n, d, eps, mean, var, rstd)
+        kernels.launch("finish_spreads", (C_TYPE[var.dtype.name],), table.finish_columns(d), *finish)
+        kernels.launch("batch_norm_apply", (t,), kernels.flat(x.size), x, mean, rstd, gamma, beta, xhat, out, n, d)
 
     def normalize_backward(
         self,
@@ -461,13 +471,25 @@ class CudaBackend(CupyBackend):
         out: Array,
         centered: bool = True,
     ) -> None:
+        kernels, (n, d), t = self.kernels, delta.shape, C_TYPE[delta.dtype.name]
         if axis == 1:
-            normalization.normalize_rows_backward(self.kernels, delta, gamma, rstd, xhat, out, centered)
+            group = table.group_of(d)
+            geometry = table.rows(n, group, kernels.multiprocessors)
+            arguments = (xhat, delta, gamma, rstd, out, n, d, int(centered))
+            kernels.launch("layer_norm_backward", (t, group), geometry, *arguments)
         else:
-            normalization.normalize_columns_backward(self.kernels, delta, gamma, rstd, xhat, sums, out)
+            arguments = (xhat, delta, gamma, rstd, sums, out, n, d)
+            kernels.launch("batch_norm_backward", (t,), kernels.flat(delta.size), *arguments)
 
     def scale_gradients(self, delta: Array, xhat: Array, sums: Array) -> None:
-        normalization.scale_gradients(self.kernels, delta, xhat, sums)
+        kernels, (n, d), t, wide = self.kernels, delta.shape, C_TYPE[delta.dtype.name], C_TYPE[sums.dtype.name]
+        width = table.vector_width(t, d, xhat.data.ptr, delta.data.ptr)
+        geometry = table.columns(n, d, width, kernels.multiprocessors)
+        splits = geometry.grid[1]
+        partial = kernels.partial(2 * splits * d, sums.dtype)
+        kernels.launch("norm_gradient_sums", (t, width), geometry, xhat, delta, partial, n, d)
+        finish = (partial, splits, d, sums, 0.0)
+        kernels.launch("finish_column_sums", (wide, wide), table.finish_columns(d, 2), *finish)
 
     # -- sums and norms -----------------------------------------------------------------------------------------------
 
@@ -525,7 +547,7 @@ class CudaBackend(CupyBackend):
 
     def loss_and_delta(
         self,
-        loss: LossFunction,
+        loss: Loss,
         a: Array,
         y: Array,
         v: Tensors,
@@ -547,13 +569,10 @@ class CudaBackend(CupyBackend):
             geometry = table.rows(n, group, kernels.multiprocessors)
             name, template, arguments = "cross_entropy", (*types, group), (a, y, delta, n, m, 1 / rows)
         elif elementwise is not None:
-            count = rows * m if elementwise.over_outputs else rows
+            count = rows * m if elementwise.marks["over_outputs"] else rows
             geometry = kernels.flat(a.size)
-            name, template, arguments = (
-                "elementwise_loss",
-                (*types, elementwise.functor),
-                (a, y, delta, a.size, 1 / count),
-            )
+            name, template = "elementwise_loss", (*types, elementwise.name)
+            arguments = (a, y, delta, a.size, 1 / count)
         elif scale is None or delta is None:
             super().loss_and_delta(loss, a, y, v, value, delta, rows, total)
             return
@@ -599,21 +618,17 @@ class CudaBackend(CupyBackend):
         else:
             super().write_scalars(h, values)
 
-    def update(self, optimizer: UpdateRule, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
+    def update(self, optimizer: Optimizer, P: Array, G: Array, state: tuple[Array, ...], h: tuple[Array, ...]) -> None:
         skip = None if self.loss_scale is None else self.loss_scale.skip
         copy = None if self.copies is None else self.copies.to_write(P)
-        if not (
-            isinstance(optimizer, Optimizer)
-            and isinstance(h, Scalars)
-            and self.updates.update(optimizer, P, G, state, h, copy, skip)
-        ):
+        if not (isinstance(h, Scalars) and self.updates.update(optimizer, P, G, state, h, copy, skip)):
             self._update_by_expressions(optimizer, P, G, state, h, skip)
         if self.loss_scale is not None:
             self.loss_scale.adapt()
 
     def _update_by_expressions(
         self,
-        optimizer: UpdateRule,
+        optimizer: Optimizer,
         P: Array,
         G: Array,
         state: tuple[Array, ...],

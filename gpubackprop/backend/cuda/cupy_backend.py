@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpubackprop.backend.array_backend import ArrayBackend
 from gpubackprop.backend.base import Array, Backend, DeviceInfo, RowSource
 from gpubackprop.backend.cuda.diagnosis import explain
 from gpubackprop.backend.cuda.staging import Staging
@@ -46,7 +45,7 @@ def describe_cuda() -> list[DeviceInfo]:
     return found
 
 
-class CupyBackend(ArrayBackend):
+class CupyBackend(Backend):
     """GPU number `index`. Arrays are `cupy.ndarray`s on that device; work is queued on CuPy's current stream.
 
     Operations of the vocabulary are for `with backend:`, which makes this the current device of the thread and afterwards puts

@@ -3,13 +3,9 @@
 template <typename S, typename T>
 __device__ __forceinline__ void copy_row(const S* from, T* to, int cols, bool vector) {
     constexpr int V = 4;
+    const auto converted = [](S value) { return narrow<T>(acc_t<T>(widen(value))); };
     const auto copy = [&](int column, auto width) {
-        constexpr int W = decltype(width)::value;
-        const Pack<S, W> values = load<W>(from, column);
-        Pack<T, W> result;
-#pragma unroll
-        for (int k = 0; k < W; ++k) result.v[k] = narrow<T>(acc_t<T>(widen(values.v[k])));
-        store(to, column, result);
+        store(to, column, each<T>(converted, load<decltype(width)::value>(from, column)));
     };
     if (vector && cols % V == 0)
         for (int c = threadIdx.x * V; c < cols; c += 32 * V) copy(c, Width<V>());
@@ -34,13 +30,5 @@ __global__ void gather_rows(const S* all_x, T* x, int cols, const Q* all_y, R* y
 
 // out = source, n elements, in another type: the half-precision copies of the parameters. Launch: flat(n).
 template <typename S, typename T> __global__ void convert(const S* source, T* out, index_t n) {
-    constexpr int V = 16 / sizeof(S);
-    grid_stride<V>(n, aligned<V>(source) && aligned<V>(out), [&](index_t i, auto width) {
-        constexpr int W = decltype(width)::value;
-        const Pack<S, W> values = load<W>(source, i);
-        Pack<T, W> result;
-#pragma unroll
-        for (int k = 0; k < W; ++k) result.v[k] = narrow<T>(widen(values.v[k]));
-        store(out, i, result);
-    });
+    transform<16 / sizeof(S)>(n, [](S value) { return narrow<T>(widen(value)); }, out, source);
 }

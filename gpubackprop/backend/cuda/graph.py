@@ -6,12 +6,15 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import cupy
 
 log = logging.getLogger("gpubackprop.cuda")
+
+Device: TypeAlias = Any
+"""A `CudaBackend`, which makes these programs."""
 
 
 class Recorder:
@@ -76,18 +79,6 @@ class Recorder:
             log.debug("the capture had become invalid: %s", error)
 
 
-class Device(Protocol):
-    """The methods of a backend that a program calls."""
-
-    recorder: Recorder
-
-    def memory_in_use(self) -> tuple[Any, ...]:
-        """The scratch of all kinds as it is now."""
-
-    def parameters_changed(self) -> None:
-        """Parameters may be another than they were."""
-
-
 class EagerProgram:
     """A step that is done as it is at each call.
 
@@ -112,17 +103,13 @@ class GraphProgram:
     """
 
     def __init__(self, device: Device, step: Callable[[], None], *, warm: bool = False, current: bool = False) -> None:
-        self._device, self._eager, self.warm = device, EagerProgram(device, step, current=current), warm
+        self._device, self.step, self.warm = device, step, warm
+        self._eager = EagerProgram(device, step, current=current)
         self.loop: Any = None
         """A `DeviceLoop` of this step, once there is one."""
         self._parts: list[Callable[[], Any]] = []
         self._kept: tuple[Any, ...] = ()
         """The memory that the graph's nodes point to, besides what `step` holds."""
-
-    @property
-    def step(self) -> Callable[[], None]:
-        """The step itself."""
-        return self._eager.step
 
     def __call__(self) -> None:
         if not self.warm:

@@ -59,17 +59,12 @@ NARROW_ROWS = {"float": 32, "f16": 64, "bf16": 64}
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument of an instantiation. `type` is the C type without const and star."""
+    """One parameter of a kernel, as the source declares it. `type` is the C type without const and star."""
 
     name: str
     type: str
     pointer: bool
     const: bool
-
-    @property
-    def declaration(self) -> str:
-        """Its type as C++ writes it."""
-        return ("const " if self.const else "") + self.type + ("*" if self.pointer else "")
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,7 @@ class Kernel:
 
     name: str
     template: tuple[str, ...]
-    declared: tuple[Parameter, ...]
+    parameters: tuple[Parameter, ...]
 
     def expression(self, *arguments: str | int) -> str:
         """The name expression of an instantiation, for NVRTC: `kernel("dropout").expression("float")`."""
@@ -88,18 +83,6 @@ class Kernel:
                 f"got {arguments!r}"
             )
         return f"{self.name}<{', '.join(map(str, arguments))}>" if arguments else self.name
-
-    def parameters(self, *arguments: str | int) -> tuple[Parameter, ...]:
-        """The parameters of that instantiation, with plain types."""
-        bound = dict(zip(self.template, map(str, arguments), strict=True))
-
-        def resolve(text: str) -> str:
-            wrapped = re.fullmatch(r"acc_t<(\w+)>", text)
-            if wrapped:
-                return "double" if bound[wrapped[1]] == "double" else "float"
-            return bound.get(text, {"step_t": "unsigned long long"}.get(text, text))
-
-        return tuple(Parameter(p.name, resolve(p.type), p.pointer, p.const) for p in self.declared)
 
 
 def _split(text: str) -> list[str]:

@@ -76,9 +76,7 @@ class Kernels:
         cubin, lowered = self._compiled(expression)
         file = cache.file_with(f"kernel-{cache.digest(expression, cubin.hex())}.cubin", cubin)
         function = self.cupy.RawModule(path=str(file)).get_function(lowered)
-        converters = tuple(
-            _pointer if p.pointer else np.dtype(SCALAR[p.type]).type for p in kernel.parameters(*template)
-        )
+        converters = tuple(_pointer if p.pointer else np.dtype(SCALAR[p.type]).type for p in kernel.parameters)
         return function, converters
 
     def _compiled(self, expression: str) -> tuple[bytes, str]:
@@ -88,10 +86,9 @@ class Kernels:
         if kept is not None:
             name, _, cubin = kept.partition(b"\n")
             return cubin, name.decode()
-        made = compile.compile_cubin(text, self.arch, [expression])
-        lowered = made.names[expression]
-        cache.store(key, lowered.encode() + b"\n" + made.cubin)
-        return made.cubin, lowered
+        cubin, lowered = compile.compile_cubin(text, self.arch, expression)
+        cache.store(key, lowered.encode() + b"\n" + cubin)
+        return cubin, lowered
 
 
 def _pointer(array: Array) -> np.uint64:

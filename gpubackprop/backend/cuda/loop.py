@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,50 +26,11 @@ STEPS = 16
 SMALL = 2**21
 
 
-class _Body:
-    """The parts of a graph of steps. It holds the rows weakly: a graph is not launched once they are gone."""
-
-    def __init__(
-        self,
-        backend: Any,
-        rows: RowSource,
-        batch: BatchBuffers,
-        step: Callable[[], None],
-        optimizer: Optimizer,
-    ) -> None:
-        self.be, self.step, self.optimizer = backend, step, optimizer
-        self.rows: weakref.ref[RowSource] = weakref.ref(rows)
-        self.order = None if rows.permutation is None else weakref.ref(rows.permutation)
-        self.n, self.x, self.y = batch.n, batch.x, batch.target_buffer(rows.kind)
-        self.width = len(optimizer.scalars(optimizer.learning_rate, 1)) + 1
-        self.table: Array = backend.zeros((AHEAD, self.width), np.float64)
-        self.row: Array = backend.zeros((), np.uint32)
-        self.offset: Array = backend.zeros((), np.int64)
-
-    def steps(self, count: int) -> None:
-        """Launch `count` steps, and move on by as many."""
-        h: Any = self.optimizer.h
-        for k in range(count):
-            self.gather(k * self.n)
-            with h.reading(self.table, self.row, k):
-                self.step()
-        self.advance(count)
-
-    def gather(self, ahead: int) -> None:
-        """Load the rows of a step."""
-        rows = self.rows()
-        assert rows is not None
-        gather(self.be.kernels, (rows.x, self.x), (rows.y, self.y), rows.permutation, self.offset, ahead)
-
-    def advance(self, count: int) -> None:
-        """Begin after `count` more steps from now on."""
-        self.be.kernels.launch("advance", (), table.one_block(), self.row, self.offset, count, count * self.n)
-
-
 class DeviceLoop:
     """Training steps of one batch size over the rows of one data set.
 
-    rows: a `Rows` on this device; step: what one training step does on the batch's buffers.
+    rows: a `Rows` on this device, held weakly: its graphs are not launched once they are gone. step: what one training step does
+    on the batch's buffers.
     """
 
     def __init__(
@@ -81,10 +41,17 @@ class DeviceLoop:
         step: Callable[[], None],
         optimizer: Optimizer,
     ) -> None:
-        self._body = body = _Body(backend, rows, batch, step, optimizer)
+        self._be, self._step, self._optimizer = backend, step, optimizer
+        self._rows: weakref.ref[RowSource] = weakref.ref(rows)
+        self._order = None if rows.permutation is None else weakref.ref(rows.permutation)
+        self._n, self._x, self._y = batch.n, batch.x, batch.target_buffer(rows.kind)
+        self._width = len(optimizer.scalars(optimizer.learning_rate, 1)) + 1
+        self._table: Array = backend.zeros((AHEAD, self._width), np.float64)
+        self._row: Array = backend.zeros((), np.uint32)
+        self._offset: Array = backend.zeros((), np.int64)
         # What the step's own program does not launch is launched once here: a kernel should not be loaded during a capture.
-        body.gather(0)
-        body.advance(0)
+        self._gather(0)
+        self._advance(0)
         self._graphs: dict[int, GraphProgram] = {}
 
     @staticmethod
@@ -97,8 +64,8 @@ class DeviceLoop:
 
     def is_over(self, rows: RowSource) -> bool:
         """Whether these are its rows, in the memory that its graphs read their order from."""
-        order = None if self._body.order is None else self._body.order()
-        return order is rows.permutation and self._body.rows() is rows
+        order = None if self._order is None else self._order()
+        return order is rows.permutation and self._rows() is rows
 
     def run(self, first: int, count: int) -> int:
         """Steps `first` to `first + count` of an epoch, all of the full batch size; returns how many that were."""
@@ -107,7 +74,7 @@ class DeviceLoop:
             now = min(left, AHEAD)
             self._prepare(first, now)
             first, left = first + now, left - now
-            for size in (STEPS if self._body.x.size <= SMALL else 1, 1):
+            for size in (STEPS if self._x.size <= SMALL else 1, 1):
                 for _ in range(now // size):
                     self._graph(size)()
                 now %= size
@@ -115,20 +82,40 @@ class DeviceLoop:
 
     def _prepare(self, first: int, count: int) -> None:
         """Hand the scalars of the next `count` steps to the device, and where they begin."""
-        body = self._body
-        numbers = np.ones((count, body.width))
-        for k in range(count):
-            values = body.optimizer.next_scalars()
-            numbers[k, : len(values)] = values
-        body.be.copy_in(numbers, body.table[:count])
-        body.be.fill(body.row, 0)
-        body.be.fill(body.offset, first * body.n)
-        assert body.optimizer.parameters is not None
-        body.be.parameters_changed()
-        body.be.refresh(body.optimizer.parameters.P)
+        be, optimizer = self._be, self._optimizer
+        # The last number of a row is the factor of decoupled decay, or 1.
+        numbers = np.ones((count, self._width))
+        own = optimizer.prepare_many(count, np.float64)
+        numbers[:, : own.shape[1]] = own
+        be.copy_in(numbers, self._table[:count])
+        be.fill(self._row, 0)
+        be.fill(self._offset, first * self._n)
+        assert optimizer.parameters is not None
+        be.parameters_changed()
+        be.refresh(optimizer.parameters.P)
 
     def _graph(self, steps: int) -> GraphProgram:
         if steps not in self._graphs:
-            step = partial(self._body.steps, steps)
-            self._graphs[steps] = GraphProgram(self._body.be, step, warm=True, current=True)
+            # Its graphs must not keep it alive, and with it the memory of the batch.
+            loop = weakref.proxy(self)
+            self._graphs[steps] = GraphProgram(self._be, lambda: loop._steps(steps), warm=True, current=True)
         return self._graphs[steps]
+
+    def _steps(self, count: int) -> None:
+        """Launch `count` steps, and move on by as many."""
+        h: Any = self._optimizer.h
+        for k in range(count):
+            self._gather(k * self._n)
+            with h.reading(self._table, self._row, k):
+                self._step()
+        self._advance(count)
+
+    def _gather(self, ahead: int) -> None:
+        """Load the rows of a step."""
+        rows = self._rows()
+        assert rows is not None
+        gather(self._be.kernels, (rows.x, self._x), (rows.y, self._y), rows.permutation, self._offset, ahead)
+
+    def _advance(self, count: int) -> None:
+        """Begin after `count` more steps from now on."""
+        self._be.kernels.launch("advance", (), table.one_block(), self._row, self._offset, count, count * self._n)

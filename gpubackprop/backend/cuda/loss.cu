@@ -132,17 +132,14 @@ __global__ void elementwise_loss(const T* a, const Y* y, T* delta, index_t n, do
     constexpr int V = 4;
     const A scale = A(inverse_count * (loss_scale ? *loss_scale : 1.0f));
     double loss = 0;
+    const auto added = [&](T output, Y target) {
+        A slope;
+        loss += double(L::term(A(widen(output)), A(widen(target)), slope));
+        return narrow<T>(slope * scale);
+    };
     grid_stride<V>(n, aligned<V>(a, y, delta), [&](index_t i, auto width) {
         constexpr int W = decltype(width)::value;
-        const Pack<T, W> output = load<W>(a, i);
-        const Pack<Y, W> target = load<W>(y, i);
-        Pack<T, W> d;
-#pragma unroll
-        for (int k = 0; k < W; ++k) {
-            A slope;
-            loss += double(L::term(A(widen(output.v[k])), A(widen(target.v[k])), slope));
-            d.v[k] = narrow<T>(slope * scale);
-        }
+        const Pack<T, W> d = each<T>(added, load<W>(a, i), load<W>(y, i));
         if (delta) store(delta, i, d);
     });
     grid_sum(loss, partial, counter, Value{value, sum, weight, inverse_count});
@@ -168,16 +165,9 @@ __global__ void penalty(const P* w, index_t n, double l1, double l2, double* par
 
 // slope += l1 sign(w) + l2 w, n elements. Launch: flat(n).
 template <typename P> __global__ void penalty_gradient(const P* w, P* slope, index_t n, double l1, double l2) {
-    constexpr int V = vector_width<P>;
-    grid_stride<V>(n, aligned<V>(w, slope), [&](index_t i, auto width) {
-        constexpr int W = decltype(width)::value;
-        const Pack<P, W> weights = load<W>(w, i);
-        Pack<P, W> slopes = load<W>(slope, i);
-#pragma unroll
-        for (int k = 0; k < W; ++k) {
-            const P x = weights.v[k], sign = x > P(0) ? P(1) : x < P(0) ? P(-1) : x;  // 0 at 0, NaN at NaN
-            slopes.v[k] += P(l1) * sign + P(l2) * x;
-        }
-        store(slope, i, slopes);
-    });
+    const auto added = [=](P x, P before) {
+        const P sign = x > P(0) ? P(1) : x < P(0) ? P(-1) : x;  // 0 at 0, NaN at NaN
+        return before + (P(l1) * sign + P(l2) * x);
+    };
+    transform<vector_width<P>>(n, added, slope, w, slope);
 }

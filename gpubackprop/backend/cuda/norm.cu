@@ -25,31 +25,20 @@ __global__ void squared_norm(const G* g, index_t n, double* partial, unsigned* c
 template <typename G>
 __global__ void unscale(G* g, index_t n, const float* inverse_scale, double* partial, unsigned* counter, int* skip) {
     typedef acc_t<G> A;
-    constexpr int V = vector_width<G>;
     const A factor = A(*inverse_scale);
     bool bad = false;
-    grid_stride<V>(n, aligned<V>(g), [&](index_t i, auto width) {
-        constexpr int W = decltype(width)::value;
-        Pack<G, W> values = load<W>(g, i);
-#pragma unroll
-        for (int k = 0; k < W; ++k) {
-            const A value = A(widen(values.v[k])) * factor;
-            bad |= !isfinite(value);
-            values.v[k] = narrow<G>(value);
-        }
-        store(g, i, values);
-    });
+    const auto scaled = [&](G x) {
+        const A value = A(widen(x)) * factor;
+        bad |= !isfinite(value);
+        return narrow<G>(value);
+    };
+    transform<vector_width<G>>(n, scaled, g, g);
     grid_sum(bad ? 1.0 : 0.0, partial, counter, [&](double count) { *skip = count != 0; });
 }
 
 // out = saved where *skip, n elements: takes back an update that must not have been made. Launch: flat(n).
 template <typename P> __global__ void restore(const P* saved, P* out, index_t n, const int* skip) {
-    constexpr int V = vector_width<P>;
-    if (!*skip) return;
-    grid_stride<V>(n, aligned<V>(saved, out), [&](index_t i, auto width) {
-        constexpr int W = decltype(width)::value;
-        store(out, i, load<W>(saved, i));
-    });
+    if (*skip) transform<vector_width<P>>(n, [](P x) { return x; }, out, saved);
 }
 
 // The end of a training step under loss scaling: where it was skipped the scale halves, after `interval` steps in a row that

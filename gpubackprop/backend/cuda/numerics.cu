@@ -107,7 +107,23 @@ template <int V, typename Body> __device__ __forceinline__ void grid_stride(inde
     for (index_t i = packed + thread; i < n; i += threads) body(i, Width<1>());
 }
 
-// The same over a rows x cols matrix, with the column: body(i, column, Width<W>). One division a thread, none in the loop.
+// out[i] = f(in[i], ...) for n elements, in packs of V where all are aligned; an input may be the output.
+template <typename T, int W, typename F, typename... S>
+__device__ __forceinline__ Pack<T, W> each(const F& f, const Pack<S, W>&... in) {
+    Pack<T, W> result;
+#pragma unroll
+    for (int k = 0; k < W; ++k) result.v[k] = f(in.v[k]...);
+    return result;
+}
+template <int V, typename T, typename F, typename... S>
+__device__ __forceinline__ void transform(index_t n, F f, T* out, const S*... in) {
+    grid_stride<V>(n, aligned<V>(out, in...), [&](index_t i, auto width) {
+        constexpr int W = decltype(width)::value;
+        store(out, i, each<T>(f, load<W>(in, i)...));
+    });
+}
+
+// grid_stride over a rows x cols matrix, with the column: body(i, column, Width<W>). One division a thread, none in the loop.
 template <int W, typename Body>
 __device__ __forceinline__ void column_stride_of_width(index_t n, int cols, Body body) {
     const index_t thread = (index_t)blockIdx.x * blockDim.x + threadIdx.x, threads = (index_t)gridDim.x * blockDim.x;

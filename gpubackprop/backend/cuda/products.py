@@ -31,7 +31,6 @@ class Products:
         """Kinds of product that cuBLASLt does not do here, with the reason for the first such one."""
         self.choices = Choices(planner)
         self._verified: dict[Problem, str] = {}
-        self.epilogue_error = epilogue_error
 
     def multiply(
         self,
@@ -94,7 +93,7 @@ class Products:
         """Why the epilogue is not to be trusted; "" where it is."""
         tolerance = TOLERANCE["tf32" if small.tf32 else small.types[1]]
         try:
-            error = self.epilogue_error(self.planner, small)
+            error = epilogue_error(self.planner, small)
             if error <= tolerance and not keeps_nan(self.planner, small):
                 return "it turns NaN into 0, which would hide that a product overflowed"
         except (UnsupportedError, CublasLtError) as reason:

@@ -25,33 +25,27 @@ def epilogue_error(planner: Planner, problem: Problem) -> float:
     b = rng.normal(size=(p.K, p.N) if p.transpose_b else (p.N, p.K)).astype(a_type)
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     z = (wide_b.T if p.transpose_b else wide_b) @ (wide_a.T if p.transpose_a else wide_a)
-    cupy = planner.cupy
-    on_device = [cupy.asarray(v) for v in (a, b, np.zeros((p.N, p.M), d_type))]
-    a_at, b_at, out_at = (v.data.ptr for v in on_device)
     bias: np.ndarray = rng.normal(size=p.M).astype(d_type)
     aux: np.ndarray = np.zeros((p.N, p.aux_ld), d_type)
     if p.epilogue == "DGELU":
         aux = rng.normal(size=aux.shape).astype(d_type)
-    bias_there, aux_there = cupy.asarray(bias), cupy.asarray(aux)
     if p.epilogue == "DRELU":
         # The mask is the library's own format: it is made by the epilogue that makes it in a step.
-        _do(planner, replace(p, epilogue="RELU_AUX"), Operands(a_at, b_at, out_at, aux=aux_there.data.ptr))
-        z = z * (cupy.asnumpy(on_device[2]).astype(np.float64) > 0)
-    _do(planner, p, Operands(a_at, b_at, out_at, bias=bias_there.data.ptr, aux=aux_there.data.ptr))
-    out = cupy.asnumpy(on_device[2]).astype(np.float64)
+        positive, _, aux = _outcome(planner, replace(p, epilogue="RELU_AUX"), a, b, bias, aux)
+        z = z * (positive.astype(np.float64) > 0)
+    out, db, kept = _outcome(planner, p, a, b, bias, aux)
     if "BIAS" in p.epilogue:
         z = z + bias.astype(np.float64)
     want = np.maximum(z, 0) if p.epilogue.startswith("RELU") else z
     errors = []
     if "GELU" in p.epilogue:
-        kept = aux.astype(np.float64) if p.epilogue == "DGELU" else z
-        value, slope = _gelu_tanh(kept)
+        value, slope = _gelu_tanh(aux.astype(np.float64) if p.epilogue == "DGELU" else z)
         want = z * slope if p.epilogue == "DGELU" else value
         if "AUX" in p.epilogue:
-            errors.append(_relative(cupy.asnumpy(aux_there).astype(np.float64), z))
+            errors.append(_relative(kept, z))
     if p.epilogue == "BGRADA":
         sums = (wide_a if p.transpose_a else wide_a.T).sum(axis=1)
-        errors.append(_relative(cupy.asnumpy(bias_there).astype(np.float64), sums))
+        errors.append(_relative(db, sums))
     return max([_relative(out, want), *errors])
 
 
@@ -60,20 +54,25 @@ def keeps_nan(planner: Planner, problem: Problem) -> bool:
     a product that overflowed is hidden by it. Always of epilogues without a maximum. Waits for the device."""
     if not problem.epilogue.startswith("RELU"):
         return True
-    p, cupy = problem, planner.cupy
-    a_type, d_type = (_numpy_type(t) for t in p.types)
+    p, (a_type, d_type) = problem, map(_numpy_type, problem.types)
     b = np.ones((p.N, p.K), a_type)
     b[0] = np.nan
-    a_there, out = cupy.asarray(np.ones((p.M, p.K), a_type)), cupy.asarray(np.zeros((p.N, p.M), d_type))
-    b_there = cupy.asarray(np.ascontiguousarray(b.T if p.transpose_b else b))
-    rest = [cupy.asarray(np.zeros(size, d_type)) for size in (p.M, p.N * p.aux_ld)]
-    bias, aux = (v.data.ptr for v in rest)
-    _do(planner, p, Operands(a_there.data.ptr, b_there.data.ptr, out.data.ptr, bias=bias, aux=aux))
-    return bool(np.isnan(cupy.asnumpy(out)[0].astype(np.float64)).all())
+    b = np.ascontiguousarray(b.T if p.transpose_b else b)
+    bias, aux = np.zeros(p.M, d_type), np.zeros((p.N, p.aux_ld), d_type)
+    out, _, _ = _outcome(planner, p, np.ones((p.M, p.K), a_type), b, bias, aux)
+    return bool(np.isnan(out[0].astype(np.float64)).all())
 
 
-def _do(planner: Planner, problem: Problem, operands: Operands) -> None:
-    planner.run(planner.plan(problem, operands), operands)
+def _outcome(
+    planner: Planner, p: Problem, a: np.ndarray, b: np.ndarray, bias: np.ndarray, aux: np.ndarray
+) -> list[np.ndarray]:
+    """The output, bias and aux that a product of host operands leaves, on the host."""
+    out = np.zeros((p.N, p.M), _numpy_type(p.types[1]))
+    there = [planner.cupy.asarray(v) for v in (a, b, out, bias, aux)]
+    at_a, at_b, at_out, at_bias, at_aux = (v.data.ptr for v in there)
+    operands = Operands(at_a, at_b, at_out, bias=at_bias, aux=at_aux)
+    planner.run(planner.plan(p, operands), operands)
+    return [planner.cupy.asnumpy(v) for v in there[2:]]
 
 
 def _gelu_tanh(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +82,7 @@ def _gelu_tanh(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _relative(got: np.ndarray, want: np.ndarray) -> float:
-    error = float(np.linalg.norm(got - want)) / max(float(np.linalg.norm(want)), 1e-30)
+    error = float(np.linalg.norm(got.astype(np.float64) - want)) / max(float(np.linalg.norm(want)), 1e-30)
     return error if np.isfinite(error) else float("inf")
 
 

@@ -36,14 +36,13 @@ class _Slot:
 class StreamedRows:
     """A `RowSource` for rows that are not on the device: x (n, d), y, (n,) or (n, m), and weights, (n, 1), on the host.
 
-    be: a CuPy backend. `batches` counts those handed out, `waited` those that were not ready when they were asked for.
+    be: a CuPy backend.
     """
 
     def __init__(self, be: Any, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> None:
         self.be, self.x, self.y, self.weights = be, x, y, weights
         self.n = len(x)
         self.kind = "labels" if y.ndim == 1 else "targets"
-        self.batches = self.waited = 0
         self._order: np.ndarray | None = None
         self._stream = be.cupy.cuda.Stream(non_blocking=True)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gpubackprop-rows")
@@ -69,8 +68,6 @@ class StreamedRows:
             self._begin(start, n)
         assert self._next is not None
         _, _, slot, filled = self._next
-        self.batches += 1
-        self.waited += not filled.done()
         filled.result()
         self._next = None
         stream = self.be.cupy.cuda.get_current_stream()

@@ -29,46 +29,43 @@ def device_seconds(backend: Any, run: Callable[[], object], budget: float) -> fl
     import cupy
 
     with cupy.cuda.Device(backend.index):
-        begin, end = cupy.cuda.Event(), cupy.cuda.Event()
         taken: list[float] = []
         spent = 0.0
         while spent < budget or len(taken) < LEAST:
             backend.synchronize()
-            begin.record()
-            run()
-            end.record()
-            end.synchronize()
-            taken.append(cupy.cuda.get_elapsed_time(begin, end) * 1e-3)
+            taken.append(_seconds_between(cupy, run))
             spent += taken[-1]
     return median(taken)
+
+
+def _seconds_between(cupy: ModuleType, run: Callable[[], object]) -> float:
+    """Seconds between two events around what `run` puts on the current stream. Waits for the second one."""
+    begin, end = cupy.cuda.Event(), cupy.cuda.Event()
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return float(cupy.cuda.get_elapsed_time(begin, end)) * 1e-3
 
 
 def seconds_a_call(cupy: ModuleType, work: Callable[[], object]) -> float:
     """Seconds of the device's time for one of many calls of `work`, which queues something on the current stream that can
     be done again and again: `HOW` says how they are measured. Raises what `work` raises."""
 
-    def run(what: Callable[[], object]) -> float:
-        begin, end = cupy.cuda.Event(), cupy.cuda.Event()
-        begin.record()
-        what()
-        end.record()
-        end.synchronize()
-        return float(cupy.cuda.get_elapsed_time(begin, end)) * 1e-3
-
     def many() -> None:
         for _ in range(CALLS):
             work()
 
     work()
-    if run(work) > LONG:
-        return median(run(work) for _ in range(LEAST))
+    if _seconds_between(cupy, work) > LONG:
+        return median(_seconds_between(cupy, work) for _ in range(LEAST))
     try:
         what = _graph_of(cupy, many)
     except RuntimeError as error:  # CuPy's, for whatever the driver says
         log.warning("work that is timed could not be captured, and is timed without a graph: %s", error)
         what = many
     what()
-    return median(run(what) for _ in range(LEAST)) / CALLS
+    return median(_seconds_between(cupy, what) for _ in range(LEAST)) / CALLS
 
 
 def _graph_of(cupy: ModuleType, work: Callable[[], object]) -> Callable[[], object]:

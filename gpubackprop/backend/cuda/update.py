@@ -98,10 +98,9 @@ class Updates:
         types = (C_TYPE[P.dtype.name], C_TYPE[(P if copy is None else copy).dtype.name])
         if not o.elementwise and (o.is_split or (o.weight_decay and o.decay != "all")):
             return False
-        if type(o) is LARS:
-            self._lars(o, types, P, G, state, h, copy, skip)
-        elif type(o) is LAMB:
-            self._lamb(o, types, P, G, state, h, copy, skip)
+        if type(o) in (LARS, LAMB):
+            assert isinstance(o, (LARS, LAMB))
+            self._layerwise(o, types, P, G, state, h, copy, skip)
         else:
             for member, span, decays in o.spans():
                 rule, numbers = registry.update_rule(member), h if member is o else member.h
@@ -110,15 +109,15 @@ class Updates:
                 rest = [None if a is None else a[span] for a in (*(*state, None, None, None)[:3], copy)]
                 p, g = P[span], G[span]
                 self._kernels.launch(
-                    "optimizer_step", (rule.name, *types), self._kernels.flat(p.size, 16 // p.itemsize), p, g, *rest, p.size,
-                    numbers.table, numbers.row, numbers.ahead, skip, *rule.constants, _coupled_decay(member) * decays,
+                    "optimizer_step", (rule[0], *types), self._kernels.flat(p.size, 16 // p.itemsize), p, g, *rest, p.size,
+                    numbers.table, numbers.row, numbers.ahead, skip, *rule[1], _coupled_decay(member) * decays,
                     int(decays),
                 )  # fmt: skip
         return True
 
-    def _lars(
+    def _layerwise(
         self,
-        o: LARS,
+        o: LARS | LAMB,
         types: tuple[str, str],
         P: Array,
         G: Array,
@@ -127,45 +126,21 @@ class Updates:
         copy: Array | None,
         skip: Array | None,
     ) -> None:
+        """Norms of each array and of its step, what the step is multiplied by, and the step."""
         launch, where, decay = self._kernels.launch, self._where(o), _coupled_decay(o)
         geometry = table.segments(where.longest, where.count, self._kernels.multiprocessors)
         partial = self._kernels.partial(2 * geometry.blocks)
-        launch("segment_norms", types[:1], geometry, P, G, where.offsets, where.lengths, partial)
-        launch(
-            "segment_ratios", types[:1], table.segment_ratios(where.count), partial, geometry.grid[0], where.adapt, o.trust,
-            decay, where.ratios,
-        )  # fmt: skip
-        launch(
-            "lars_step", types, geometry, P, G, *state, copy, where.offsets, where.lengths, where.ratios, h.table, h.row, h.ahead,
-            skip, o.momentum, decay,
-        )  # fmt: skip
-
-    def _lamb(
-        self,
-        o: LAMB,
-        types: tuple[str, str],
-        P: Array,
-        G: Array,
-        state: tuple[Array, ...],
-        h: Scalars,
-        copy: Array | None,
-        skip: Array | None,
-    ) -> None:
-        launch, where = self._kernels.launch, self._where(o)
-        geometry = table.segments(where.longest, where.count, self._kernels.multiprocessors)
-        partial = self._kernels.partial(2 * geometry.blocks)
-        launch(
-            "lamb_moments", types[:1], geometry, P, G, *state, where.offsets, where.lengths, partial, h.table, h.row, h.ahead,
-            skip, *o.betas, o.eps, o.weight_decay,
-        )  # fmt: skip
-        launch(
-            "segment_ratios", types[:1], table.segment_ratios(where.count), partial, geometry.grid[0], where.adapt, 1.0, 0.0,
-            where.ratios,
-        )  # fmt: skip
-        launch(
-            "lamb_step", types, geometry, P, *state, copy, where.offsets, where.lengths, where.ratios, h.table, h.row, h.ahead,
-            skip, o.eps, o.weight_decay,
-        )  # fmt: skip
+        arrays, numbers = (where.offsets, where.lengths), (h.table, h.row, h.ahead, skip)
+        if isinstance(o, LARS):
+            launch("segment_norms", types[:1], geometry, P, G, *arrays, partial)
+            ratio, step, last = (o.trust, decay), ("lars_step", P, G, *state), (o.momentum, decay)
+        else:
+            constants = (o.eps, o.weight_decay)
+            launch("lamb_moments", types[:1], geometry, P, G, *state, *arrays, partial, *numbers, *o.betas, *constants)
+            ratio, step, last = (1.0, 0.0), ("lamb_step", P, *state), constants
+        ratios = (partial, geometry.grid[0], where.adapt, *ratio, where.ratios)
+        launch("segment_ratios", types[:1], table.segment_ratios(where.count), *ratios)
+        launch(step[0], types, geometry, *step[1:], copy, *arrays, where.ratios, *numbers, *last)
 
     def _where(self, o: Optimizer) -> _Segments:
         assert o.parameters is not None
