@@ -21,6 +21,7 @@ from gpubackprop.network.network import Network
 from gpubackprop.optimizers import Optimizer
 from gpubackprop.pipeline.encoder import Encoder
 from gpubackprop.pipeline.preparation import Part, divide, encode, fingerprint
+from gpubackprop.pipeline.run_folder import CHECKPOINTS, MODEL
 from gpubackprop.training import evaluate
 
 Array = np.ndarray
@@ -323,12 +324,10 @@ class Model:
 
         Raises CheckpointError where there is none, DeviceError for a device that is not there.
         """
-        path = run / "model.safetensors" if run.is_dir() else run
+        path = run / MODEL if run.is_dir() else run
         if run.is_dir() and not path.exists():
-            hint = f"; go on with it by resume_run({str(run)!r})" if (run / "checkpoints").is_dir() else ""
-            raise CheckpointError(
-                f"{run}: holds no model.safetensors: no folder that `gpubackprop train` finished{hint}"
-            )
+            hint = f"; go on with it by resume_run({str(run)!r})" if (run / CHECKPOINTS).is_dir() else ""
+            raise CheckpointError(f"{run}: holds no {MODEL}: no folder that `gpubackprop train` finished{hint}")
         c = load_checkpoint(path, device)
         if "data" not in c.extra:
             raise CheckpointError(f"{path}: says nothing of its data: `gpubackprop train` did not write it")

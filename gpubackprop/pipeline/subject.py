@@ -11,6 +11,7 @@ from gpubackprop.data import load
 from gpubackprop.network.network import Network
 from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.preparation import Part
+from gpubackprop.pipeline.run_folder import MODEL
 from gpubackprop.pipeline.runs import prepare
 from gpubackprop.pipeline.settings import Settings
 from gpubackprop.random import host_generator
@@ -25,7 +26,7 @@ def subject(
     set, for which a network is made with `settings`. Raises what `load` and `Model.load` raise.
     """
     path = Path(data)
-    if path.suffix == ".safetensors" or (path.is_dir() and (path / "model.safetensors").exists()):
+    if path.suffix == ".safetensors" or (path / MODEL).exists():
         model = Model.load(path, settings.device)
         loaded = model.load_data(
             model.source("name a data set"), target=target, folder=folder or model.data["folder"], same=True

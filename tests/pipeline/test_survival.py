@@ -157,7 +157,7 @@ def test_a_signal_that_is_asked_for(whole: bytes) -> None:
         (trainer, "evaluate", 3),
         (checkpoints, "write", 2),
         (runs, "report", 1),
-        (runs, "draw_curves", 1),
+        (runs, "curves", 1),
         (atomic.os, "fsync", 9),
     ],
     ids=["validation", "a checkpoint", "the score", "a plot", "a file"],
