@@ -31,7 +31,7 @@ from gpubackprop.errors import (
     MissingExtraError,
     unknown_name,
 )
-from gpubackprop.files.checkpoint import FORGED
+from gpubackprop.files.checkpoint import FORGED, save
 from gpubackprop.files.plain import finite
 from gpubackprop.losses import get_loss
 from gpubackprop.network.stream import Stream
@@ -383,7 +383,7 @@ class _Training:
                 f"training diverged: {history.diagnosis or 'some weights are not finite'}; so its weights are not saved. "
                 f"Lower learning_rate (it was {trainer.optimizer.learning_rate:g}), say clip_norm=1, or on_nan=restore"
             )
-        model.save(run.work / MODEL, trainer.optimizer)
+        save(run.work / MODEL, model.network, optimizer=trainer.optimizer, extra=model.extra())
         history.save(run.work / HISTORY)
         found = report(model, test.x, test.y)
         noise = self._noise()
