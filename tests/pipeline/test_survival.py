@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import shutil
@@ -346,6 +347,7 @@ class FullDisk(gb.Callback):
 
         if record["epoch"] == self.first:
             self.patch.setattr(builtins, "open", full)
+            self.patch.setattr(io, "open", full)  # of pathlib
         if record["epoch"] == self.last:
             self.patch.undo()
 
