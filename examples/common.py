@@ -73,11 +73,10 @@ def _is_number(cell: str) -> bool:
 
 
 def _text(value: Any, form: str) -> str:
-    return (
-        value
-        if isinstance(value, str)
-        else f"{value:{form or (',' if isinstance(value, int | np.integer) else '.4g')}}"
-    )
+    if isinstance(value, str):
+        return value
+    form = form or ("," if isinstance(value, int | np.integer) else ".4g")
+    return f"{value:{form}}"
 
 
 def pyplot() -> Any:

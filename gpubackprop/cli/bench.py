@@ -63,7 +63,7 @@ def bench(
     ] = None,
     csv: Annotated[str | None, Option(help="Write a table there.")] = None,
     plot: Annotated[str | None, Option(help="Draw a PNG there.")] = None,
-    html: Annotated[str | None, Option(help="Write a page there, with plots and tables.")] = None,
+    html: Annotated[str | None, Option(help="Write a page there, with plots and tables (extra plot).")] = None,
 ) -> None:
     """Time training steps on several devices against each other, and say from which batch size on which one is faster.
 
