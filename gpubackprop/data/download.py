@@ -19,7 +19,7 @@ from gpubackprop.files.atomic import replacing
 TIMEOUT = 30.0
 """Seconds that a server may stay silent."""
 WHOLE_TIMEOUT = 1800.0
-"""Seconds that a file may take, from the first byte to the last."""
+"""Seconds that a file may take, from the request to its last byte."""
 SCHEMES = ("https",)
 """How files may come, after a redirect too."""
 
