@@ -76,20 +76,20 @@ def charts(result: Result, network: str) -> list[Chart]:
         Chart(
             f"{network}: seconds a step",
             "time a step",
-            lambda v: text.seconds(v, 1),
+            lambda v: text.seconds(v, 4),
             lines(lambda n, t, _: (n, t.median, t.low, t.high)),
             [(n, f"{label} from {text.rounded(n)}") for n, label in winners(cases, result.labels)[1:]],
         ),
         Chart(
             f"{network}: samples a second",
             "samples a second",
-            lambda v: text.quantity(v, digits=1),
+            lambda v: text.quantity(v, digits=4),
             lines(lambda n, t, _: (n, n / t.median, n / t.high, n / t.low)),
         ),
     ]
     if len(result.labels) > 1 and all(c.timing(first) for c in cases):
         label = f"times as fast as {first}"
-        found.append(Chart(f"{network}: {label}", label, lambda v: f"{v:.3g}", lines(ratio)))
+        found.append(Chart(f"{network}: {label}", label, lambda v: f"{v:.4g}", lines(ratio)))
     return [chart for chart in found if chart.points]
 
 
@@ -153,23 +153,15 @@ def _draw(axes: Axes, chart: Chart) -> None:
     crossings = textwrap.fill("; ".join(label for _, label in chart.marks), 50)
     axes.set_title("\n".join(part for part in (chart.title, crossings) if part), fontsize="medium")
     axes.set(xscale="log", yscale="log", xlabel="rows in a batch", ylabel=chart.y_label)
-    xlim, ylim = _limits([p[0] for p in chart.points]), _limits([v for p in chart.points for v in p[1:]])
-    sizes, values = _with_room({p[0] for p in chart.points}, *xlim), _ticks(*ylim)
-    axes.set_xticks(sizes, [text.quantity(n, digits=2) if n >= 10000 else f"{n:.0f}" for n in sizes])
+    values = _ticks(*np.log10(axes.get_ylim()))
     axes.set_yticks(values, [chart.y_text(v) for v in values])
+    sizes = _with_room({point[0] for point in chart.points}, *np.log10(axes.get_xlim()))
+    axes.set_xticks(sizes, [text.quantity(n, digits=2) if n >= 10000 else f"{n:.0f}" for n in sizes])
     axes.minorticks_off()
-    axes.set(xlim=[10**end for end in xlim], ylim=[10**end for end in ylim])
     axes.grid(alpha=0.3)
 
 
 # -- logarithmic axes, whose ends are given as logarithms -----------------------------------------------------------------
-
-
-def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """The ends of the axis for these values."""
-    low, high = log10(min(values)), log10(max(values))
-    margin = max(0.04 * (high - low), 0.03)
-    return low - margin, high + margin
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -87,6 +87,15 @@ def test_every_axis_has_labels_inside(values: list[float]) -> None:
     assert all(0 < y < float(height[1]) for y in places)
 
 
+@pytest.mark.parametrize("times", [[1.02e-3, 1.1e-3], [1.001e-3, 1.004e-3], [1e-5, 3e-5], [1e-6, 1.0]])
+def test_no_two_labels_of_an_axis_are_the_same(times: list[float]) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    both = result({"cpu": times, "cuda:0": [1.2 * t for t in times]}, [16, 20], spread=0.001)
+    for chart in charts(both, "8-4-2"):
+        labels = re.findall(r"text-anchor: end[^>]*>([^<]+)<", svg(chart))
+        assert len(set(labels)) == len(labels) >= 2, chart.title
+
+
 def test_lines_differ_by_more_than_their_colour() -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     drawn = figure(result({f"cpu@{i}": [1e-5 * i, 1e-3] for i in range(1, 5)}, [1, 100]))
