@@ -28,15 +28,12 @@ def cpu(results: dict[str, Any]) -> str:
     configs = results["configs"].values()
     peers = [p for p in PEERS if any(p in c["peers"] for c in configs)]
     rows = [[c["what"], *(_milliseconds(c["peers"].get(p)) for p in peers)] for c in configs]
-    return "\n".join(
-        [
-            *_table(["network", *(PEERS[p] for p in peers)], rows),
-            "",
-            f"Milliseconds a training step, medians (float32, SGD with momentum unless it says otherwise) "
-            f"on {_where(results['machine'])}; lower is better. "
-            "From `benchmarks/cpu.py`, which first checks that all have the same gradients.",
-        ]
+    note = (
+        f"Milliseconds a training step, medians (float32, SGD with momentum unless it says otherwise) "
+        f"on {_where(results['machine'])}; lower is better. "
+        "From `benchmarks/cpu.py`, which first checks that all have the same gradients."
     )
+    return _table(["network", *(PEERS[p] for p in peers)], rows, note)
 
 
 def layers(results: dict[str, Any]) -> str:
@@ -48,14 +45,11 @@ def layers(results: dict[str, Any]) -> str:
         ratios = {(tuple(r["widths"]), r["batch"]): f"{r['ratio']['ratio']:.2f}" for r in rows}
         lines.append([name.replace("_", " "), *(ratios.get(network, "") for network in networks)])
     heads = [f"{'-'.join(map(str, widths))}, {batch}" for widths, batch in networks]
-    return "\n".join(
-        [
-            *_table(["layer \\ network, batch", *heads], lines),
-            "",
-            f"Time of `train_step` over PyTorch's eager step (float32, SGD with momentum) on {_where(results['machine'])}; "
-            "below 1 it is faster. From `benchmarks/layers.py`.",
-        ]
+    note = (
+        f"Time of `train_step` over PyTorch's eager step (float32, SGD with momentum) on {_where(results['machine'])}; "
+        "below 1 it is faster. From `benchmarks/layers.py`."
     )
+    return _table(["layer \\ network, batch", *heads], lines, note)
 
 
 def fit(results: dict[str, Any]) -> str:
@@ -63,15 +57,12 @@ def fit(results: dict[str, Any]) -> str:
     jobs = [(t["what"], job, found) for t in results["tasks"].values() for job, found in t["jobs"].items()]
     libraries = list(dict.fromkeys(library for _, _, found in jobs for library in found))
     rows = [[f"{what}: {job}", *(_job(found.get(library)) for library in libraries)] for what, job, found in jobs]
-    return "\n".join(
-        [
-            *_table(["job", *libraries], rows),
-            "",
-            "Seconds from the start of the process until the job is done, in brackets those of the processor, medians (Adam, "
-            f"same network and data; the better of one and all threads) on {_where(results['machine'])}; lower is better. "
-            "From `benchmarks/fit.py`.",
-        ]
+    note = (
+        "Seconds from the start of the process until the job is done, in brackets those of the processor, medians (Adam, "
+        f"same network and data; the better of one and all threads) on {_where(results['machine'])}; lower is better. "
+        "From `benchmarks/fit.py`."
     )
+    return _table(["job", *libraries], rows, note)
 
 
 def accuracy(results: dict[str, Any]) -> str:
@@ -86,7 +77,7 @@ def accuracy(results: dict[str, Any]) -> str:
         "each in a copy of the library",
         "all caught",
     ]
-    return "\n".join(_table(["what", "held to", "cases", "worst error", "demanded"], [*rows, [*bugs, "all"]]))
+    return _table(["what", "held to", "cases", "worst error", "demanded"], [*rows, [*bugs, "all"]])
 
 
 def estimators(results: dict[str, Any]) -> str:
@@ -96,13 +87,8 @@ def estimators(results: dict[str, Any]) -> str:
         times = [f"{job[part][who]:.3g}" for part in ("fit", "predict") for who in ("ours", "scikit-learn")]
         lines.append([job["what"], *times[:2], f"{job['fit']['times']:.1f}", *times[2:], "not yet measured"])
     heads = ["job", "fit", "scikit-learn's", "times as fast", "predict", "scikit-learn's", "on a GPU"]
-    return "\n".join(
-        [
-            *_table(heads, lines),
-            "",
-            f"Seconds, medians, on {_where(results['machine'])}; float32, in turns. From `benchmarks/estimators.py`.",
-        ]
-    )
+    note = f"Seconds, medians, on {_where(results['machine'])}; float32, in turns. From `benchmarks/estimators.py`."
+    return _table(heads, lines, note)
 
 
 def streaming(results: dict[str, Any]) -> str:
@@ -117,15 +103,12 @@ def streaming(results: dict[str, Any]) -> str:
         ]
         for case in cases
     ]
-    return "\n".join(
-        [
-            *_table(["network", "rows a second in memory", *sources], lines),
-            "",
-            f"Speed of training from a file, as a share of that in memory; {results['file_bytes'] / 1e6:.0f} MB of float32 rows "
-            f"in the system's cache, within {results['budget_bytes'] >> 20} MB above the libraries, one core for the training "
-            f"and one for reading, on {_where(results['machine'])}. From `benchmarks/streaming.py`.",
-        ]
+    note = (
+        f"Speed of training from a file, as a share of that in memory; {results['file_bytes'] / 1e6:.0f} MB of float32 rows "
+        f"in the system's cache, within {results['budget_bytes'] >> 20} MB above the libraries, one core for the training "
+        f"and one for reading, on {_where(results['machine'])}. From `benchmarks/streaming.py`."
     )
+    return _table(["network", "rows a second in memory", *sources], lines, note)
 
 
 TABLES = {
@@ -153,9 +136,10 @@ def filled(text: str) -> str:
     return text
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
+def _table(columns: list[str], rows: list[list[str]], note: str = "") -> str:
+    """A table of Markdown, with a note below it."""
     head, *lines = [f"| {' | '.join(cells)} |" for cells in (columns, *rows)]
-    return [head, "|---" * len(columns) + "|", *lines]
+    return "\n".join([head, "|---" * len(columns) + "|", *lines, *(["", note] if note else [])])
 
 
 def _where(machine: dict[str, Any]) -> str:

@@ -81,16 +81,14 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         results.append({"hidden": hidden, "net": net, "gradient_error": error, **scores})
     table(
         f"Two spirals, {len(x)} points, tanh layers, Adam, {given.epochs} epochs",
-        ("hidden layers", "widths", "parameters", "step size", "loss", "accuracy", "gradient - central differences"),
+        (
+            *("hidden layers", "widths", "parameters", ("step size", "g")),
+            *(("loss", ".4f"), ("accuracy", ".3f"), ("gradient - central differences", ".1e")),
+        ),
         [
             (
-                len(r["hidden"]),
-                "-".join(map(str, [2, *r["hidden"], 2])),
-                r["net"].parameter_count,
-                f"{rate(r['hidden']):g}",
-                f"{r['loss']:.4f}",
-                f"{r['accuracy']:.3f}",
-                f"{r['gradient_error']:.1e}",
+                *(len(r["hidden"]), "-".join(map(str, [2, *r["hidden"], 2])), r["net"].parameter_count),
+                *(rate(r["hidden"]), r["loss"], r["accuracy"], r["gradient_error"]),
             )
             for r in results
         ],

@@ -49,11 +49,15 @@ def run(main: Callable[[], Any]) -> None:
         sys.exit(2)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, lines: bool = False) -> None:
-    """Print a table; numbers stand to the right, and a column's first entry decides."""
-    rows = [[cell if isinstance(cell, str) else _number(cell) for cell in row] for row in rows]
+def table(
+    title: str, columns: Sequence[str | tuple[str, str]], rows: Iterable[Sequence[Any]], *, lines: bool = False
+) -> None:
+    """Print a table; numbers stand to the right, and a column's first entry decides. columns: headings, alone or each with the
+    format of the numbers below it."""
+    names, formats = zip(*(column if isinstance(column, tuple) else (column, "") for column in columns), strict=True)
+    rows = [[_text(cell, form) for cell, form in zip(row, formats, strict=True)] for row in rows]
     shown = Table(show_lines=lines)
-    for i, column in enumerate(columns):
+    for i, column in enumerate(names):
         numeric = bool(rows) and _is_number(rows[0][i])
         matrices = any("\n" in row[i] for row in rows)
         shown.add_column(column, justify="right" if numeric else "left", no_wrap=i == 0 or numeric or matrices)
@@ -68,8 +72,11 @@ def _is_number(cell: str) -> bool:
     return cell.replace(",", "").replace(".", "").lstrip("-").split("e")[0].isdigit()
 
 
-def _number(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int | np.integer) else f"{value:.4g}"
+def _text(value: Any, form: str) -> str:
+    if isinstance(value, str):
+        return value
+    form = form or ("," if isinstance(value, int | np.integer) else ".4g")
+    return f"{value:{form}}"
 
 
 def pyplot() -> Any:

@@ -86,17 +86,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Run]:
     runs = {name: descend(name, x, y, given) for name in VARIANTS}
     table(
         f"{len(x)} samples, a 2-16-1 tanh network, step size {given.learning_rate:g}, {given.epochs} epochs",
-        ("descent", "steps", "seconds", "us a step", "last loss", "epochs that rose", "noise of the gradient"),
+        (
+            *("descent", "steps", ("seconds", ".3f"), ("us a step", ".0f"), ("last loss", ".5f")),
+            *(("epochs that rose", ".0%"), ("noise of the gradient", ".3f")),
+        ),
         [
-            (
-                r.name,
-                r.steps,
-                f"{r.seconds[-1]:.3f}",
-                f"{r.seconds[-1] / r.steps * 1e6:.0f}",
-                f"{r.losses[-1]:.5f}",
-                f"{r.rises:.0%}",
-                f"{r.noise:.3f}",
-            )
+            (r.name, r.steps, r.seconds[-1], r.seconds[-1] / r.steps * 1e6, r.losses[-1], r.rises, r.noise)
             for r in runs.values()
         ],
     )

@@ -97,19 +97,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     console.print(f"lambda = {curvature:.3f}: {limits}")
     table(
         f"{given.steps} steps from the same start; the lowest loss there is: {least:.6f}",
-        ("eta", "first loss", "last loss", "turned back", "1 - eta lambda", "what it did", "theory"),
-        [
-            (
-                f"{r.rate:g}",
-                f"{r.losses[0]:.4f}",
-                f"{r.losses[-1]:.6g}",
-                f"{r.turned:.0%}",
-                f"{1 - r.rate * curvature:.4f}",
-                r.verdict,
-                r.theory,
-            )
-            for r in runs
-        ],
+        (
+            *(("eta", "g"), ("first loss", ".4f"), ("last loss", ".6g"), ("turned back", ".0%")),
+            *(("1 - eta lambda", ".4f"), "what it did", "theory"),
+        ),
+        [(r.rate, r.losses[0], r.losses[-1], r.turned, 1 - r.rate * curvature, r.verdict, r.theory) for r in runs],
     )
     if given.plot:
         draw(given.plot, runs, x, y, least)

@@ -78,19 +78,11 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
     rows = []
     for name, value in sums.items():
         q = library[name]
-        rows.append(
-            (
-                name,
-                q.dimensions,
-                q.formula,
-                matrix_text(q.value, 5),
-                matrix_text(value, 5),
-                f"{np.abs(q.value - value).max():.0e}",
-            )
-        )
+        texts = (matrix_text(matrix, 5) for matrix in (q.value, value))
+        rows.append((name, q.dimensions, q.formula, *texts, np.abs(q.value - value).max()))
     table(
         f"A {'-'.join(map(str, WIDTHS))} sigmoid network on {given.samples} samples",
-        ("", "size", "in matrices", "matrix products (library)", "sums (loops)", "difference"),
+        ("", "size", "in matrices", "matrix products (library)", "sums (loops)", ("difference", ".0e")),
         rows,
         lines=True,
     )

@@ -82,57 +82,35 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
     links = chain(net.get_weights(), X, Y)
     library = explain(net, x, y, learning_rate=given.learning_rate)
 
-    numbers = [(i, *(f"{v:.5f}" for v in (k.w, k.b, k.a_before, k.z, k.a))) for i, k in enumerate(links, 1)]
-    table(f"Forward: x = {X}, y = {Y}", ("layer", "w", "b", "a before", "z = w a + b", "a = sigmoid(z)"), numbers)
+    numbers = [(i, k.w, k.b, k.a_before, k.z, k.a) for i, k in enumerate(links, 1)]
+    names = ("w", "b", "a before", "z = w a + b", "a = sigmoid(z)")
+    table(f"Forward: x = {X}, y = {Y}", ("layer", *((name, ".5f") for name in names)), numbers)
     rows, worst = [], 0.0
     for i, k in reversed(list(enumerate(links, 1))):
         weight, bias = library[f"dC/dW({i})"], library[f"dC/db({i})"]
         worst = max(worst, abs(k.dC_dw - weight.value.item()), abs(k.dC_db - bias.value.item()))
-        rows.append(
-            (
-                i,
-                *(f"{v:.6f}" for v in (k.dC_da, k.da_dz, k.dC_dz, k.a_before, k.dC_dw)),
-                f"{weight.value.item():.6f}",
-                f"{weight.numeric.item():.6f}",
-                f"{k.dC_db:.6f}",
-                f"{bias.value.item():.6f}",
-            )
-        )
+        of_w = (k.dC_da, k.da_dz, k.dC_dz, k.a_before, k.dC_dw, weight.value.item(), weight.numeric.item())
+        rows.append((i, *of_w, k.dC_db, bias.value.item()))
+    names = ("dC/da", "da/dz", "delta", "dz/dw", "dC/dw", "library", "central", "dC/db", "library")
     table(
         "Backward, from the last layer to the first: dC/da = delta of the layer above * its w",
-        ("layer", "dC/da", "da/dz", "delta", "dz/dw", "dC/dw", "library", "central", "dC/db", "library"),
+        ("layer", *((name, ".6f") for name in names)),
         rows,
     )
 
     eta, before = given.learning_rate, net.loss(x, y)
     net.train_step(x, y, gb.SGD(eta))
     after = net.get_weights()
+    rows, updates = [], 0.0
+    for i, k in enumerate(links):
+        w, b = k.w - eta * k.dC_dw, k.b - eta * k.dC_db
+        new_w, new_b = (after[f"{i}.{name}"].item() for name in ("weight", "bias"))
+        rows.append((i + 1, k.w, w, new_w, k.b, b, new_b))
+        updates = max(updates, abs(w - new_w), abs(b - new_b))
     table(
         f"Update: w <- w - {eta:g} dC/dw, b <- b - {eta:g} dC/db",
-        ("layer", "w", "new w", "library", "b", "new b", "library"),
-        [
-            (
-                i,
-                *(
-                    f"{v:.6f}"
-                    for v in (
-                        k.w,
-                        k.w - eta * k.dC_dw,
-                        after[f"{i - 1}.weight"].item(),
-                        k.b,
-                        k.b - eta * k.dC_db,
-                        after[f"{i - 1}.bias"].item(),
-                    )
-                ),
-            )
-            for i, k in enumerate(links, 1)
-        ],
-    )
-    updates = max(
-        max(
-            abs(k.w - eta * k.dC_dw - after[f"{i}.weight"].item()), abs(k.b - eta * k.dC_db - after[f"{i}.bias"].item())
-        )
-        for i, k in enumerate(links)
+        ("layer", *((name, ".6f") for name in ("w", "new w", "library", "b", "new b", "library"))),
+        rows,
     )
     console.print(f"largest difference between these numbers and the library's: {max(worst, updates):.1e}")
     console.print(f"cost before {before:.6f}, after {net.loss(x, y):.6f}")

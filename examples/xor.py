@@ -108,18 +108,13 @@ def autopsy(net: gb.Network) -> dict[str, Any]:
     a, delta, p = hidden_activations(net), net.deltas(X, Y)[-1], net.predict(X)
     table(
         "The network at the end: what the hidden units compute, and delta(2) = (p - y) / 4",
-        ("a", "b", "a xor b", *(f"unit {j + 1}" for j in range(a.shape[1])), "prediction", "delta(2)"),
-        [
-            (
-                int(X[i, 0]),
-                int(X[i, 1]),
-                int(Y[i, 0]),
-                *(f"{v:.4f}" for v in a[i]),
-                f"{p[i, 0]:.4f}",
-                f"{delta[i, 0]:+.4f}",
-            )
-            for i in range(4)
-        ],
+        (
+            *((name, ".0f") for name in ("a", "b", "a xor b")),
+            *((f"unit {j + 1}", ".4f") for j in range(a.shape[1])),
+            ("prediction", ".4f"),
+            ("delta(2)", "+.4f"),
+        ),
+        np.hstack([X, Y, a, p, delta]),
     )
     found = {"loss": loss, "gradient_norm": norm, "hidden": a, "deltas": delta, "predictions": p}
     console.print(
@@ -159,11 +154,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     )
     table(
         f"Before and after {given.epochs:,} epochs, from start {given.seed}",
-        ("a", "b", "a xor b", "before", "after"),
-        [
-            (int(a), int(b), int(y), f"{p:.4f}", f"{q:.4f}")
-            for (a, b), y, p, q in zip(X, Y[:, 0], before[:, 0], after[:, 0], strict=True)
-        ],
+        (*((name, ".0f") for name in ("a", "b", "a xor b")), ("before", ".4f"), ("after", ".4f")),
+        np.hstack([X, Y, before, after]),
     )
     found = autopsy(classic)
 

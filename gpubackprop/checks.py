@@ -92,15 +92,13 @@ def _number(name: str, value: object, allowed: Callable[[float], bool], expected
     return number
 
 
-class Formula:
-    """An activation or a loss: it has a name, and keeps the arguments of its constructor as attributes of the same names."""
+class Recordable:
+    """A layer, an activation or a loss: mathematics that a step is recorded of."""
 
-    name: ClassVar[str]
-    recordable: ClassVar[bool] = False
+    recordable: bool = False
     """Whether all work goes through `be` with `out=` and depends on no value, so that it can be recorded once and done again.
     False, which is right for any mathematics, runs the methods anew at each step; this library's own classes are recorded."""
-    _noun: ClassVar[str]
-    _mathematics: ClassVar[set[str]]
+    _mathematics: ClassVar[set[str]] = set()
     """The methods that do the work."""
 
     def __init_subclass__(cls, **options: object) -> None:
@@ -108,6 +106,13 @@ class Formula:
         # A class from outside with mathematics of its own must say so itself, whatever its parent says.
         if "recordable" not in vars(cls) and cls._mathematics & vars(cls).keys():
             cls.recordable = cls.__module__.startswith("gpubackprop.")
+
+
+class Formula(Recordable):
+    """An activation or a loss: it has a name, and keeps the arguments of its constructor as attributes of the same names."""
+
+    name: ClassVar[str]
+    _noun: ClassVar[str]
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments as plain values, but for those that are what they are by default."""

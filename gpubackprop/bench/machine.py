@@ -40,7 +40,7 @@ def machine(packages: Sequence[str] = ()) -> dict[str, Any]:
         "load": None if load is None else round(load, 2),
     }
     if packages:
-        found["packages"] = {name: there for name in packages if (there := _version(name))}
+        found["packages"] = {name: there for name in packages if (there := version_of(name))}
     return found
 
 
@@ -57,7 +57,8 @@ def was_busy(described: dict[str, Any]) -> bool:
     return bool(load and cores and load > 0.25 * cores)
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The version of an installed package, None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

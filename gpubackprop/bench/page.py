@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from gpubackprop.bench import text
-from gpubackprop.bench.charts import charts, sample, svg
+from gpubackprop.bench.charts import charts, svg
 from gpubackprop.bench.result import NOTES, Result
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -14,7 +14,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def to_html(result: Result) -> str:
-    """The page. Every text that comes from the result is escaped."""
+    """The page. Every text that comes from the result is escaped. Raises MissingExtraError without matplotlib."""
     title = f"Training steps: {', '.join(result.networks) or 'nothing measured'}"
     head = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -24,10 +24,9 @@ def to_html(result: Result) -> str:
     )
     said = "".join(f'<p class="advice">{escape(line)}</p>' for line in result.advice())
     said += "".join(f'<p class="warning">{escape(line)}</p>' for line in result.warnings())
-    legend = "".join(f"<li>{sample(i)} {escape(label)}</li>" for i, label in enumerate(result.labels))
     failed = "".join(f"<li><b>{escape(who)}</b>: {escape(why)}</li>" for who, why in result.failures())
     reading = _definitions({name: f"{note}." for name, note in NOTES.items()}, "notes")
-    sections = [f"<header><h1>{escape(title)}</h1>{said}</header>", f'<ul class="legend">{legend}</ul>']
+    sections = [f"<header><h1>{escape(title)}</h1>{said}</header>"]
     sections += [_network(result, network) for network in result.networks]
     sections += [f"<section><h2>Without figures</h2><ul>{failed}</ul></section>"] if failed else []
     sections += [f"<section><h2>How to read it</h2>{reading}</section>", _facts(result)]
@@ -80,14 +79,11 @@ def _definitions(facts: dict[str, Any], kind: str = "facts") -> str:
     return f'<dl class="{kind}">{lines}</dl>'
 
 
-# Okabe and Ito's colours, which people with colour vision deficiencies can tell apart; yellow is left out, for its contrast.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#444444", "#7f3fbf")
-
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --soft: #5a5a5a; --rule: #d4d4d4; --ground: #ffffff; --tint: #eef4f8 }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #ececec; --soft: #a8a8a8; --rule: #444444; --ground: #161616; --tint: #1d2a33 }
-  .s6 { --c: #bbbbbb !important }
+  .chart { filter: invert(1) hue-rotate(180deg) }
 }
 * { box-sizing: border-box }
 body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.45 system-ui, sans-serif }
@@ -96,19 +92,9 @@ h1 { font-size: 1.5rem; line-height: 1.2; margin: .5rem 0 1rem; overflow-wrap: a
 h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; overflow-wrap: anywhere }
 .advice { font-size: 1.1rem; border-left: .25rem solid #0072b2; padding: .4rem .8rem; margin: .5rem 0; background: var(--tint) }
 .warning { border-left: .25rem solid #d55e00; padding: .4rem .8rem; margin: .5rem 0 }
-.legend { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: .4rem 0; margin: 1rem 0 0; list-style: none;
-  position: sticky; top: 0; background: var(--ground); border-bottom: 1px solid var(--rule) }
-.sample { width: 2.4rem; height: .8rem; vertical-align: middle }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20.5rem), 1fr)); gap: 1rem }
 figure { margin: 0 }
-.chart { width: 100%; height: auto; display: block; font: 12px system-ui, sans-serif }
-.chart text { fill: var(--ink) }
-.chart .note { paint-order: stroke; stroke: var(--ground); stroke-width: 3px }
-.grid { stroke: var(--rule); stroke-width: .6 }
-.crossing { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 3 3 }
-.line { fill: none; stroke: var(--c); stroke-width: 1.8 }
-.spread { stroke: var(--c); stroke-width: 1.2 }
-.mark { fill: var(--c); stroke: var(--ground); stroke-width: .7 }
+.chart { width: 100%; height: auto; display: block }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; width: 100%; margin: 1rem 0; font-variant-numeric: tabular-nums; font-size: .95rem }
 caption { text-align: left; font-weight: 600; padding: .3rem 0 }
@@ -134,11 +120,10 @@ ul { padding-left: 1.2rem }
   :root { --ink: #000000; --soft: #333333; --rule: #999999; --ground: #ffffff; --tint: #ffffff; color-scheme: light }
   body { font-size: 10pt }
   main { max-width: none; padding: 0 }
-  .legend { position: static }
   .charts { grid-template-columns: 1fr 1fr }
   figure, tr, .advice, tbody { break-inside: avoid }
   .wide { overflow: visible }
   h2, caption { break-after: avoid }
   thead { display: table-header-group }
 }
-""" + "\n".join(f".s{i} {{ --c: {colour} }}" for i, colour in enumerate(_COLOURS))
+"""

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -113,7 +113,8 @@ def run(
     with ExitStack() as stack:
         workers = {c.label: stack.enter_context(closing(connect(c))) for c in wanted}
         reference = stack.enter_context(closing(in_process(_REFERENCE)))
-        comparison = _Comparison(result, workers, reference, len(subjects), on_progress)
+        turns = len(workers) * (2 + len(subjects) * len(plan["batch_sizes"]) * plan["repeats"])
+        comparison = _Comparison(result, workers, reference, turns, on_progress)
         try:
             comparison.begin()
             ends = [plan["repeats"] * i // PASSES for i in range(PASSES + 1)]
@@ -132,24 +133,21 @@ def run(
     return result
 
 
+@dataclass
 class _Comparison:
-    def __init__(
-        self,
-        result: Result,
-        workers: dict[str, Worker],
-        reference: Worker,
-        networks: int,
-        on_progress: Callable[[Progress], None] | None,
-    ) -> None:
-        self.result = result
-        self.plan = plan = result.settings
-        self.workers = workers
-        self.reference = reference
-        self._turns = len(workers) * (2 + networks * len(plan["batch_sizes"]) * plan["repeats"])
-        self._done = 0
-        self._listener = on_progress
-        self._order = random.Random(plan["seed"])
-        self._cases: dict[tuple[str, int], Case] = {}
+    """What is done with the contenders, whose processes have their labels. done: turns that were taken, of `turns`."""
+
+    result: Result
+    workers: dict[str, Worker]
+    reference: Worker
+    turns: int
+    listener: Callable[[Progress], None] | None
+    done: int = 0
+    cases: dict[tuple[str, int], Case] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.plan = self.result.settings
+        self.order = random.Random(self.plan["seed"])
 
     def begin(self) -> None:
         """Start every contender and measure what its device can do at best. Raises DeviceError for one that is not there."""
@@ -170,7 +168,7 @@ class _Comparison:
                     column.ceilings[what] = max(rate, column.ceilings.get(what, 0.0))
             except WorkerError as error:
                 column.failed = str(error)
-            self._done += 1
+            self.done += 1
 
     def measure(self, described: Description, n: int, rounds: range) -> None:
         """All contenders' turns on one network with n rows, in these rounds."""
@@ -178,10 +176,10 @@ class _Comparison:
         case = self._prepared(described, n, where)
         ready = [label for label, cell in case.cells.items() if not cell.failed]
         for repeat in rounds:
-            for label in self._order.sample(ready, len(ready)):
+            for label in self.order.sample(ready, len(ready)):
                 self._report(f"{where}, round {repeat + 1} of {self.plan['repeats']}: {label}")
                 time.sleep(PAUSE)
-                self._done += 1
+                self.done += 1
                 cell = case.cells[label]
                 if not cell.failed:
                     with self._failing(label, cell):
@@ -189,17 +187,17 @@ class _Comparison:
         for label in ready:
             if not case.cells[label].failed:
                 self.workers[label].ask("release")
-        self._done += len(rounds) * (len(self.workers) - len(ready))
+        self.done += len(rounds) * (len(self.workers) - len(ready))
 
     def _prepared(self, described: Description, n: int, where: str) -> Case:
         """The case, with the network built by every contender that computes the right thing; the others have failed."""
         ask = (described, n, self.plan["optimizer"], self.plan["seed"])
-        case = self._cases.get((described["name"], n))
+        case = self.cases.get((described["name"], n))
         first = case is None
         self._report(f"{where}: the same results everywhere?" if first else where)
         expected, why = self._reference_tensors(ask) if first else ({}, "")
         if case is None:
-            case = self._cases[described["name"], n] = Case(described["name"], described["widths"], n)
+            case = self.cases[described["name"], n] = Case(described["name"], described["widths"], n)
             self.result.cases.append(case)
         for column in self.result.contenders:
             cell = case.cells.setdefault(column.label, Cell(failed=why or None))
@@ -235,8 +233,8 @@ class _Comparison:
             self.workers[label].close()
 
     def _report(self, said: str) -> None:
-        if self._listener is not None:
-            self._listener(Progress(self._done, self._turns, said))
+        if self.listener is not None:
+            self.listener(Progress(self.done, self.turns, said))
 
 
 def _listed(name: str, values: object) -> list[Any]:

@@ -26,6 +26,7 @@ from gpubackprop.losses import LOSSES, get_loss
 from gpubackprop.network.network import Network
 from gpubackprop.network.perceptron import mlp
 from gpubackprop.optimizers import Optimizer
+from gpubackprop.pipeline.run_folder import MODEL
 
 Description = dict[str, Any]
 """{"name", "widths", "layers", "loss", "l1", "l2", "seed"}: what a network is built from, in values that JSON can hold."""
@@ -67,8 +68,8 @@ def model_file(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if not path.is_dir():
         return path
-    if (path / "model.safetensors").is_file():
-        return path / "model.safetensors"
+    if (path / MODEL).is_file():
+        return path / MODEL
     found = sorted(path.glob("*.safetensors"))
     if len(found) == 1:
         return found[0]

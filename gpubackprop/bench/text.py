@@ -20,18 +20,21 @@ _BYTES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
 
 def seconds(value: float | None, digits: int = 3) -> str:
     """0.00123 -> "1.23 ms"; with fewer digits, trailing zeros are left out."""
-    if value is None or not isfinite(value):
-        return "-"
-    scale, unit = next(((s, u) for s, u in _TIMES if value >= 0.9995 * s), _TIMES[-1])
-    return f"{_digits(value / scale, digits)} {unit}"
+    return _scaled(value, _TIMES, digits)
 
 
 def quantity(value: float | None, unit: str = "", digits: int = 3) -> str:
     """1234567 -> "1.23 M", and with a unit "1.23 MFLOP/s"."""
+    return _scaled(value, [(scale, prefix + unit) for scale, prefix in _PREFIXES], digits)
+
+
+def _scaled(value: float | None, units: Sequence[tuple[float, str]], digits: int) -> str:
+    """The value in the largest unit of which it is one or more."""
     if value is None or not isfinite(value):
         return "-"
-    scale, prefix = next(((s, p) for s, p in _PREFIXES if value >= 0.9995 * s), _PREFIXES[-1])
-    return f"{_digits(value / scale, digits)} {prefix}{unit}".rstrip()
+    scale, unit = next(((s, u) for s, u in units if value >= 0.9995 * s), units[-1])
+    shown = _three_digits(value / scale) if digits == 3 else f"{float(f'{value / scale:.{digits}g}'):g}"
+    return f"{shown} {unit}".rstrip()
 
 
 def size(value: int | None) -> str:
@@ -52,10 +55,6 @@ def percent(value: float | None) -> str:
 def rounded(batch_size: float) -> str:
     """A batch size that was interpolated, with two significant digits."""
     return f"{float(f'{batch_size:.2g}'):,.0f}"
-
-
-def _digits(value: float, digits: int) -> str:
-    return _three_digits(value) if digits == 3 else f"{float(f'{value:.{digits}g}'):g}"
 
 
 def _three_digits(value: float) -> str:

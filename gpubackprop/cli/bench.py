@@ -15,7 +15,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from typer import Argument, Option
 
-from gpubackprop.bench.charts import check_available, save_plot
+from gpubackprop.bench.charts import save_plot
 from gpubackprop.bench.compare import render_comparison, to_dict
 from gpubackprop.bench.page import to_html
 from gpubackprop.bench.result import Result
@@ -24,6 +24,7 @@ from gpubackprop.bench.text import show
 from gpubackprop.errors import ArgumentError, DataError
 from gpubackprop.files.atomic import replacing
 from gpubackprop.terminal import Terminal
+from gpubackprop.training.figures import figure
 
 INTERRUPTED = 130
 LAYERS = "784,512,256,10"
@@ -62,7 +63,7 @@ def bench(
     ] = None,
     csv: Annotated[str | None, Option(help="Write a table there.")] = None,
     plot: Annotated[str | None, Option(help="Draw a PNG there.")] = None,
-    html: Annotated[str | None, Option(help="Write a page there, with plots and tables.")] = None,
+    html: Annotated[str | None, Option(help="Write a page there, with plots and tables (extra plot).")] = None,
 ) -> None:
     """Time training steps on several devices against each other, and say from which batch size on which one is faster.
 
@@ -83,8 +84,8 @@ def bench(
         raise ArgumentError(f"the network is either that of {what[0]} or --layers {layers}; give one of them")
     network = what[0] if what else _numbers("--layers", layers or LAYERS)
     _check_writable({name: path for name, path in outputs.items() if path and path != STDOUT})
-    if plot:
-        check_available()
+    if plot or html:
+        figure(1, 1, "")  # there is matplotlib
     with _display() as display:
         result = benchmark(
             network,

@@ -11,7 +11,7 @@ from gpubackprop.cli.output import Json, print_json, table
 from gpubackprop.errors import ArgumentError, DataError
 from gpubackprop.files.atomic import replacing
 from gpubackprop.pipeline.config import run_options
-from gpubackprop.pipeline.run_folder import read_settings
+from gpubackprop.pipeline.run_folder import HISTORY, read_settings
 from gpubackprop.terminal import Terminal, say
 from gpubackprop.training.figures import png
 from gpubackprop.training.history import History, curves
@@ -29,7 +29,7 @@ def compare(
     asked, scores = (_by_name([pair[i] for pair in found]) for i in (0, 1))
     differ = {name: values for name, values in asked.items() if any(v != values[0] for v in values)}
     if plot:
-        made = png(curves({run: History.load(Path(run, "history.jsonl")) for run in runs}))
+        made = png(curves({run: History.load(Path(run, HISTORY)) for run in runs}))
         with replacing(Path(plot)) as file:
             file.write(made)
     if as_json:

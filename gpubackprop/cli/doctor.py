@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import numpy as np
@@ -15,6 +14,7 @@ from gpubackprop.backend.cpu.blas_info import blas_name, blas_threads
 from gpubackprop.backend.cuda.diagnosis import software
 from gpubackprop.backend.cuda.measurements import FILES
 from gpubackprop.backend.select import fallback_reason, get_backend
+from gpubackprop.bench.machine import version_of
 from gpubackprop.cli.devices import devices
 from gpubackprop.files import cache
 from gpubackprop.optimizers import SGD
@@ -55,8 +55,9 @@ def doctor(
     say(f'device="auto" takes {get_backend("auto").name}' + (f": {reason}" if reason else ""))
     for line in software():
         say(f"  {line}")
-    for name in _EXTRAS:
-        say(f"  {name:<14} {_version(name)}")
+    for name, extra in _EXTRAS.items():
+        missing = f'not installed (pip install "gpubackprop[{extra}]")'
+        say(f"  {name:<14} {version_of(name) or missing}")
     net = mlp([8, 16, 3], loss="cross_entropy", device=device, precision=precision)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(32, 8)), rng.integers(0, 3, 32)
@@ -67,10 +68,3 @@ def doctor(
     verdict = "works" if after < before else "DOES NOT WORK: the loss should have fallen"
     say(f"20 training steps on {net.backend.name}: loss {before:.4f} -> {after:.4f}: {verdict}")
     say(f"steps there: {net.backend.describe()}")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return f'not installed (pip install "gpubackprop[{_EXTRAS[package]}]")'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from textwrap import indent
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 from typer import Argument, Option
 
+from gpubackprop.bench.subject import model_file
 from gpubackprop.cli.output import Json, print_json
 from gpubackprop.errors import ArgumentError
 from gpubackprop.files.checkpoint import load
@@ -56,7 +56,7 @@ def explain(
     central differences, which know nothing of the chain rule.
     """
     if run is not None:
-        net = load(Path(run, "model.safetensors") if Path(run).is_dir() else run, device)
+        net = load(model_file(run), device)
     else:
         if output_activation is None:
             output_activation = activation if get_loss(loss).output == "identity" else "identity"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
 
-from gpubackprop.errors import ArgumentError, DataError
+from gpubackprop.cli.output import check_out
 from gpubackprop.interop.onnx import to_onnx
 from gpubackprop.pipeline.model import load_run
 from gpubackprop.terminal import Terminal, say
@@ -19,9 +18,6 @@ def export(
     overwrite: Annotated[bool, Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a trained network as an ONNX file, with what it does to columns, units and labels."""
-    if not out.endswith(".onnx"):
-        raise ArgumentError(f"out must end in .onnx; got {out!r}")
-    if Path(out).exists() and not overwrite:
-        raise DataError(f"out={out} exists; choose another name, or say overwrite=True to replace it")
+    check_out(out, ".onnx", overwrite=overwrite)
     to_onnx(load_run(run, "cpu"), out)
     say(Terminal(), f"{run} in {out}")

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer import Exit, Option
 
+from gpubackprop.errors import ArgumentError, DataError
 from gpubackprop.files.plain import as_json
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ def show_report(net: object, report: GradcheckReport | ParityReport, as_json: bo
         print(f"{net!r}\n{report}")
     if not report:
         raise Exit(FAILED)
+
+
+def check_out(out: str, *endings: str, overwrite: bool) -> None:
+    """Before work is done for a file: ArgumentError for another ending, DataError where one is there that must stay."""
+    if not out.endswith(endings):
+        raise ArgumentError(f"out must end in {' or '.join(endings)}; got {out!r}")
+    if os.path.exists(out) and not overwrite:
+        raise DataError(f"out={out} exists; choose another name, or say overwrite=True to replace it")
 
 
 def print_json(value: dict[str, Any]) -> None:

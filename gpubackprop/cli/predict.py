@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from typer import Argument, Option
 
-from gpubackprop.errors import ArgumentError, DataError
+from gpubackprop.cli.output import check_out
 from gpubackprop.files.atomic import replacing
 from gpubackprop.pipeline.model import Array, Model, load_run
 from gpubackprop.terminal import Terminal, printable, say
@@ -34,19 +33,15 @@ def predict(
     .csv: the class and the probability of each class, or the values of the targets, in their own unit. .npy: the
     probabilities (n, classes) or values (n, targets) as a floating-point array.
     """
-    path = Path(out)
-    if path.suffix not in (".csv", ".npy"):
-        raise ArgumentError(f"out must end in .csv or .npy; got {out!r}")
-    if path.exists() and not overwrite:
-        raise DataError(f"out={out} exists; choose another name, or say overwrite=True to replace it")
+    check_out(out, ".csv", ".npy", overwrite=overwrite)
     model = load_run(run, device)
     console = Terminal()
     rows = model.read(data, folder)
     for line in model.remarks(rows):
         say(console, line)
     answers = model.answers(rows, batch_size)
-    content = _csv(model, answers, no_formulas) if path.suffix == ".csv" else _npy(answers)
-    with replacing(path) as file:
+    content = _csv(model, answers, no_formulas) if out.endswith(".csv") else _npy(answers)
+    with replacing(out) as file:
         file.write(content)
     say(console, f"{len(answers):,} predictions in {out}")
 

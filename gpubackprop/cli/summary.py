@@ -11,7 +11,7 @@ from gpubackprop.cli.output import Json, print_json, table
 from gpubackprop.errors import DataError
 from gpubackprop.files.checkpoint import FORGED
 from gpubackprop.pipeline.model import Model, load_run
-from gpubackprop.pipeline.run_folder import read_settings
+from gpubackprop.pipeline.run_folder import HISTORY, read_settings
 from gpubackprop.terminal import Terminal, say
 from gpubackprop.training import History
 
@@ -26,7 +26,7 @@ def summary(
     """Show what is in a run folder: the network, the settings, the history and the result."""
     folder = Path(run)
     model, about = load_run(folder, device), read_settings(folder)
-    history = History.load(folder / "history.jsonl")
+    history = History.load(folder / HISTORY)
     if as_json:
         print_json({**about, "history": history.records})
         return

@@ -126,10 +126,7 @@ def load_npy(source: str, task: str) -> Dataset:
     is missing, damaged or of another kind, and for a name that does not say where y is.
     """
     x_path, y_path = npy_pair(source)
-    arrays = {}
-    for name, path in (("x", x_path), ("y", y_path)):
-        arrays[name] = _load_npy(path)
-    return assemble(x_path, arrays, task)
+    return assemble(x_path, {"x": _load_npy(x_path), "y": _load_npy(y_path)}, task)
 
 
 def _load_npy(path: str | os.PathLike[str]) -> Array:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import re
-import socket
 import threading
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, BinaryIO
 
 from gpubackprop.data.idx import read_idx
 from gpubackprop.errors import DataError, GpuBackpropError
@@ -22,16 +19,14 @@ from gpubackprop.files.atomic import replacing
 TIMEOUT = 30.0
 """Seconds that a server may stay silent."""
 WHOLE_TIMEOUT = 1800.0
-"""Seconds that a file may take, from the first byte to the last."""
+"""Seconds that a file may take, from the request to its last byte."""
 SCHEMES = ("https",)
 """How files may come, after a redirect too."""
 
 _BLOCK = 1 << 18
 
 
-def fetch_idx(
-    roots: Sequence[str], name: str, destination: Path, *, sha256: str, limit: int, timeout: float = TIMEOUT
-) -> None:
+def fetch_idx(roots: Sequence[str], name: str, destination: Path, *, sha256: str, limit: int) -> None:
     """Download the IDX file `name` from the first root that delivers it, to `destination`.
 
     roots: URLs that end in "/". sha256: digest of the uncompressed content. limit: most bytes to accept. The file is
@@ -44,7 +39,7 @@ def fetch_idx(
     for root in roots:
         try:
             with replacing(destination, _NoRoomError) as file:
-                _receive(root + name, file, limit, timeout)
+                _receive(root + name, file, limit)
                 file.flush()
                 read_idx(file.name, sha256=sha256)
             return
@@ -74,52 +69,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-class _InTime:
-    """A connection whose headers take no longer than `WHOLE_TIMEOUT`: of a server that sends them one byte at a time, no single
-    read takes long."""
-
-    def getresponse(self: Any) -> http.client.HTTPResponse:
-        late = threading.Event()
-
-        def cut() -> None:
-            late.set()
-            # The reading thread wakes up; it closes the socket.
-            with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
-
-        timer = threading.Timer(WHOLE_TIMEOUT, cut)
-        timer.daemon = True
-        timer.start()
-        try:
-            response: http.client.HTTPResponse = super().getresponse()  # type: ignore[misc]
-        except (OSError, http.client.HTTPException):
-            if not late.is_set():
-                raise
-        finally:
-            timer.cancel()
-        if late.is_set():
-            raise TimeoutError(f"took longer than {WHOLE_TIMEOUT:g} seconds")
-        return response
-
-
-class _Plain(_InTime, http.client.HTTPConnection):
-    pass
-
-
-class _Secure(_InTime, http.client.HTTPSConnection):
-    pass
-
-
-class _PlainHandler(urllib.request.HTTPHandler):
-    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Plain, req)
-
-
-class _SecureHandler(urllib.request.HTTPSHandler):
-    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_Secure, req)
-
-
 def _check_scheme(url: str) -> None:
     scheme = urllib.parse.urlsplit(url).scheme
     if scheme not in SCHEMES:
@@ -130,26 +79,40 @@ class _NoRoomError(GpuBackpropError):
     """The disk's fault, not the server's."""
 
 
-def _receive(url: str, file: BinaryIO, limit: int, timeout: float) -> None:
+def _receive(url: str, file: BinaryIO, limit: int) -> None:
     """Write what `url` sends to the file. Raises DataError for the server's faults, OSError for the disk's."""
-    received, end = 0, time.monotonic() + WHOLE_TIMEOUT
+    failed: list[Exception] = []
+
+    def work() -> None:
+        try:
+            _copy(url, file, limit)
+        except Exception as error:
+            failed.append(error)
+
+    # In a thread, which can be left: of a server that sends one byte at a time, in its headers too, no single read takes long.
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(WHOLE_TIMEOUT)
+    if thread.is_alive():
+        raise DataError(f"took longer than {WHOLE_TIMEOUT:g} seconds")
+    if failed:
+        raise failed.pop()
+
+
+def _copy(url: str, file: BinaryIO, limit: int) -> None:
+    received = 0
     _check_scheme(url)
     try:
-        with urllib.request.build_opener(_Redirects, _PlainHandler, _SecureHandler).open(
-            url, timeout=timeout
-        ) as response:
+        with urllib.request.build_opener(_Redirects).open(url, timeout=TIMEOUT) as response:
             declared = response.headers.get("Content-Length")
             while True:
                 try:
-                    # `read` would wait for a whole block, however slowly it drips.
-                    block = response.read1(_BLOCK)
+                    block = response.read(_BLOCK)
                 except (OSError, http.client.HTTPException) as error:
                     raise DataError(f"the connection broke after {received:,} bytes: {error}") from error
                 if not block:
                     break
                 received += len(block)
-                if time.monotonic() > end:
-                    raise DataError(f"took longer than {WHOLE_TIMEOUT:g} seconds, for {received:,} bytes")
                 if received > limit:
                     raise DataError(f"sent more than the {limit:,} bytes that the file can have")
                 file.write(block)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError
+from gpubackprop.precision import is_constant
 
 Array = NDArray[np.generic]
 _BLOCK_ELEMENTS = 1 << 20
@@ -126,15 +127,6 @@ class Standardizer:
     def __repr__(self) -> str:
         fitted = f"fitted to {self.width} columns" if self.width else "not fitted"
         return f"Standardizer(per_feature={self.per_feature}): {fitted}"
-
-
-def is_constant(variance: np.ndarray, mean: np.ndarray, n: int) -> np.ndarray | np.bool_:
-    """Whether a variance of n values (divisor n) is no more than the error of computing it, elementwise.
-
-    The bound is that of scikit-learn's StandardScaler: n eps variance + (n mean eps)^2, after Chan, Golub and LeVeque.
-    """
-    eps = float(np.finfo(np.float64).eps)
-    return variance <= n * eps * variance + (n * mean * eps) ** 2
 
 
 def _check_real_matrix(x: Array) -> None:

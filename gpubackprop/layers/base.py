@@ -8,13 +8,14 @@ where f' is computed from a); v.delta = dC/dz; and the arrays that the layer ask
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from gpubackprop.activations import Activation, get_activation
 from gpubackprop.backend.base import Array, Backend, Tensors
+from gpubackprop.checks import Recordable
 from gpubackprop.losses import Buffers
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ Stream: TypeAlias = "MaskStream | Sequence[Stream] | None"
 """Where a layer draws from: its masks, those of the layers inside it, or nothing."""
 
 
-class Layer:
+class Layer(Recordable):
     """The base class of layers. A user-defined layer derives from it and defines `forward` and `backward`, and, where it has
     parameters, `parameter_shapes`, `initial` and `gradients`.
 
@@ -34,8 +35,14 @@ class Layer:
     anew at each step.
     """
 
-    recordable: bool = False
-    """Whether all work goes through `be` with `out=`, and none depends on a value: such a layer is recorded once."""
+    _mathematics: ClassVar[set[str]] = {
+        "forward",
+        "gradients",
+        "gradients_into",
+        "backward",
+        "propagate",
+        "begin_backward",
+    }
 
     activation: Activation = get_activation("identity")
     """f. The layer above multiplies by its derivative when it propagates delta down to this layer."""
@@ -65,11 +72,7 @@ class Layer:
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
-        # A class from outside with mathematics of its own must say so itself, whatever its parent says.
-        own = {"forward", "gradients", "gradients_into", "backward", "propagate", "begin_backward"} & vars(cls).keys()
-        if "recordable" not in vars(cls) and own:
-            cls.recordable = cls.__module__.startswith("gpubackprop.")
-        if "passes_delta" not in vars(cls) and own:
+        if "passes_delta" not in vars(cls) and cls._mathematics & vars(cls).keys():
             cls.passes_delta = False
 
     def build(self, width: int) -> int:

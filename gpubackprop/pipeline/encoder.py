@@ -14,11 +14,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from gpubackprop.data import cells
 from gpubackprop.data.arrow import pa, pc
-from gpubackprop.data.standardize import is_constant
 from gpubackprop.data.tables import Table
 from gpubackprop.data.text_tables import listed
 from gpubackprop.errors import ArgumentError, CheckpointError, DataError
 from gpubackprop.layout import aligned
+from gpubackprop.precision import is_constant
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]

@@ -15,12 +15,12 @@ from gpubackprop.data.sampling import Sample, load_sample
 from gpubackprop.data.tables import is_table, table_from
 from gpubackprop.data.text_tables import listed
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError
-from gpubackprop.files.checkpoint import load_checkpoint, save
+from gpubackprop.files.checkpoint import load_checkpoint
 from gpubackprop.metrics import label_accuracy, mean_absolute_error, r2
 from gpubackprop.network.network import Network
-from gpubackprop.optimizers import Optimizer
 from gpubackprop.pipeline.encoder import Encoder
 from gpubackprop.pipeline.preparation import Part, divide, encode, fingerprint
+from gpubackprop.pipeline.run_folder import CHECKPOINTS, MODEL
 from gpubackprop.training import evaluate
 
 Array = np.ndarray
@@ -165,16 +165,13 @@ class Model:
             return out if self.targets is None else self.targets.inverse(out)
         return np.hstack([1 - out, out]) if out.shape[1] == 1 else out
 
-    def loss(self, x: Array | Table, y: Array, batch_size: int | None = None) -> float:
-        """The loss of raw rows and raw targets, as it is in training, penalties included."""
-        return evaluate(self.network, self.prepare(x), self.prepare_targets(y), batch_size)["loss"]
-
     def scores(
         self, x: Array | Table, y: Array, batch_size: int | None = None, answers: Array | None = None
     ) -> dict[str, float]:
         """`score` of raw rows and raw targets, labels (n,) or values (n, m). answers: those of x, where they are known."""
         answers = self.answers(x, batch_size) if answers is None else answers
-        loss = self.loss(x, y, batch_size)
+        # As it is in training, penalties included.
+        loss = evaluate(self.network, self.prepare(x), self.prepare_targets(y), batch_size)["loss"]
         if self.classes:
             return {"accuracy": float(np.mean(answers.argmax(axis=1) == y)), "loss": loss}
         if self.data["task"] == "multilabel":
@@ -313,27 +310,6 @@ class Model:
                 found |= {f"{name}.{key}": value for key, value in scale.state().items()}
         return found
 
-    def save(self, path: Path, optimizer: Optimizer | None) -> None:
-        """Write everything to one .safetensors file. Raises CheckpointError if it cannot be written."""
-        save(path, self.network, optimizer=optimizer, extra=self.extra())
-
-    @classmethod
-    def load(cls, run: Path, device: str = "auto") -> Model:
-        """The model of a run folder (or in a .safetensors file of one), on a device.
-
-        Raises CheckpointError where there is none, DeviceError for a device that is not there.
-        """
-        path = run / "model.safetensors" if run.is_dir() else run
-        if run.is_dir() and not path.exists():
-            hint = f"; go on with it by resume_run({str(run)!r})" if (run / "checkpoints").is_dir() else ""
-            raise CheckpointError(
-                f"{run}: holds no model.safetensors: no folder that `gpubackprop train` finished{hint}"
-            )
-        c = load_checkpoint(path, device)
-        if "data" not in c.extra:
-            raise CheckpointError(f"{path}: says nothing of its data: `gpubackprop train` did not write it")
-        return cls.built(c.net, c.extra)
-
     @classmethod
     def built(cls, network: Network, extra: dict[str, Any]) -> Model:
         """The model of a network and what `extra` gave. Raises CheckpointError where that is something else."""
@@ -346,8 +322,17 @@ class Model:
 
 
 def load_run(path: str | os.PathLike[str], device: str = "auto") -> Model:
-    """The trained model in a run folder that `gpubackprop train` or `gb.train_run` wrote, with the preparation of its data.
+    """The trained model in a run folder that `gpubackprop train` or `gb.train_run` wrote (or in its .safetensors file), with the
+    preparation of its data.
 
     Raises CheckpointError where there is none, or one that is damaged, DeviceError for a device that is not there.
     """
-    return Model.load(Path(path), device)
+    run = Path(path)
+    path = run / MODEL if run.is_dir() else run
+    if run.is_dir() and not path.exists():
+        hint = f"; go on with it by resume_run({str(run)!r})" if (run / CHECKPOINTS).is_dir() else ""
+        raise CheckpointError(f"{run}: holds no {MODEL}: no folder that `gpubackprop train` finished{hint}")
+    c = load_checkpoint(path, device)
+    if "data" not in c.extra:
+        raise CheckpointError(f"{path}: says nothing of its data: `gpubackprop train` did not write it")
+    return Model.built(c.net, c.extra)

@@ -1,4 +1,4 @@
-"""The pictures of a run: loss and score over the epochs, and what was taken for what."""
+"""The pictures of a run beside its curves: what was taken for what, and how far predictions are off."""
 
 from __future__ import annotations
 
@@ -8,17 +8,11 @@ from typing import Any
 import numpy as np
 
 from gpubackprop.training.figures import figure, png
-from gpubackprop.training.history import History, curves
 
 LABELLED = 30
 """Classes up to which a confusion matrix has their names and numbers in it."""
 POINTS = 5000
 """Points of a scatter plot, drawn evenly from the rows."""
-
-
-def draw_curves(history: History, title: str) -> bytes:
-    """A PNG of `curves`. Raises MissingExtraError without matplotlib."""
-    return png(curves({"": history}, title))
 
 
 def draw_confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> bytes:

@@ -20,9 +20,10 @@ from gpubackprop.files import lock
 from gpubackprop.files.atomic import exchange, replacing
 from gpubackprop.files.lock import FolderLock
 from gpubackprop.files.plain import as_json
-from gpubackprop.training import History
 
-FILES = ("model.safetensors", "settings.json", "history.jsonl", "metrics.json")
+MODEL = "model.safetensors"
+HISTORY = "history.jsonl"
+FILES = (MODEL, "settings.json", HISTORY, "metrics.json")
 PICTURES = ("curves.png", "confusion.png", "predicted.png")
 CHECKPOINTS = "checkpoints"
 ENCODED = "rows"
@@ -135,15 +136,6 @@ class RunFolder:
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Write settings.json or metrics.json. Raises DataError."""
         self.write(name, (as_json(value, indent=2) + "\n").encode())
-
-    def append_history(self, record: dict[str, Any]) -> None:
-        """Add one epoch's line to history.jsonl, at once: a run that is killed keeps it. Raises DataError."""
-        with _as_data_error(self.work), open(self.work / "history.jsonl", "a", encoding="utf-8") as file:
-            file.write(as_json(record) + "\n")
-
-    def write_history(self, history: History) -> None:
-        """Write all of history.jsonl: of a run that goes on, or where a line could not be written. Raises DataError."""
-        history.save(self.work / "history.jsonl")
 
     # -- the end --------------------------------------------------------------------------------------------------
 

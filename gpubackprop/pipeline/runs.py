@@ -31,17 +31,17 @@ from gpubackprop.errors import (
     MissingExtraError,
     unknown_name,
 )
-from gpubackprop.files.checkpoint import FORGED
+from gpubackprop.files.checkpoint import FORGED, save
 from gpubackprop.files.plain import finite
 from gpubackprop.losses import get_loss
 from gpubackprop.network.stream import Stream
 from gpubackprop.pipeline.encoder import ColumnChoices, Encoder, described
 from gpubackprop.pipeline.large import Held, encode_all, is_large, rows_together
 from gpubackprop.pipeline.model import Model
-from gpubackprop.pipeline.pictures import draw_confusion, draw_curves, draw_predictions
+from gpubackprop.pipeline.pictures import draw_confusion, draw_predictions
 from gpubackprop.pipeline.preparation import FEWEST, Part, Parts, baseline, divide, fingerprint, outputs_for, told
 from gpubackprop.pipeline.report import Report, report
-from gpubackprop.pipeline.run_folder import CHECKPOINTS, ENCODED, RunFolder, read_settings, versions
+from gpubackprop.pipeline.run_folder import CHECKPOINTS, ENCODED, HISTORY, MODEL, RunFolder, read_settings, versions
 from gpubackprop.pipeline.settings import Settings, SettingsOptions
 from gpubackprop.training import (
     Callback,
@@ -56,7 +56,10 @@ from gpubackprop.training import (
 )
 from gpubackprop.training.checkpoints import Every, Trouble
 from gpubackprop.training.divergence import checked_on_nan
+from gpubackprop.training.figures import png
+from gpubackprop.training.history import curves
 from gpubackprop.training.large_batches import gradient_noise_scale, learning_rate_factor, measure_batch_sizes
+from gpubackprop.training.log_file import LogFile
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -324,7 +327,7 @@ class _Training:
         interrupts = self.interrupts
         extra = {**self.model.extra(), "run": finite(self.about)}
         checkpoints = Checkpoints(run.checkpoints, self.every, extra=extra, report=self.report, interrupts=interrupts)
-        callbacks = [_HistoryFile(run, self.report), *self.callbacks, checkpoints]
+        callbacks = [_HistoryFile(run.work / HISTORY, self.report), *self.callbacks, checkpoints]
         with interrupts:
             run.write_json("settings.json", self.about)
             stopped_by = None
@@ -380,8 +383,8 @@ class _Training:
                 f"training diverged: {history.diagnosis or 'some weights are not finite'}; so its weights are not saved. "
                 f"Lower learning_rate (it was {trainer.optimizer.learning_rate:g}), say clip_norm=1, or on_nan=restore"
             )
-        model.save(run.work / "model.safetensors", trainer.optimizer)
-        run.write_history(history)
+        save(run.work / MODEL, model.network, optimizer=trainer.optimizer, extra=model.extra())
+        history.save(run.work / HISTORY)
         found = report(model, test.x, test.y)
         noise = self._noise()
         self.about["result"] = {
@@ -415,7 +418,7 @@ class _Training:
         title, y = done.model.data["name"], self.parts.test.y
         pictures: dict[str, Callable[[], bytes]] = {}
         if len(done.history):
-            pictures["curves.png"] = lambda: draw_curves(done.history, title)
+            pictures["curves.png"] = lambda: png(curves({"": done.history}, title))
         if done.report is not None and (counts := done.report.counts) is not None:
             pictures["confusion.png"] = lambda: draw_confusion(counts, done.model.classes, title)
         elif done.report is not None and done.model.data["task"] == "regression":
@@ -507,24 +510,23 @@ class _TrainingScore(Callback):
         record.update({k: v for k, v in scores.items() if k in ("accuracy", "r2")})
 
 
-class _HistoryFile(Callback):
-    """Writes each epoch's line as soon as there is one."""
+class _HistoryFile(LogFile):
+    """Writes each epoch's line as soon as there is one; where it cannot, training goes on."""
 
-    writes = True
-
-    def __init__(self, run: RunFolder, report: Say) -> None:
-        self.run, self.trouble = run, Trouble("history", report)
+    def __init__(self, path: Path, report: Say) -> None:
+        super().__init__(path, overwrite=True)
+        self.trouble = Trouble("history", report)
 
     def on_fit_start(self, trainer: Training, plan: FitPlan) -> None:
         if trainer.resumed:
-            self.run.write_history(trainer.history)
+            super().on_fit_start(trainer, plan)
 
     def on_epoch_end(self, trainer: Training, record: dict[str, Any]) -> None:
         try:
             if self.trouble.told:
-                self.run.write_history(trainer.history)
+                trainer.history.save(self.path)
             else:
-                self.run.append_history(record)
+                super().on_epoch_end(trainer, record)
             self.trouble.note(None)
         except DataError as error:
             self.trouble.note(str(error))

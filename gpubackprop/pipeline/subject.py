@@ -9,8 +9,9 @@ import numpy as np
 
 from gpubackprop.data import load
 from gpubackprop.network.network import Network
-from gpubackprop.pipeline.model import Model
+from gpubackprop.pipeline.model import load_run
 from gpubackprop.pipeline.preparation import Part
+from gpubackprop.pipeline.run_folder import MODEL
 from gpubackprop.pipeline.runs import prepare
 from gpubackprop.pipeline.settings import Settings
 from gpubackprop.random import host_generator
@@ -22,11 +23,11 @@ def subject(
     """(network, x, y) with `rows` rows of the data, drawn from the seed and prepared as for training.
 
     data: a run folder (or its .safetensors file), whose network and data set are taken and whose settings count; or a data
-    set, for which a network is made with `settings`. Raises what `load` and `Model.load` raise.
+    set, for which a network is made with `settings`. Raises what `load` and `load_run` raise.
     """
     path = Path(data)
-    if path.suffix == ".safetensors" or (path.is_dir() and (path / "model.safetensors").exists()):
-        model = Model.load(path, settings.device)
+    if path.suffix == ".safetensors" or (path / MODEL).exists():
+        model = load_run(path, settings.device)
         loaded = model.load_data(
             model.source("name a data set"), target=target, folder=folder or model.data["folder"], same=True
         )

@@ -4,6 +4,7 @@ for every derivative, the central differences that it must agree with."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from gpubackprop.layers import Dense
 from gpubackprop.layout import html
 from gpubackprop.losses import Loss
 from gpubackprop.network.network import Network
+from gpubackprop.network.twin import twin
 from gpubackprop.optimizers import SGD
 
 Matrix = NDArray[np.float64]
@@ -231,7 +233,7 @@ class _Explainer:
     def _until(self, i: int, activation: Activation | None) -> Network:
         """The network up to layer i, with another activation there."""
         last = self.dense[i]
-        layers = [*map(_like, self.dense[:i]), Dense(last.inputs, last.outputs, activation, bias=last.bias)]
+        layers = [*map(copy, self.dense[:i]), Dense(last.inputs, last.outputs, activation, bias=last.bias)]
         weights = {name: array for name, array in self.weights.items() if int(name.split(".")[0]) <= i}
         return self._network(layers, weights, "half_squared_error")
 
@@ -243,7 +245,7 @@ class _Explainer:
         rest = self.dense[i + 1 :]
         for k, layer in enumerate(rest, 1):
             weights |= {f"{k}.{name}": self.weights[f"{i + k}.{name}"] for name in layer.parameter_shapes()}
-        return self._network([identity, *map(_like, rest)], weights, self.net.loss_function)
+        return self._network([identity, *map(copy, rest)], weights, self.net.loss_function)
 
     def _pass_through(self, width: int, loss: str | Loss, activation: Activation | None = None) -> Network:
         """The network a = f(x), whose weights are the identity matrix."""
@@ -304,11 +306,4 @@ def _copy(net: Network) -> Network:
             f"explain shows every number of every matrix, for at most {MOST_PARAMETERS:,} parameters; this network has "
             f"{net.parameter_count:,}: take narrower layers"
         )
-    layers = [_like(layer) for layer in net.layers if isinstance(layer, Dense)]
-    own = Network(layers, loss=net.loss_function, device=net.backend, dtype="float64", l1=net.l1, l2=net.l2)
-    own.set_weights(net.get_weights())
-    return own
-
-
-def _like(layer: Dense) -> Dense:
-    return Dense(layer.inputs, layer.outputs, layer.activation, bias=layer.bias)
+    return twin(net, dtype="float64")

@@ -15,6 +15,7 @@ import pytest
 from gpubackprop.bench.page import POLICY, to_html
 from tests.bench.samples import result
 
+pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 BROWSER = next((b for b in ("chromium", "chromium-browser", "google-chrome", "chrome") if shutil.which(b)), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
 

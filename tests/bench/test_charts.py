@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gpubackprop.bench.charts import Chart, Point, Series, charts, check_available, figure, sample, save_plot, svg
+from gpubackprop.bench.charts import Chart, charts, figure, save_plot, svg
+from gpubackprop.bench.page import to_html
 from gpubackprop.errors import ArgumentError, DataError, MissingExtraError
 from tests.bench.samples import result
 
@@ -58,14 +59,15 @@ def test_nothing_to_draw_and_nowhere_to_draw_it(tmp_path: Path) -> None:
 
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match=r"gpubackprop\[plot\]"):
-        check_available()
+    for draw in (lambda: figure(result({"cpu": [1.0]}, [1])), lambda: to_html(result({"cpu": [1.0]}, [1]))):
+        with pytest.raises(MissingExtraError, match=r"gpubackprop\[plot\]"):
+            draw()
 
 
 def test_points_lie_where_their_logarithms_are() -> None:
-    points = [Point(x, x, x, x) for x in (1.0, 10.0, 100.0)]
-    drawn = svg(Chart("t", "y", str, [Series("s", points, 0)]))
-    path = re.search(r'class="line" d="M([^"]*)"', drawn)
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    drawn = svg(Chart("t", "y", str, {"s": [(x, x, x, x) for x in (1.0, 10.0, 100.0)]}))
+    path = re.search(r'd="M ([^L"]*L[^L"]*L[^L"]*)"[^>]*stroke: #0072b2', drawn)
     assert path is not None
     (x0, y0), (x1, y1), (x2, y2) = (map(float, p.split()) for p in path[1].split("L"))
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.11)
@@ -75,14 +77,38 @@ def test_points_lie_where_their_logarithms_are() -> None:
 
 @pytest.mark.parametrize("values", [[1.0], [1.0, 1.02], [0.5, 3.0], [1e-7, 1e3]])
 def test_every_axis_has_labels_inside(values: list[float]) -> None:
-    points = [Point(i + 1, v, v, v) for i, v in enumerate(values)]
-    drawn = svg(Chart("t", "y", lambda v: f"tick {v:g}", [Series("s", points, 0)]))
-    places = [float(y) for y in re.findall(r'y="([\d.]+)" text-anchor="end">tick', drawn)]
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    points = [(i + 1, v, v, v) for i, v in enumerate(values)]
+    drawn = svg(Chart("t", "y", lambda v: f"tick {v:g}", {"s": points}))
+    places = [float(y) for y in re.findall(r'y="([\d.]+)"[^>]*>tick', drawn)]
     assert 2 <= len(places) <= 9
-    assert all(0 < y < 250 for y in places)
+    height = re.search(r'viewBox="0 0 \S+ (\S+)"', drawn)
+    assert height is not None
+    assert all(0 < y < float(height[1]) for y in places)
+
+
+@pytest.mark.parametrize("times", [[1.02e-3, 1.1e-3], [1.001e-3, 1.004e-3], [1e-5, 3e-5], [1e-6, 1.0]])
+def test_no_two_labels_of_an_axis_are_the_same(times: list[float]) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    both = result({"cpu": times, "cuda:0": [1.2 * t for t in times]}, [16, 20], spread=0.001)
+    for chart in charts(both, "8-4-2"):
+        labels = re.findall(r"text-anchor: end[^>]*>([^<]+)<", svg(chart))
+        assert len(set(labels)) == len(labels) >= 2, chart.title
 
 
 def test_lines_differ_by_more_than_their_colour() -> None:
-    svgs = [re.sub(r"s\d", "", sample(i)) for i in range(4)]
-    assert len(set(svgs)) == 4
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    drawn = figure(result({f"cpu@{i}": [1e-5 * i, 1e-3] for i in range(1, 5)}, [1, 100]))
+    lines = [line for line in drawn.axes[0].lines if line.get_marker() not in ("_", "|") and len(line.get_xdata()) == 2]
+    looks = {(line.get_linestyle(), line.get_marker()) for line in lines if line.get_linestyle() != "None"}
+    assert len(looks) == 4
     assert charts(result({"cpu": [None]}, [1]), "8-4-2") == []
+
+
+def test_text_is_text_and_no_markup_and_no_formula() -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    drawn = svg(Chart('<b>&"', "$y$", str, {"<script>": [(1.0, 1.0, 1.0, 1.0)]}))
+    assert 'aria-label="&lt;b&gt;&amp;&quot;"' in drawn
+    assert "&lt;script&gt;" in drawn
+    assert "$y$" in drawn
+    assert "<script" not in drawn

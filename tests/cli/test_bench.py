@@ -50,6 +50,19 @@ def test_a_comparison_with_everything_written(tmp_path: Path) -> None:
     assert "B is faster in 0 and slower in 0 of 4 cases" in " ".join(compared.stdout.split())
 
 
+@pytest.mark.parametrize("option", ["--html", "--plot"])
+def test_without_matplotlib_nothing_is_measured_first(option: str, tmp_path: Path) -> None:
+    without = "import sys; sys.modules['matplotlib'] = None; from gpubackprop.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", without, "bench", *QUICK, option, "a"],
+        capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert 'pip install "gpubackprop[plot]"' in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends Ctrl-C through a terminal")
 def test_ctrl_c_prints_what_there_is(tmp_path: Path) -> None:
     import pty

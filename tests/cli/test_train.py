@@ -18,7 +18,7 @@ import gpubackprop as gb
 from gpubackprop.cli import app
 from gpubackprop.data.images import SYSTEM_FOLDER
 from gpubackprop.pipeline import runs
-from gpubackprop.pipeline.model import Model
+from gpubackprop.pipeline.model import load_run
 from gpubackprop.pipeline.preparation import divide
 from gpubackprop.pipeline.run_folder import CHECKPOINTS, FILES
 from gpubackprop.pipeline.runs import fit, prepare
@@ -141,7 +141,7 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
 
 def test_standardisation_knows_the_training_rows_only() -> None:
     run("train", "diabetes", *QUICK, "--validation", "0.25", "--seed", "5", "--out", "run")
-    model, data = Model.load(Path("run"), "cpu"), gb.data.load("diabetes")
+    model, data = load_run("run", "cpu"), gb.data.load("diabetes")
     train = divide(data, test=0.2, validation=0.25, seed=5).train
     assert len(train.x) < 300
     assert model.inputs is not None
@@ -152,7 +152,7 @@ def test_standardisation_knows_the_training_rows_only() -> None:
 
 def test_without_standardisation() -> None:
     run("train", "iris", *QUICK, "--no-standardize", "--out", "run")
-    assert Model.load(Path("run"), "cpu").inputs is None
+    assert load_run("run", "cpu").inputs is None
 
 
 @pytest.mark.parametrize("loss", ["binary_cross_entropy", "half_squared_error", "mean_absolute_error", "cross_entropy"])
@@ -161,7 +161,7 @@ def test_every_loss_for_classes(loss: str, name: str) -> None:
     options = ("--epochs", "40", "--layers", "64", "--batch-size", "8", "--device", "cpu", "--loss", loss)
     run("train", name, *options, "--out", "run")
     assert result_of("run")["accuracy"] > 0.8
-    answers = Model.load(Path("run"), "cpu").answers(gb.data.load(name).x)
+    answers = load_run("run", "cpu").answers(gb.data.load(name).x)
     assert answers.shape[1] == (2 if name == "breast-cancer" else 3)
 
 
@@ -169,7 +169,7 @@ def test_classes_from_a_table_keep_their_names() -> None:
     rows = [f"{i % 3 + 0.01 * i},{-i},{['red', 'green', 'blue'][i % 3]}" for i in range(60)]
     Path("table.csv").write_text("\n".join(["a,b,colour", *rows]) + "\n")
     run("train", "table.csv", "--target", "colour", *QUICK, "--out", "run")
-    model = Model.load(Path("run"), "cpu")
+    model = load_run("run", "cpu")
     assert model.classes == ["blue", "green", "red"]
     assert model.data["features"] == ["a", "b"]
     os.mkdir("elsewhere")
@@ -212,7 +212,7 @@ def test_a_run_is_replaced_only_when_asked_and_only_by_a_whole_one() -> None:
     assert contents("run") == before
     assert list(Path("run.unfinished/checkpoints").iterdir()) == []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Model, "save", Mock(side_effect=MemoryError))
+        patch.setattr("gpubackprop.pipeline.runs.save", Mock(side_effect=MemoryError))
         run("train", "wine", *QUICK, "--out", "run", "--overwrite", code=1)
     assert contents("run") == before
     run("train", "iris", *QUICK, "--seed", "1", "--out", "run", "--overwrite")

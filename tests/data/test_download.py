@@ -93,10 +93,11 @@ def server() -> Iterator[Server]:
 def _plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server on this machine has no certificate."""
     monkeypatch.setattr("gpubackprop.data.download.SCHEMES", ("https", "http"))
+    monkeypatch.setattr("gpubackprop.data.download.TIMEOUT", 0.3)
 
 
 def fetch(roots: list[str], destination: Path) -> None:
-    fetch_idx(roots, "a.gz", destination, sha256=DIGEST, limit=LIMIT, timeout=0.3)
+    fetch_idx(roots, "a.gz", destination, sha256=DIGEST, limit=LIMIT)
 
 
 def test_a_good_body_arrives_whole(server: Server, tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ import pytest
 
 import gpubackprop as gb
 from gpubackprop.pipeline import runs
-from gpubackprop.pipeline.pictures import draw_confusion, draw_curves, draw_predictions
+from gpubackprop.pipeline.pictures import draw_confusion, draw_predictions
+from gpubackprop.training.figures import png
+from gpubackprop.training.history import curves
 
 pytest.importorskip("matplotlib", reason="the plot extra is not installed")
 
@@ -36,12 +38,12 @@ def history() -> gb.History:
 
 @pytest.mark.parametrize("name", NASTY)
 def test_titles_and_names_are_no_markup(name: str) -> None:
-    for png in (
-        draw_curves(history(), name),
+    for picture in (
+        png(curves({"": history()}, name)),
         draw_confusion(np.array([[3, 0], [1, 2]]), [name, "b"], name),
         draw_predictions(np.zeros((5, 1)), np.arange(5.0)[:, None], [name], name),
     ):
-        assert png.startswith(b"\x89PNG")
+        assert picture.startswith(b"\x89PNG")
 
 
 def test_large_and_small_ones() -> None:
@@ -62,7 +64,7 @@ def test_whatever_backend_is_asked_for(backend: str) -> None:
     assert Path("run/curves.png").exists() or "could not be drawn" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["draw_curves", "draw_confusion"])
+@pytest.mark.parametrize("name", ["curves", "draw_confusion"])
 def test_a_picture_that_fails_is_told_and_the_run_is_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gb.train_run("xor", out="run", **QUICK)
 

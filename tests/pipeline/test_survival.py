@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import shutil
@@ -157,7 +158,7 @@ def test_a_signal_that_is_asked_for(whole: bytes) -> None:
         (trainer, "evaluate", 3),
         (checkpoints, "write", 2),
         (runs, "report", 1),
-        (runs, "draw_curves", 1),
+        (runs, "curves", 1),
         (atomic.os, "fsync", 9),
     ],
     ids=["validation", "a checkpoint", "the score", "a plot", "a file"],
@@ -346,6 +347,7 @@ class FullDisk(gb.Callback):
 
         if record["epoch"] == self.first:
             self.patch.setattr(builtins, "open", full)
+            self.patch.setattr(io, "open", full)  # of pathlib
         if record["epoch"] == self.last:
             self.patch.undo()
 
