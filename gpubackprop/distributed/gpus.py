@@ -30,7 +30,7 @@ def all_reduce(ranks: Communicator, be: Backend) -> tuple[AllReduce | None, str]
 
     assert isinstance(be, CupyBackend)
 
-    unique_id = ranks.broadcast(new_unique_id(be) if ranks.leads else None)
+    unique_id = ranks.broadcast(new_unique_id() if ranks.leads else None)
     return NcclAllReduce(be, ranks.size, unique_id, ranks.rank, all(each["captured"] for each in found)), ""
 
 
