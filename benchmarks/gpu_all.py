@@ -187,6 +187,8 @@ def tests(part: Part) -> None:
             "cuda and not nightly",
             "--tb=short",
             "-rf",
+            # What newer packages there warn of, or lack, must not cost the tests beside it.
+            *("-W", "default", "--continue-on-collection-errors"),
             *file.split(),
         ]
         code, output = limited(command, max(part.last - time.monotonic() - 3, 1))
