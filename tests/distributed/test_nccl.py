@@ -285,6 +285,23 @@ def test_a_communicator_outlives_its_graphs() -> None:
     assert not fake_nccl.ended
 
 
+@pytest.mark.usefixtures("gpus")
+def test_processes_that_see_one_gpu_each_all_call_it_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = threading.local()
+    monkeypatch.setattr(fake_cupy.device.Device, "pci_bus_id", property(lambda self: places.here))
+
+    def attached(ranks: SocketCommunicator) -> Any:
+        places.here = f"0000:{ranks.rank}8:00.0"
+        be = CupyBackend(0)
+        ranks.attach(be)
+        with be:
+            total = be.asarray(np.arange(3.0) + ranks.rank)
+            ranks.sum(be, total)
+            return be.to_host(total).tolist()
+
+    assert together(2, attached) == [[1.0, 3.0, 5.0]] * 2
+
+
 def test_no_nccl(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> int:
         raise RuntimeError("nccl is not available")

@@ -43,6 +43,11 @@ def is_captured(be: CupyBackend) -> bool:
     return all(here >= least for here, least in zip(found, CAPTURED_BY, strict=True))
 
 
+def place_of(be: CupyBackend) -> str:
+    """Where the GPU sits in its machine. Its number says nothing of that where each process was given a GPU of its own to see."""
+    return str(be.cupy.cuda.Device(be.index).pci_bus_id)
+
+
 def new_unique_id() -> dict[str, Any]:
     """What the processes of one communicator find each other by, as plain values: made by one, handed to all."""
     made = binding().get_unique_id()
