@@ -49,6 +49,8 @@ def get_backend(device: str | Backend = "auto", *, precision: str = "native") ->
         return StrictBackend(precision)
     match = re.fullmatch(r"cuda(?::(\d+))?", device) if isinstance(device, str) else None
     if match is None:
+        if str(device).lower() == "gpu":  # "cpu" is the nearest name to it, and the opposite
+            raise ArgumentError(f"unknown device {device!r}: did you mean 'cuda'? known: {', '.join(_NAMES)}")
         raise unknown_name("device", device, _NAMES)
     index = int(match[1] or 0)
     problem = _cuda_problem(index)

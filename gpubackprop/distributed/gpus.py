@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpubackprop.backend.base import Backend
 from gpubackprop.distributed.communicator import Communicator
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 def all_reduce(ranks: Communicator, be: Backend) -> tuple[NcclAllReduce | None, str]:
     """(NCCL's all-reduce, "") where every process has a GPU; (None, "") where all have CPUs; (None, why) where there are GPUs
     but no NCCL. Every process gets the same answer. Raises DeviceError where some have GPUs and others CPUs."""
-    problem, captured = _problem(be)
-    here = {"at": f"{socket.gethostname()} {be.name}", "gpu": be.is_gpu, "problem": problem, "captured": captured}
-    found = ranks.gather(here)
+    host = socket.gethostname()
+    found = ranks.gather({"at": f"{host} {be.name}", "gpu": be.is_gpu, **_found(be, host)})
     if not any(each["gpu"] for each in found):
         return None, ""
     if not all(each["gpu"] for each in found):
@@ -27,24 +26,24 @@ def all_reduce(ranks: Communicator, be: Backend) -> tuple[NcclAllReduce | None, 
     for i, each in enumerate(found):
         if each["problem"]:
             return None, f"rank {i}: {each['problem']}"
-        if (first := next(k for k, other in enumerate(found) if other["at"] == each["at"])) < i:
+        if (first := next(k for k, other in enumerate(found) if other["place"] == each["place"])) < i:
             return None, f"ranks {first} and {i} have the same GPU, {each['at']}, where NCCL takes one rank a GPU"
     from gpubackprop.backend.cuda.cupy_backend import CupyBackend
     from gpubackprop.backend.cuda.nccl import NcclAllReduce, new_unique_id
 
     assert isinstance(be, CupyBackend)
 
-    unique_id = ranks.broadcast(new_unique_id(be) if ranks.leads else None)
+    unique_id = ranks.broadcast(new_unique_id() if ranks.leads else None)
     return NcclAllReduce(be, ranks.size, unique_id, ranks.rank, all(each["captured"] for each in found)), ""
 
 
-def _problem(be: Backend) -> tuple[str | None, bool]:
-    """Why NCCL does not reach this GPU (None: it does, or it is none), and whether graphs can hold what it does."""
+def _found(be: Backend, host: str) -> dict[str, Any]:
+    """Of a GPU: why NCCL does not reach it, or None; whether graphs can hold what NCCL does; which it is of all machines'."""
     if not be.is_gpu:
-        return None, False
+        return {}
     from gpubackprop.backend.cuda.cupy_backend import CupyBackend
-    from gpubackprop.backend.cuda.nccl import is_captured, nccl_problem
+    from gpubackprop.backend.cuda.nccl import is_captured, nccl_problem, place_of
 
     assert isinstance(be, CupyBackend)
     problem = nccl_problem(be)
-    return problem, problem is None and is_captured(be)
+    return {"problem": problem, "captured": problem is None and is_captured(be), "place": f"{host} {place_of(be)}"}

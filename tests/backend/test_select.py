@@ -59,6 +59,12 @@ def test_unknown(name: object) -> None:
         get_backend(name)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["gpu", "GPU"])
+def test_a_gpu_is_not_taken_for_a_cpu(name: str) -> None:
+    with pytest.raises(ArgumentError, match=f"unknown device '{name}': did you mean 'cuda'"):
+        get_backend(name)
+
+
 @pytest.mark.usefixtures("no_gpu")
 def test_precision() -> None:
     with pytest.raises(DeviceError, match='precision="tf32" needs an NVIDIA GPU'):

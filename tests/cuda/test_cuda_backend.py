@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import gpubackprop as gb
 from gpubackprop.backend.cuda import libraries
 from gpubackprop.backend.cuda.cuda_backend import CudaBackend
 from gpubackprop.backend.cuda.cupy_backend import CupyBackend
+from gpubackprop.backend.cuda.precision import half_type
 from gpubackprop.errors import DeviceError, MissingExtraError
 from gpubackprop.losses import MANY_CLASSES, CrossEntropy
 from gpubackprop.optimizers.schedules import Cosine
@@ -507,6 +509,15 @@ def test_an_overflow_is_left_out_and_halves_the_scale(gpu):  # noqa: F811
     backend.fill(backend.loss_scale.inverse, 1 / scale)
     net.train_step(x, y, rule)
     assert any((array != before[name]).any() for name, array in net.get_weights().items())
+
+
+@pytest.mark.parametrize(
+    ("cupy", "numpy", "message"), [("13.6.0", "2.2.0", "CuPy 14 or later"), ("14.2.0", "2.1.1", "NumPy 2.1.2 or later")]
+)
+def test_bfloat16_needs_newer_packages(monkeypatch, cupy, numpy, message):
+    monkeypatch.setattr(np, "__version__", numpy)
+    with pytest.raises(DeviceError, match=message):
+        half_type("bf16", SimpleNamespace(__version__=cupy))
 
 
 def test_half_precision_needs_float32_parameters(gpu):  # noqa: F811

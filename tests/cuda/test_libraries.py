@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -72,6 +73,17 @@ def test_by_pathfinder(bare: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(MissingExtraError):
         libraries.load("gbfinder", (13,))
     assert libraries.load("gbfinder", (12,)).number() == 5
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Failed to dlopen libgb.so.13"), OSError("dlinfo failed")])
+def test_what_pathfinder_cannot_load_is_not_there(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def load(name: str) -> None:
+        raise error
+
+    finder = SimpleNamespace(load_nvidia_dynamic_lib=load)
+    monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace(pathfinder=finder))
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", finder)
+    assert libraries._by_pathfinder("gb") == ""
 
 
 def test_nowhere(bare: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
 """A stand-in for cupy.cuda.nccl, over the stand-in for CuPy: ranks are threads of this process, each with its device.
 
-It refuses what NCCL would answer with wrong sums, or never: calls of the ranks that differ in order, count, type or operation,
-or of which some are captured and others not; a stream that is neither the one on which the array is made nor captured with it;
-another current device than that of the communicator. A captured call adds up nothing then, and whenever its graph is launched.
+As CuPy's own it stands in sys.modules alone: `cupy.cuda` has no such attribute. It refuses what NCCL would answer with wrong
+sums, or never: calls of the ranks that differ in order, count, type or operation, or of which some are captured and others not; a
+stream that is neither the one on which the array is made nor captured with it; another current device than that of the
+communicator. A captured call adds up nothing then, and whenever its graph is launched. `ended` notes what would wait for graphs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from tests.cuda.fake_cupy import queue_of, state
 from tests.cuda.fake_cupy.device import Node
 
+available = True
 NCCL_SUM = 0
 NCCL_FLOAT16, NCCL_FLOAT32, NCCL_FLOAT64 = 6, 7, 8
 _TYPES = {NCCL_FLOAT16: np.float16, NCCL_FLOAT32: np.float32, NCCL_FLOAT64: np.float64}
@@ -25,6 +27,8 @@ TIMEOUT = 60.0
 
 _numbers = itertools.count(200)
 _cliques: dict[Any, _Clique] = {}
+ended: list[int] = []
+"""The ranks whose communicators were ended though they had captured sums."""
 _lock = threading.Lock()
 
 
@@ -86,10 +90,12 @@ class NcclCommunicator:
         assert 0 <= rank < ndev
         self._rank, self._device = rank, state.device
         self._numbers = itertools.count()
-        self._meet("the beginning", np.zeros(0))
+        self._captures = False
+        self._clique.meet(next(self._numbers), rank, "the beginning", np.zeros(0))
 
-    def _meet(self, what: Any, array: np.ndarray) -> list[np.ndarray]:
-        return self._clique.meet(next(self._numbers), self._rank, what, array)
+    def __del__(self) -> None:
+        if getattr(self, "_captures", False):
+            ended.append(self._rank)
 
     def allReduce(self, sendbuf: int, recvbuf: int, count: int, datatype: int, op: int, stream: int) -> None:
         """recvbuf = the sum of the ranks' sendbufs, in the order of the stream."""
@@ -98,11 +104,16 @@ class NcclCommunicator:
         assert op == NCCL_SUM
         kind, queue, here = np.dtype(_TYPES[datatype]), queue_of(stream), queue_of(state.streams(state.device)[-1].ptr)
         captured = queue.capture is not None
+        self._captures |= captured
         assert queue is here or (captured and queue.capture is here.capture), "not after what was queued before"
+
+        # A graph does not hold the communicator, as NCCL's do not.
+        clique, rank, numbers = self._clique, self._rank, self._numbers
 
         def add_up() -> None:
             mine = np.frombuffer(ctypes.string_at(sendbuf, count * kind.itemsize), kind)
-            total = np.sum(self._meet((count, datatype, op, captured), mine), axis=0, dtype=kind)
+            arrays = clique.meet(next(numbers), rank, (count, datatype, op, captured), mine)
+            total = np.sum(arrays, axis=0, dtype=kind)
             ctypes.memmove(recvbuf, np.ascontiguousarray(total).ctypes.data, total.nbytes)
 
         queue.put_all([Node(add_up, 0.01, (sendbuf, recvbuf))])

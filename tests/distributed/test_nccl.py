@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import sys
 import threading
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -49,8 +51,8 @@ def together(size: int, do: Callable[[SocketCommunicator], Any]) -> list[Any]:
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    cupy = fake_cupy.install(monkeypatch, devices=3, deferred=False)
-    cupy.cuda.nccl = sys.modules[fake_nccl.__name__]
+    fake_cupy.install(monkeypatch, devices=3, deferred=False)
+    monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", fake_nccl)
 
 
 def _fitted(device: Any, ranks: SocketCommunicator | None) -> dict[str, np.ndarray]:
@@ -104,7 +106,7 @@ GRAPHS: dict[str, tuple[Case, dict[str, Any]]] = {
 def graphs(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, shim: Any) -> Any:  # noqa: F811
     """Three GPUs with all that this library does on one."""
     machine = put_in_place(monkeypatch, shim, tmp_path / "cache", devices=3, deferred=False)
-    machine.cupy.cuda.nccl = sys.modules[fake_nccl.__name__]
+    monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", fake_nccl)
     # Builds the kernels, where that was not done before, once and not in each thread.
     CudaBackend(0)
     yield machine
@@ -274,14 +276,48 @@ def test_devices_that_cannot_add_up(device_of: Callable[[int], Any], message: st
             raise error
 
 
+@pytest.mark.usefixtures("graphs")
+def test_a_communicator_outlives_its_graphs() -> None:
+    found, clique = _seen(2, lambda ranks: _fit("dropout", CudaBackend(ranks.rank), ranks))
+    assert clique.captured > 0
+    del found
+    gc.collect()
+    assert not fake_nccl.ended
+
+
+@pytest.mark.usefixtures("gpus")
+def test_processes_that_see_one_gpu_each_all_call_it_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = threading.local()
+    monkeypatch.setattr(fake_cupy.device.Device, "pci_bus_id", property(lambda self: places.here))
+
+    def attached(ranks: SocketCommunicator) -> Any:
+        places.here = f"0000:{ranks.rank}8:00.0"
+        be = CupyBackend(0)
+        ranks.attach(be)
+        with be:
+            total = be.asarray(np.arange(3.0) + ranks.rank)
+            ranks.sum(be, total)
+            return be.to_host(total).tolist()
+
+    assert together(2, attached) == [[1.0, 3.0, 5.0]] * 2
+
+
 def test_no_nccl(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> int:
         raise RuntimeError("nccl is not available")
 
+    def fails_with(message: str) -> None:
+        for error in together(2, lambda ranks: _fitted(CupyBackend(ranks.rank), ranks)):
+            with pytest.raises(DeviceError, match=message):
+                raise error
+
     monkeypatch.setattr(fake_nccl, "get_version", missing)
-    for error in together(2, lambda ranks: _fitted(CupyBackend(ranks.rank), ranks)):
-        with pytest.raises(DeviceError, match=r"pip install nvidia-nccl-cu12.*nccl is not available"):
-            raise error
+    fails_with(r"pip install nvidia-nccl-cu12\): nccl is not available")
+    # Without the library CuPy's module has nothing but this.
+    without = ModuleType("cupy.cuda.nccl")
+    without.available = False  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", without)
+    fails_with(r"libnccl.so.2 is missing \(pip install nvidia-nccl-cu12\)")
 
 
 def test_values_and_arrays_go_around() -> None:

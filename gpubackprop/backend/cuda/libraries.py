@@ -70,14 +70,14 @@ def _places(name: str, file: str, major: int) -> Iterator[str]:
 
 
 def _by_pathfinder(name: str) -> str:
-    """The file that NVIDIA's own search finds; "" where it finds none or is not installed."""
+    """The file that NVIDIA's own search finds; "" where it finds none that can be loaded or is not installed."""
     try:
-        from cuda.pathfinder import DynamicLibNotFoundError, load_nvidia_dynamic_lib
+        from cuda.pathfinder import load_nvidia_dynamic_lib
     except ImportError:
         return ""
     try:
         return str(load_nvidia_dynamic_lib(name).abs_path or "")
-    except DynamicLibNotFoundError:
+    except (RuntimeError, OSError):  # "not found" is one of the first kind, and so is a file that is broken
         return ""
 
 

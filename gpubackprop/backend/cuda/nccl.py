@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from gpubackprop.backend.base import Array
@@ -12,12 +15,21 @@ CAPTURED_BY = 20900, 11030
 """The versions of NCCL and of CUDA, 2.9 and 11.3, from which on an all-reduce can be a part of a CUDA graph."""
 
 
+def binding() -> ModuleType:
+    """CuPy's binding. `cupy.cuda` does not import it by itself; without the library it warns, and has `available` alone."""
+    return import_module("cupy.cuda.nccl")
+
+
 def nccl_problem(be: CupyBackend) -> str | None:
     """Why the GPU of a CuPy backend cannot be reached through NCCL, or None."""
+    install = f"pip install nvidia-nccl-cu{be.cupy.cuda.runtime.runtimeGetVersion() // 1000}"
     try:
-        be.cupy.cuda.nccl.get_version()
-    except Exception as error:  # no binding, no library, or none that fits: each is a reason, none is hidden
-        return f"no NCCL for CuPy here (pip install nvidia-nccl-cu12, or -cu13): {error}"
+        nccl = binding()
+        if not nccl.available:
+            return f"no NCCL for CuPy here, libnccl.so.2 is missing ({install})"
+        nccl.get_version()
+    except Exception as error:  # no binding, or a library that does not fit: each is a reason, none is hidden
+        return f"no NCCL for CuPy here ({install}): {error}"
     return None
 
 
@@ -26,14 +38,19 @@ def is_captured(be: CupyBackend) -> bool:
     if not be.graphs:
         return False
     cuda = be.cupy.cuda
-    found = cuda.nccl.get_version(), min(cuda.runtime.runtimeGetVersion(), cuda.runtime.driverGetVersion())
+    found = binding().get_version(), min(cuda.runtime.runtimeGetVersion(), cuda.runtime.driverGetVersion())
     # NCCL wrote 2.8 as 2800.
     return all(here >= least for here, least in zip(found, CAPTURED_BY, strict=True))
 
 
-def new_unique_id(be: CupyBackend) -> dict[str, Any]:
+def place_of(be: CupyBackend) -> str:
+    """Where the GPU sits in its machine. Its number says nothing of that where each process was given a GPU of its own to see."""
+    return str(be.cupy.cuda.Device(be.index).pci_bus_id)
+
+
+def new_unique_id() -> dict[str, Any]:
     """What the processes of one communicator find each other by, as plain values: made by one, handed to all."""
-    made = be.cupy.cuda.nccl.get_unique_id()
+    made = binding().get_unique_id()
     # CuPy's older versions hand out numbers in a tuple, the newer ones bytes, and take what they hand out.
     return {"bytes": isinstance(made, bytes), "numbers": list(made)}
 
@@ -49,12 +66,15 @@ class NcclAllReduce:
 
     def __init__(self, be: CupyBackend, size: int, unique_id: dict[str, Any], rank: int, capturable: bool) -> None:
         self.capturable = capturable
-        self._cupy, self._nccl = be.cupy, be.cupy.cuda.nccl
+        self._cupy, self._nccl = be.cupy, binding()
         numbers = unique_id["numbers"]
         with be:
             key = bytes(numbers) if unique_id["bytes"] else tuple(numbers)
             self._communicator = self._nccl.NcclCommunicator(size, key, rank)
             self._aside = self._cupy.cuda.Stream(non_blocking=True)
+        # ncclCommDestroy waits for the end of all graphs that have a sum in them, and which of the two Python takes down first is
+        # left open. So it is never called: the process's end does it.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._communicator))
 
     def sum(self, array: Array) -> None:
         """array <- the sum of the arrays of all processes."""

@@ -26,7 +26,7 @@ _INTERVAL = 2000
 def half_type(precision: str, cupy: ModuleType) -> np.dtype[Any] | None:
     """The type that activations are stored in, or None where it is the parameters' own.
 
-    Raises ArgumentError for an unknown precision, DeviceError for "bf16" where CuPy has no such arrays.
+    Raises ArgumentError for an unknown precision, DeviceError for "bf16" where CuPy has no such arrays or functions of them.
     """
     if precision in ("native", "tf32"):
         return None
@@ -36,6 +36,8 @@ def half_type(precision: str, cupy: ModuleType) -> np.dtype[Any] | None:
         raise ArgumentError(f'precision must be "native", "tf32", "bf16" or "fp16"; got {precision!r}')
     if int(str(cupy.__version__).split(".")[0]) < 14:
         raise DeviceError(f'precision="bf16" needs CuPy 14 or later; this is {cupy.__version__}')
+    if np.lib.NumpyVersion(np.__version__) < "2.1.2":  # CuPy leaves its functions without this type then
+        raise DeviceError(f'precision="bf16" needs NumPy 2.1.2 or later; this is {np.__version__}')
     try:
         import ml_dtypes
     except ImportError:

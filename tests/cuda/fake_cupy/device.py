@@ -483,6 +483,12 @@ class Device:
         self._check()
         return {"MultiProcessorCount": 2}
 
+    @property
+    def pci_bus_id(self) -> str:
+        """Where it sits in its machine."""
+        self._check()
+        return f"0000:{0x18 + self.id:02X}:00.0"
+
     def _check(self) -> None:
         if not 0 <= self.id < state.devices:
             raise CUDARuntimeError(101)
