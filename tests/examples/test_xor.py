@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -32,8 +34,10 @@ def test_hidden_activations_are_those_of_the_first_layer(example):
 
 @pytest.mark.nightly
 def test_classic_in_full(example):
+    start = time.process_time()
     result = example("xor").main(["--device", "cpu"])
-    assert result["seconds"] < 10
+    # 350,000 steps, in the processor's time: by the clock they take as long as whatever else runs there lets them.
+    assert time.process_time() - start < 60
     assert {name: sum(o) for name, o in result["outcomes"].items() if "8" in name or "place" in name} == {
         "2 units, lines in place, SGD": 20, "8 units, SGD": 20, "8 units, Adam": 20,
     }  # fmt: skip
