@@ -8,13 +8,13 @@ system (Linux and macOS) before the network is made and after the fit. Writes be
 from __future__ import annotations
 
 import argparse
-import json
 import resource
-import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks.common import RESULTS, ROOT, write
+from benchmarks.common import RESULTS, write
 
 CASES = {
     # name: widths, rows of data, batch, optimizer
@@ -57,17 +57,12 @@ def case(name: str) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=list(CASES), help="one case, in this process, as JSON")
     parser.add_argument("--output", type=Path, default=RESULTS / "memory.json")
     options = parser.parse_args()
-    if options.case:
-        print(json.dumps(case(options.case)))
-        return
     results = {}
     for name in CASES:
-        command = [sys.executable, "-m", "benchmarks.memory", "--case", name]
-        answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        result = json.loads(answer.stdout)
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            result = pool.submit(case, name).result()
         result["ratio"] = result["measured"] / result["expected"]
         verdict = "met" if result["ratio"] <= TOLERANCE else "NOT MET"
         sizes = ", ".join(f"{key} {result[key] / 2**20:.0f} MiB" for key in ("measured", "expected", "workspace"))
