@@ -80,6 +80,34 @@ def test_a_dropped_backend_gives_all_of_it_back(gpu, level):  # noqa: F811
     assert left[0] == left[1] == left[2]
 
 
+class Temporary(gb.Layer):
+    """Twice its input, in memory of a moment."""
+
+    recordable = True
+
+    def forward(self, be: Any, v: Any, training: bool) -> None:
+        be.xp.copyto(v.a, v.x + v.x)
+
+    def backward(self, be: Any, v: Any, dx: Any, training: bool) -> None:
+        be.xp.copyto(dx, v.delta + v.delta)
+
+
+def test_what_a_dropped_graph_took_for_a_moment_is_given_back(gpu):  # noqa: F811
+    x, y = data(64)
+    backend = CudaBackend(0)
+    taken = []
+    for _ in range(3):
+        layers = [gb.Dense(12, 40, "relu"), Temporary(), gb.Dense(40, 4)]
+        net, rule = gb.Network(layers, loss="cross_entropy", device=backend, seed=1), gb.SGD(0.01)
+        for _ in range(4):
+            net.train_step(x, y, rule)
+        assert backend.recorder.failure is None
+        del net, rule
+        backend.release_memory()
+        taken.append(gpu.state.taken[0])
+    assert taken[1] == taken[2]
+
+
 def test_a_data_set_is_not_kept_by_the_loop_that_read_it(gpu):  # noqa: F811
     net, rule = network(CudaBackend(0)), gb.SGD(0.01)
     trainer = gb.Trainer(net, rule)

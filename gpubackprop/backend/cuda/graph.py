@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
@@ -44,7 +45,7 @@ class Recorder:
         self.parts = []
         try:
             # Should anything allocate after all, it must not be handed out again while the graph lives.
-            pool = cupy.cuda.MemoryPool()
+            pool = _Pool(cupy)
             with cupy.cuda.using_allocator(pool.malloc), stream:
                 self._stream = stream
                 stream.begin_capture()
@@ -77,6 +78,20 @@ class Recorder:
             stream.end_capture()
         except Exception as error:  # the capture is invalid, and what invalidated it is being raised
             log.debug("the capture had become invalid: %s", error)
+
+
+class _Pool:
+    """The memory of a capture on the current device, given back with this: CuPy 14 loses what is free in a pool that goes."""
+
+    def __init__(self, cupy: ModuleType) -> None:
+        pool = cupy.cuda.MemoryPool()
+        self.malloc = pool.malloc
+        weakref.finalize(self, _give_back, cupy, cupy.cuda.Device().id, pool).atexit = False
+
+
+def _give_back(cupy: ModuleType, index: int, pool: cupy.cuda.MemoryPool) -> None:
+    with cupy.cuda.Device(index):
+        pool.free_all_blocks()
 
 
 class EagerProgram:

@@ -243,9 +243,6 @@ class _DevicePool:
         for number in [n for n in self.free if arena in (None, n)]:
             self.total -= _free_whole_blocks(self.free[number])
 
-    def __post_init__(self) -> None:
-        weakref.finalize(self, lambda free: [_free_whole_blocks(c) for c in free.values()], self.free).atexit = False
-
 
 def _free_whole_blocks(chunks: list[Chunk]) -> int:
     """Of these free chunks, give back those that are not parts of larger blocks; how many bytes that were."""
@@ -257,7 +254,7 @@ def _free_whole_blocks(chunks: list[Chunk]) -> int:
 
 
 class MemoryPool:
-    """cupy.cuda.MemoryPool."""
+    """cupy.cuda.MemoryPool. What is free in it when it goes is lost, as in CuPy 14: arenas and free chunks hold each other."""
 
     def __init__(self) -> None:
         self._pools = [_DevicePool(i) for i in range(state.devices)]
@@ -272,10 +269,9 @@ class MemoryPool:
         return MemoryPointer(mem, mem.ptr)
 
     def free_all_blocks(self, stream: Any = None) -> None:
-        """Give back what no array holds."""
+        """Give back what no array holds on the current device."""
         settle()
-        for pool in self._pools if stream is None else [self._pools[state.device]]:
-            pool.free_all_blocks(None if stream is None else stream.ptr)
+        self._pools[state.device].free_all_blocks(None if stream is None else stream.ptr)
 
     def used_bytes(self) -> int:
         """What arrays hold."""
