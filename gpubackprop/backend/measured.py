@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from math import exp, log, prod
+from math import log, prod
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +109,8 @@ def _by_device(cases: Sequence[dict[str, Any]], network: str) -> _Times:
 def _winner(times: _Times, n: int) -> str:
     """The fastest device at n rows, between measured sizes by interpolation in logarithms, outside by the nearest one."""
 
-    def seconds(device: str) -> float:
+    def log_seconds(device: str) -> float:
         sizes, taken = zip(*times[device], strict=True)
-        return exp(float(np.interp(log(n), np.log(sizes), np.log(taken))))
+        return float(np.interp(log(n), [log(s) for s in sizes], [log(t) for t in taken]))
 
-    return min(times, key=seconds)
+    return min(times, key=log_seconds)

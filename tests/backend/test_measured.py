@@ -83,6 +83,20 @@ def test_auto_with_a_measurement_and_a_batch_size(measurement: Path, monkeypatch
         select.get_backend(f"auto:{measurement}")
 
 
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("size", [2**63, 2**64, 10**400])
+def test_numbers_of_any_size_are_compared(measurement: Path, size: int) -> None:
+    stored = json.loads(measurement.read_text())
+    for case in stored["cases"]:
+        if case["batch_size"] == SIZES[-1]:
+            case["batch_size"] = size
+            for cell in case["cells"].values():
+                cell["timings"]["step"]["median"] *= 1e300
+    measurement.write_text(json.dumps(stored))
+    assert gb.choose_device(measurement, [8, 4, 2], size) == "cuda:0"
+    assert gb.choose_device(measurement, [8, 4, 2], 1) == "cpu"
+
+
 def test_failed_contenders_have_no_say(measurement: Path) -> None:
     stored = json.loads(measurement.read_text())
     for case in stored["cases"]:

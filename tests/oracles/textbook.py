@@ -67,6 +67,7 @@ class Network:
         self.layers, self.loss_name, self.weights = layers, loss, dict(weights)
         self.seed, self.l1, self.l2 = seed, l1, l2
         self.masks = self.epochs = 0  # draws of dropout masks, and orders of the rows, that are used up
+        self.records = []
 
     def check_rows(self, *counts):
         if 1 in counts and any(kind == "BatchNorm" for kind, _ in self.layers):
