@@ -237,6 +237,11 @@ def run_side_by_side(lanes: Sequence[Callable[[], object]]) -> None:
         own()
     finally:
         # Also where this lane was interrupted: the others write into arrays that the caller goes on to use.
+        if given < len(others):
+            # The next one may have been given, too, before it was counted. Behind it comes nothing to do.
+            after: list[BaseException | None] = []
+            inboxes[given].put((_nothing, after, done))
+            _wait(after, done, 1)
         _wait(errors, done, given)
     error = next((error for error in errors if error is not None), None)
     # What an error holds would hold it in turn.
@@ -246,6 +251,10 @@ def run_side_by_side(lanes: Sequence[Callable[[], object]]) -> None:
             raise error
         finally:
             del error
+
+
+def _nothing() -> None:
+    """What a lane is given to tell that it has done all that came before."""
 
 
 def _wait(errors: list[BaseException | None], done: SimpleQueue[None], count: int) -> None:

@@ -89,13 +89,19 @@ class MklBackend(NumpyBackend):
         if self._depth == 1:
             # NumPy's BLAS leaves its threads spinning for a while, on the cores that MKL's want: it takes one meanwhile.
             found = turns()
-            self._alone = found is not None and found.begin(True)
+            self._alone = found is not None and not found.own.inside
+            if found is not None and self._alone:
+                try:
+                    found.begin(True)
+                except BaseException:
+                    self.__exit__()
+                    raise
         return self
 
     def __exit__(self, *error: object) -> None:
         found = turns()
         if self._depth == 1 and self._alone and found is not None:
-            found.end(True)
+            found.end()
         super().__exit__(*error)
 
     def lanes(self) -> int:

@@ -57,49 +57,59 @@ def takes_one_thread(calls: list[tuple[Callable[..., Any], tuple[Any, ...]]]) ->
     return max((n for routine, n in sizes if routine == "gemm"), default=0) < WORTH_THREADS
 
 
+class _Own(threading.local):
+    inside = False
+    """Whether this thread is in a program, whose layers may run others."""
+
+
 class _Turns:
     """The number of BLAS's threads is one for the whole process: programs that take one, and programs that take all, from
-    several threads of Python, wait for each other. Programs of the same kind do not."""
+    several threads of Python, wait for each other. Programs of the same kind do not.
+
+    A signal's handler may raise between any two lines here: `end` puts right whatever `begin` had come to.
+    """
 
     def __init__(self, get: Callable[[], int], put: Callable[[int], object]) -> None:
         self.get, self.put = get, put
-        self._before = 1
+        self._before: int | None = None
+        """The number of threads from before the first of the programs that take one now; None where there are none."""
         self._make()
 
     def _make(self) -> None:
-        self._turn = threading.Condition()
-        self._inside = {True: 0, False: 0}
-        self._own = threading.local()
+        # `with` enters a lock at once, and a condition by a function of Python's, which could be left with the lock held.
+        self._lock = threading.Lock()
+        self._turn = threading.Condition(self._lock)
+        self._inside: dict[int, bool] = {}
+        """Of each thread that is in a program, whether that takes one."""
+        self.own = _Own()
 
     def after_fork(self) -> None:
         """In a new process: programs that ran in other threads of the old one do not run here."""
-        if self._inside[True]:
+        if self._before is not None:
             self.put(self._before)
+            self._before = None
         self._make()
 
-    def begin(self, one: bool) -> bool:
-        """Before a program runs. False, and no `end` to come, for one that a layer of another program runs."""
-        if getattr(self._own, "inside", False):
-            return False
-        with self._turn:
-            while self._inside[not one]:
+    def begin(self, one: bool) -> None:
+        """Before a program runs."""
+        self.own.inside = True
+        with self._lock:
+            while (not one) in self._inside.values():
                 self._turn.wait()
-            self._inside[one] += 1
-            if one and self._inside[one] == 1:
+            self._inside[threading.get_ident()] = one
+            if one and self._before is None:
                 self._before = self.get()
                 self.put(1)
-        self._own.inside = True
-        return True
 
-    def end(self, one: bool) -> None:
-        """After it."""
-        self._own.inside = False
-        with self._turn:
-            self._inside[one] -= 1
-            if not self._inside[one]:
-                if one:
-                    self.put(self._before)
-                self._turn.notify_all()
+    def end(self) -> None:
+        """After it, whether or not `begin` was done; once more changes nothing."""
+        self.own.inside = False
+        with self._lock:
+            self._inside.pop(threading.get_ident(), None)
+            if self._before is not None and True not in self._inside.values():
+                self.put(self._before)
+                self._before = None
+            self._turn.notify_all()
 
 
 @cache
@@ -161,14 +171,20 @@ def with_threads(run: Callable[..., Any], one: bool | None) -> Callable[..., Any
     found = None if one is None else turns()
     if found is None or one is None:
         return run
-    begin, end, kind = found.begin, found.end, one
+    took = found
 
     def limited(*arguments: object) -> object:
-        if not begin(kind):
+        if took.own.inside:
             return run(*arguments)
         try:
+            took.begin(one)
             return run(*arguments)
         finally:
-            end(kind)
+            try:
+                took.end()
+            except BaseException:
+                # A signal's handler raised on the way.
+                took.end()
+                raise
 
     return limited

@@ -194,6 +194,42 @@ def test_calls_that_are_not_known_are_named() -> None:
             operations([call])
 
 
+A, MASK = np.ones((4, 4), np.float32), np.ones((4, 4), bool)
+INDEX, SHIFT = np.arange(4), np.asarray(70, np.uint64)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        (np.subtract, (A[:, 1:], A[:, :-1], A[:, 1:])),
+        (np.subtract, (A, A[:1], A)),
+        (np.divide, (A, A[:1, :1], A)),
+        (np.negative, (A[::-1], A)),
+        (np.copyto, (A, A.T)),
+        (np.copyto, (A[1:], A[:-1])),
+        (np.maximum.reduce, (A, 0, None, A[2], False)),
+        (A.dot, (A, A)),
+        (np.add, (MASK, MASK, MASK)),
+        (np.add.reduce, (MASK, 0, np.dtype(bool), np.ones(4, bool), False)),
+        (np.copyto, (MASK, np.float32(0.5))),
+        (MASK.fill, (2.0,)),
+        (A[:, 1].take, (INDEX, None, np.ones(4, np.float32), "clip")),
+        (A.T.take, (INDEX, None, np.ones(4, np.float32), "clip")),
+        (A.reshape(-1).take, (INDEX.reshape(2, 2), None, np.ones((2, 2), np.float32), "clip")),
+        (A.reshape(-1).put, (INDEX, 0.5, "clip")),
+        (A.reshape(-1).put, (INDEX, np.ones(1, np.float32), "clip")),
+        (np.negative, (A.astype(">f4"), np.ones((4, 4), np.float32))),
+        (np.negative, (np.zeros(4, [("x", "u1"), ("y", "<f4")])["y"], np.ones(4, np.float32))),
+        (np.right_shift, (INDEX.astype(np.uint64), SHIFT, np.ones(4, np.uint64))),
+        (np.greater, (INDEX, INDEX.astype(np.uint64), np.ones(4, bool))),
+    ],
+)
+def test_what_numpy_computes_otherwise_is_replayed(call: Any) -> None:
+    """Outputs that overlap operands, arithmetic of truth values, indices of other forms, and arrays of other layouts."""
+    with pytest.raises(UntranslatableError):
+        operations([call])
+
+
 def test_what_pays() -> None:
     small = Case(mlp()).code()
     assert small.saved > 1e-5

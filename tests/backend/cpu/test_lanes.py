@@ -224,6 +224,25 @@ def test_threads_that_train_at_the_same_time_get_their_own_results(count: Callab
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_an_interrupt_right_after_a_lane_was_given_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, ended = lanes._inboxes(1)[0], []
+
+    class Interrupted:
+        struck = False
+
+        def put(self, work: Any) -> None:
+            real.put(work)
+            if not self.struck:
+                self.struck = True
+                raise KeyboardInterrupt
+
+    inbox = Interrupted()
+    monkeypatch.setattr(lanes, "_inboxes", lambda count: [inbox] * count)
+    with pytest.raises(KeyboardInterrupt):
+        lanes.run_side_by_side([lambda: None, lambda: (time.sleep(0.3), ended.append(1))])
+    assert ended == [1]
+
+
 def test_a_forked_process_has_lanes_of_its_own() -> None:
     ran: list[int] = []
     side = SideBySide([[(ran.append, (1,))], [(ran.append, (2,))]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -147,9 +148,59 @@ def test_a_new_process_does_not_wait_for_threads_of_the_old_one(library: Library
     assert library.now == 4
     assert threads.with_threads(lambda: library.now, False)() == 4
     assert threads.with_threads(lambda: library.now, True)() == 1
-    turns._inside[True] += 1
     leave.set()
     other.join()
+
+
+def test_a_process_that_forks_inside_a_program_goes_on(library: Library) -> None:
+    turns = threads.turns()
+    assert turns is not None
+    threads.with_threads(turns.after_fork, True)()
+    assert library.now == 4
+    assert threads.with_threads(lambda: library.now, False)() == 4
+    assert threads.with_threads(lambda: library.now, True)() == 1
+
+
+@pytest.mark.parametrize("one", [True, False])
+@pytest.mark.parametrize("method", [_Turns.begin, _Turns.end])
+def test_an_interrupt_at_any_line_leaves_nothing_behind(library: Library, method: Any, one: bool) -> None:
+    """As a signal's handler raises it; the threads are as before, and programs of either kind run, in other threads too."""
+    turns = threads.turns()
+    assert turns is not None
+    lines, start = inspect.getsourcelines(method)
+    struck = sum(_interrupted(method, line, one) for line in range(start + 1, start + len(lines)))
+    assert struck >= 5
+
+
+def _interrupted(method: Any, line: int, one: bool) -> bool:
+    """Whether a program of this kind came to the line of the method, where it was interrupted."""
+    struck: list[int] = []
+
+    def at_a_line(frame: Any, event: str, argument: object) -> Any:
+        if event == "line" and frame.f_lineno == line and not struck:
+            struck.append(line)
+            raise KeyboardInterrupt
+        return at_a_line
+
+    before = sys.gettrace()
+    sys.settrace(lambda frame, event, argument: at_a_line if frame.f_code is method.__code__ else None)
+    try:
+        threads.with_threads(lambda: None, one)()
+    except KeyboardInterrupt:
+        assert struck
+    finally:
+        sys.settrace(before)
+    turns: Any = threads.turns()
+    assert not turns._inside, line
+    assert not turns.own.inside, line
+    seen: list[int] = []
+    for kind in (True, False):
+        run = threads.with_threads(lambda: seen.append(turns.get()), kind)
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(10)
+    assert seen == [1, 4], line
+    return bool(struck)
 
 
 def test_processes_share_the_cores_unless_the_environment_says_more(

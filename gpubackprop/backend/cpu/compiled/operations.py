@@ -47,6 +47,9 @@ FORMULAS: dict[str, str] = {
 TRANSCENDENTAL = {"exp", "expm1", "log", "log1p", "tanh"}
 
 
+_COMPARED, _OF_TRUTH = ("greater", "less"), ("copy", "bitwise_and", "bitwise_xor")
+
+
 class UntranslatableError(Exception):
     """A call that there is no machine code for; the step is replayed instead."""
 
@@ -114,10 +117,74 @@ def operations(calls: list[Call]) -> list[Operation]:
     for function, arguments in calls:
         found += _operations(function, arguments)
     for operation in found:
-        for value in vars(operation).values():
-            if isinstance(value, np.ndarray) and (value.dtype.char not in "fdlqLQ?" or value.ndim > 2):
-                raise UntranslatableError(f"an array of {value.dtype} with {value.ndim} dimensions")
+        reason = _unknown_arrays(operation) or _unknown_types(operation)
+        if reason:
+            raise UntranslatableError(reason)
     return found
+
+
+def _unknown_arrays(operation: Operation) -> str:
+    """What its arrays are that generated code does not know: it walks in whole elements, and reads an element when it needs it,
+    where NumPy reads what the output overlaps beforehand. "" where it knows them."""
+    read, written = _memory(operation)
+    for a in (*read, *written):
+        whole = all(stride % a.itemsize == 0 for stride in a.strides)
+        if a.dtype.char not in "fdlqLQ?" or not a.dtype.isnative or not a.flags.aligned or not whole or a.ndim > 2:
+            return f"an array of {a.dtype} with {a.ndim} dimensions and strides of {a.strides} bytes"
+    elementwise = isinstance(operation, Elementwise)
+    for out in written:
+        for a in read:
+            if not (elementwise and _same_elements(a, out)) and np.may_share_memory(a, out):
+                return "an output that overlaps what it is computed from"
+    return ""
+
+
+def _memory(operation: Operation) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The arrays that it reads, and those that it writes."""
+    match operation:
+        case Elementwise():
+            return operation.inputs, [operation.out]
+        case Product():
+            return [operation.a, operation.b], [operation.c]
+        case Reduction():
+            return [operation.a], [operation.out]
+        case Draw():
+            return [operation.key, operation.step], [operation.out]
+        case Indexed():
+            ends = [operation.flat, operation.values]
+            source, out = ends if operation.name == "take" else reversed(ends)
+            return [operation.index, source], [out]
+
+
+def _same_elements(a: np.ndarray, b: np.ndarray) -> bool:
+    first = a.__array_interface__["data"] == b.__array_interface__["data"]
+    return first and a.shape == b.shape and a.strides == b.strides and a.dtype == b.dtype
+
+
+def _unknown_types(operation: Operation) -> str:
+    """Types with which NumPy computes otherwise than the formula: of truth values a sum is no sum; "" where there are none."""
+    if isinstance(operation, Elementwise):
+        truth, kinds = np.dtype(np.bool_), set(operation.types)
+        if operation.out.dtype == truth and operation.name not in _COMPARED and kinds != {truth}:
+            return f"{operation.name} into truth values"
+        if truth in kinds and operation.name not in (*_COMPARED, *_OF_TRUTH):
+            return f"{operation.name} of truth values"
+        if operation.name in _COMPARED and len(kinds) > 1:
+            return f"{operation.name} of several types"
+        if operation.name == "right_shift":
+            by = operation.inputs[1]
+            if by.size != 1 or not 0 <= int(by.reshape(-1)[0]) < 8 * operation.types[0].itemsize:
+                return "a shift by what is no number of bits of the type"
+    if isinstance(operation, Reduction) and operation.dtype == np.bool_:
+        return f"{operation.name} of truth values"
+    if isinstance(operation, Indexed):
+        plain = (
+            operation.flat.ndim == operation.index.ndim == operation.values.ndim == 1
+            and operation.flat.flags.c_contiguous
+        )
+        if not plain or operation.index.dtype != np.int64 or operation.index.size != operation.values.size:
+            return f"{operation.name} of other than numbers in a row"
+    return ""
 
 
 def _operations(function: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Operation]:
@@ -191,7 +258,7 @@ def _method(owner: np.ndarray, name: str, arguments: tuple[Any, ...]) -> Operati
         return _product(owner, *arguments)
     if name == "take" and arguments[1:2] == (None,) and arguments[3:] == ("clip",):
         return Indexed(name, owner, arguments[0], arguments[2])
-    if name == "put" and arguments[2:] == ("clip",):
+    if name == "put" and arguments[2:] == ("clip",) and isinstance(arguments[1], np.ndarray):
         return Indexed(name, owner, arguments[0], arguments[1])
     if name == "fill" and len(arguments) == 1:
         return _copy(arguments[0], owner)
