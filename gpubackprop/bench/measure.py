@@ -103,6 +103,13 @@ class Measurement:
         self._x, self._y = x[:n].copy(), y[:n].copy()
         self.rows = Rows(backend, x, y)
         self.rows.order(np.random.default_rng(seed).permutation(len(x)))
+        if not backend.is_gpu:
+            # What a process makes once, such as machine code, is no memory of the network: another one goes before.
+            other = build(
+                described, get_backend(backend.name, precision=precision), dtype, precision, capture=not plain
+            )
+            other.train_step(self._x, self._y, get_optimizer(optimizer, learning_rate=RATE))
+            del other
         gauge = MemoryGauge(backend)
         self.net = build(described, backend, dtype, precision, capture=not plain, compile=compile)
         self.optimizer = get_optimizer(optimizer, learning_rate=RATE)

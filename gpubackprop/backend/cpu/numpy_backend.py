@@ -273,7 +273,7 @@ class NumpyBackend(Backend):
         if key not in _FUSED:
             few = [np.empty(16, a.dtype) for _ in range(1 if a is b else 2)]
             be = NumpyBackend()
-            _FUSED[key] = fused(be._recorded(lambda: getattr(be, word)(f, few[0], few[-1])), few)
+            _FUSED[key] = fused(be._recorded(lambda: getattr(Backend, word)(be, f, few[0], few[-1])), few)
         return _FUSED[key]
 
     def times_derivative(self, f: Activation, saved: Array, delta: Array) -> None:
