@@ -87,6 +87,8 @@ def run(library: str, path: Path, settings: dict[str, Any], threads: int | None)
     """One job in a new process: what it printed, and "wall", the seconds until it was done. Raises SystemExit if it failed."""
     command = [sys.executable, str(ROOT / "benchmarks/jobs.py"), library, str(path), json.dumps(settings)]
     environment = {**os.environ, **Contender("cpu", threads=threads).environment(), "PYTHONPATH": str(ROOT)}
+    # What pip installs is compiled, and so must this checkout be, from its first run on.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     started = time.perf_counter()
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

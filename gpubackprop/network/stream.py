@@ -26,6 +26,7 @@ from gpubackprop.backend.base import Array, Backend
 from gpubackprop.checks import check_weights, check_x, check_y, whole_number
 from gpubackprop.errors import DataError, GpuBackpropError
 from gpubackprop.network.network import Network
+from gpubackprop.network.rows import Rows
 from gpubackprop.random import host_generator
 
 WINDOW = 1 << 16
@@ -39,6 +40,8 @@ _NAMES = ("x", "y", "sample_weight")
 Host = NDArray[Any]
 Chunk = tuple[Host, ...]
 """Rows x (n, d), their targets y, (n,) or (n, m), and, where they have some, their weights (n,)."""
+Window = tuple[Chunk, Host | None]
+"""Checked rows in the order in which they were read, and the order in which they are trained on; None for the same."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ class StreamRows:
 
     def __init__(self, stream: Stream, net: Network, size: int, shuffle: bool) -> None:
         self.be: Backend = net.backend
+        self.dtype = net.dtype
         self.n = len(stream)
         self._stream, self._seed, self._shuffle = stream, net.seed, shuffle
         self._window = max(stream.window // size, 1) * size
@@ -144,7 +148,7 @@ class StreamRows:
         self._epoch = 0
         self._at: tuple[int, int] | None = None
         """Epoch and number of the window that `_held` is."""
-        self._held: tuple[Array, ...] | None = None
+        self._held: Rows | None = None
         self._ahead: _ReadAhead | None = None
 
     def begin(self, epoch: int) -> None:
@@ -164,8 +168,7 @@ class StreamRows:
         if self._at != (self._epoch, window):
             self._turn_to(window)
         assert self._held is not None
-        for held, out in zip(self._held, (x, y, weights), strict=False):
-            self.be.copy_in(held[offset : offset + len(x)], out)
+        self._held.load(offset, x, y, weights)
 
     def close(self) -> None:
         """End the thread, and let go of the rows."""
@@ -185,14 +188,17 @@ class StreamRows:
             self._ahead = _ReadAhead(reading)
         assert self._ahead is not None
         try:
-            read = self._ahead.next()
+            (x, y, *weights), order = self._ahead.next()
         except MemoryError as error:
             # Not the device's, for which the engine would halve the rows of a step.
             raise DataError(
                 f"the host has no memory for two windows of {self._window:,} rows ({error}): open the stream with a smaller "
                 "window"
             ) from error
-        self._held, self._at = tuple(map(self.be.asarray, read)), wanted
+        self._held = Rows(self.be, x, y, self.dtype, weights=weights[0] if weights else None)
+        if order is not None:
+            self._held.order(order)
+        self._at = wanted
 
 
 class _Check:
@@ -237,7 +243,7 @@ def _windows(
     epoch: int,
     window: int,
     stopped: threading.Event,
-) -> Iterator[Chunk]:
+) -> Iterator[Window]:
     """The windows of `rows` rows from a place in an epoch on, epoch after epoch, until `stopped`. Each lies where the one before
     the last lay: fresh memory for each would take as long as filling it."""
     room = cycle(
@@ -258,22 +264,22 @@ def _windows(
         for start in range(window * rows, len(stream), rows):
             n = min(rows, len(stream) - start)
             window_arrays = tuple(array[:n] for array in next(room))
-            places = host_generator(seed, _ORDER, epoch, start // rows).permutation(n) if shuffle else None
+            # A permutation's inverse: of each place, the row that comes there.
+            mixed = np.argsort(host_generator(seed, _ORDER, epoch, start // rows).permutation(n)) if shuffle else None
             done = 0
             while done < n:
                 if stopped.is_set():
                     return
                 part = rest or next(chunks)
                 taken = min(n - done, len(part[0]))
-                at: Any = slice(done, done + taken) if places is None else places[done : done + taken]
                 for array, rows_read in zip(window_arrays, part, strict=True):
-                    array[at] = rows_read[:taken]
+                    array[done : done + taken] = rows_read[:taken]
                 rest = tuple(array[taken:] for array in part) if taken < len(part[0]) else None
                 done += taken
             counts = counts or bool(window_arrays[-1].any())
             if not counts and start + n == len(stream):
                 raise DataError("the stream: all sample weights are 0; some row must have one above 0")
-            yield window_arrays
+            yield window_arrays, mixed
         epoch, window = epoch + 1, 0
 
 
@@ -296,8 +302,8 @@ def _checked(pieces: Sequence[Piece], skip: int, check: _Check) -> Iterator[Chun
 class _ReadAhead:
     """A thread that makes the next window while one is used, and begins with no other before that is taken."""
 
-    def __init__(self, windows: Callable[[threading.Event], Iterator[Chunk]]) -> None:
-        self._made: SimpleQueue[Chunk | BaseException] = SimpleQueue()
+    def __init__(self, windows: Callable[[threading.Event], Iterator[Window]]) -> None:
+        self._made: SimpleQueue[Window | BaseException] = SimpleQueue()
         self._wanted = threading.Semaphore(1)
         self._stopped = threading.Event()
         self._thread = threading.Thread(
@@ -305,14 +311,14 @@ class _ReadAhead:
         )
         self._thread.start()
 
-    def _run(self, windows: Iterator[Chunk]) -> None:
+    def _run(self, windows: Iterator[Window]) -> None:
         try:
             while self._wanted.acquire() and not self._stopped.is_set():
                 self._made.put(next(windows))
         except BaseException as error:
             self._made.put(error)
 
-    def next(self) -> Chunk:
+    def next(self) -> Window:
         """The next window; what went wrong in the thread is raised here."""
         made = self._made.get()
         if isinstance(made, BaseException):

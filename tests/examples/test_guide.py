@@ -43,4 +43,4 @@ def test_a_page_prints_what_it_says(page: Path) -> None:
 
 
 def test_there_are_pages() -> None:
-    assert len(PAGES) == 10
+    assert len(PAGES) == 11

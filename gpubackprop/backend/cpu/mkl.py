@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import PackageNotFoundError, distribution, version
 from typing import Any
 
 from gpubackprop.backend.base import Array, Backend, Program
@@ -32,6 +31,9 @@ _SAME_BITS = 2
 def _library() -> ctypes.CDLL:
     """libmkl_rt as the package `mkl` brings it. Raises MissingExtraError where that is not installed, DeviceError where it cannot
     be loaded."""
+    # It loads 30 modules, and this one is loaded with the package.
+    from importlib.metadata import PackageNotFoundError, distribution
+
     try:
         files = distribution("mkl").files or []
     except PackageNotFoundError:
@@ -48,6 +50,12 @@ def _library() -> ctypes.CDLL:
         except (OSError, AttributeError) as error:
             reason = str(error)
     raise DeviceError(f'device "cpu:mkl": libmkl_rt cannot be used: {reason}')
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("mkl")
 
 
 @cache
@@ -80,7 +88,7 @@ class MklBackend(NumpyBackend):
         super().__init__(precision)
         self._blas = self._large = _mkl()
         self._small = direct_blas()
-        self.blas = f"mkl {version('mkl')}"
+        self.blas = f"mkl {_version()}"
         # Machine code holds the addresses of NumPy's BLAS.
         self.loops = False
 

@@ -136,7 +136,7 @@ def test_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PackageNotFoundError(name)
 
     held = pickle.dumps(network([5, 6, 4])) if mkl.problem() is None else None
-    monkeypatch.setattr(mkl, "distribution", missing)
+    monkeypatch.setattr("importlib.metadata.distribution", missing)
     mkl._library.cache_clear()
     mkl._mkl.cache_clear()
     try:
