@@ -294,9 +294,10 @@ def arrow_parts(content: Any, row_groups: Sequence[int] | None = None) -> tuple[
         reader = pa.ipc.open_file(content)
         return reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
     # Text as codes and a dictionary: a page of one long text, repeated, must not be written out.
-    coded = [field.name for field in parquet.read_schema(content) if "string" in str(field.type)]
-    content.seek(0)
-    reader = parquet.ParquetFile(content, read_dictionary=coded)
+    reader = parquet.ParquetFile(content)
+    if coded := [field.name for field in reader.schema_arrow if "string" in str(field.type)]:
+        content.seek(0)
+        reader = parquet.ParquetFile(content, metadata=reader.metadata, read_dictionary=coded)
     rows = 1 << 16 if row_groups is None else max(256, _PART // (8 * max(1, len(reader.schema_arrow))))
     return reader.schema_arrow, reader.iter_batches(batch_size=rows, row_groups=row_groups)
 
