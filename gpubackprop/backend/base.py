@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any, Protocol, TypeAlias
@@ -212,9 +212,9 @@ class Backend(ABC):
     def may_share_memory(self, a: Array, b: Array) -> bool:
         """Whether two arrays overlap; an array of another device never does."""
 
-    def scratch(self, like: Array, slot: int = 0) -> Array:
-        """An array like `like` with no content worth keeping; arrays of different slots do not overlap."""
-        flat = self._leading(like.size, like.dtype, slot, self.empty)
+    def scratch(self, like: Array, slot: int = 0, dtype: DTypeLike | None = None) -> Array:
+        """An array like `like`, or of another type, with no content worth keeping; arrays of different slots do not overlap."""
+        flat = self._leading(like.size, like.dtype if dtype is None else dtype, slot, self.empty)
         return flat.reshape(like.shape)
 
     def arange(self, n: int) -> Array:
@@ -647,6 +647,18 @@ class Backend(ABC):
         """Whether the gradients that `unscale` saw last are not finite because of that factor, as far as it can tell; then it is
         smaller from now on, and the pass is to be done again. Waits for the device."""
         return False
+
+    def zero_if_skipped(self, value: Array) -> None:
+        """Make `value`, 0-d, 0 where this training step is left out, as its gradients are not finite because of that factor."""
+        return
+
+    def scale_state(self) -> dict[str, np.ndarray]:
+        """Host arrays, by name, that `set_scale_state` makes that factor again from; none where there is none."""
+        return {}
+
+    def set_scale_state(self, saved: Mapping[str, np.ndarray]) -> None:
+        """Go on with the factor of `scale_state`, where it is among these arrays and this device has one."""
+        return
 
     def unscale(self, G: Array) -> None:
         """Take out of the finished gradients G of all parameters the factor that this device puts into its deltas, if it does

@@ -140,13 +140,14 @@ class BatchNorm(_Norm):
 
     def _normalize_together(self, be: Backend, v: Tensors) -> None:
         """What `normalize` gives for the rows of all processes as one batch: the mean first, and the variance around it."""
-        xp, total, t = be.xp, v.total[0], be.scratch(v.x)
+        # Squares of what half precision holds can be too large for it.
+        xp, total, t = be.xp, v.total[0], be.scratch(v.x, dtype=v.total.dtype)
         be.fill(v.count, len(v.x))
         be.sum_over_processes(v.count)
         for values, statistic in ((v.x, v.mean), (t, v.var)):
             if values is t:
-                xp.subtract(v.x, v.mean, out=v.xhat)
-                xp.multiply(v.xhat, v.xhat, out=t)
+                xp.subtract(v.x, v.mean, out=t)
+                xp.multiply(t, t, out=t)
             be.column_sums(values, total)
             be.sum_over_processes(total)
             xp.divide(total, v.count, out=statistic[0])

@@ -46,12 +46,13 @@ class PReLU(AccumulatingLayer):
         xp.add(v.a, t, out=v.a)
 
     def gradients_into(self, be: Backend, v: Tensors, arrays: dict[str, Array], beta: float) -> None:
-        xp, t, gradient = be.xp, be.scratch(v.x), arrays["slope"]
+        gradient = arrays["slope"]
+        xp, t = be.xp, be.scratch(v.x, dtype=gradient.dtype)
         xp.minimum(v.x, 0.0, out=t)
         xp.multiply(t, v.delta, out=t)
         part = be.scratch(gradient, 1)
         if self.shared:
-            sums = be.scratch(v.x[0], 2)
+            sums = be.scratch(v.x[0], 2, gradient.dtype)
             be.column_sums(t, sums)
             be.column_sums(sums.reshape(-1, 1), part)
         else:

@@ -55,6 +55,10 @@ class Residual(AccumulatingLayer):
     def random_stream(self, seed: int, index: int, step: Array) -> list[Stream]:
         # 2^16 numbers for each layer outside: none inside has that of another.
         first = (index + 1) << 16
+        if self.random and first >> 64:
+            raise ArgumentError(
+                "layers that draw random numbers can stand in at most three Residual blocks inside each other"
+            )
         return [layer.random_stream(seed, first + i, step) for i, layer in enumerate(self.layers)]
 
     def bind(

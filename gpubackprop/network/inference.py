@@ -20,8 +20,10 @@ IN_PLACE = 256
 def outputs(engine: Engine, x: Array, out: np.ndarray, size: int) -> None:
     """The last layer's outputs for rows x (n, d) into the host array out (n, m), in chunks of `size` rows."""
     be, first = engine.backend, engine.layers[0]
-    # A layer from outside this library may write into its input; those of this library do not.
-    in_place = be.owns(x) and x.dtype == engine.parameters.dtype and type(first) in LAYERS.values()
+    # A layer from outside this library may write into its input; those of this library do not. What is inside of one has its
+    # input from the buffers.
+    known = type(first) in LAYERS.values() and not first.layers
+    in_place = known and be.owns(x) and x.dtype == engine.parameters.dtype
     # Held from the first chunk to the last: all rows are of the same weights.
     with engine:
         for rows, part in _chunks(len(x), size):

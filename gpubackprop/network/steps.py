@@ -136,21 +136,22 @@ class Steps:
         known = all(isinstance(layer, AccumulatingLayer) and layer.accumulates for layer in trained)
         return known and not self.l1 and not self.l2
 
-    def penalty(self, with_delta: bool) -> None:
+    def penalty(self, with_delta: bool, update: bool = False) -> None:
         """C += l1 sum|W| + l2/2 sum W^2 (or, with_delta, dC/dW += l1 sign(W) + l2 W), over all weights; with_delta once a step,
-        when the gradients of the loss are finished."""
+        when the gradients of the loss are finished. update: for an update alone, without the gradients of layers that are not
+        trained, which nothing makes anew."""
         be, l1, l2 = self.be, self.l1, self.l2
         if with_delta:
             be.unscale(self.parameters.G)
         for name, W in self.parameters.views.items() if l1 or l2 else ():
-            if W.ndim > 1 and with_delta:
+            if W.ndim > 1 and with_delta and not (update and name in self.parameters.frozen):
                 be.add_penalty_gradient(W, l1, l2, self.parameters.gradients[name])
-            elif W.ndim > 1:
+            elif W.ndim > 1 and not with_delta:
                 be.add_penalty(W, l1, l2, self.value)
 
     def update(self, optimizer: Optimizer) -> None:
         """The end of a training step: penalties, clipping, the optimizer's line, and one more step counted."""
-        self.penalty(with_delta=True)
+        self.penalty(with_delta=True, update=True)
         optimizer.apply(self.be)
         self.count()
 
@@ -167,6 +168,7 @@ class Steps:
             xp.add(self.losses, self._part, out=self.losses)
         if optimizer.track_norm:
             norms = self.sums[1:].reshape(())
+            self.be.zero_if_skipped(optimizer.norm)
             xp.add(norms, optimizer.norm, out=norms)
 
     def _do(self, layer: Layer, function: Callable[..., Any], *arguments: object) -> None:

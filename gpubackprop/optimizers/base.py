@@ -54,6 +54,9 @@ class Optimizer:
     """The names of further attributes that hold device arrays without a state worth keeping."""
     elementwise: ClassVar[bool] = True
     """Whether `rule` treats each element by itself, and may be called for any parts of the flat buffers."""
+    asks_of: ClassVar[bool] = False
+    """Whether a `rule` that is not elementwise, and gets the flat buffers whole, asks `of` for each parameter whether it is
+    trained and with what numbers."""
 
     def __init__(
         self,
@@ -327,7 +330,13 @@ class Optimizer:
         raise NotImplementedError(f"{type(self).__name__} has an accumulator and must define descend(be)")
 
     def update(self, be: Backend, P: Array, G: Array) -> None:
-        """Apply the rule to the flat buffers."""
+        """Apply the rule to the flat buffers. Raises ArgumentError where the rule would pass over what is not trained, or over
+        groups."""
+        if not (self.elementwise or self.asks_of) and (self.is_split or (self.weight_decay and self.decay != "all")):
+            raise ArgumentError(
+                f"the rule of {type(self).__name__} gets all parameters at once (elementwise = False), and would treat frozen "
+                'layers, groups and decay="weights" as all others: ask self.of(name) in it, and say asks_of = True'
+            )
         be.update(self, P, G, tuple(self.state.values()), self.h)
 
     def decays(self, is_weight: bool) -> bool:
@@ -373,7 +382,8 @@ class Optimizer:
         if self.parameters is None:
             return {"t": np.asarray(self.t, np.int64)} if self._saved is None else dict(self._saved)
         with self.parameters.backend as be:
-            return {"t": np.asarray(self.t, np.int64), **{k: be.to_host(v) for k, v in self.state.items()}}
+            own = {k: be.to_host(v) for k, v in self.state.items()}
+            return {"t": np.asarray(self.t, np.int64), **own, **be.scale_state()}
 
     def set_state(self, saved: dict[str, np.ndarray]) -> None:
         """Put back what `get_state` gave; the optimizer must be bound.
@@ -389,6 +399,7 @@ class Optimizer:
                 )
         for name, array in self.state.items():
             self.parameters.backend.copy_in(saved[name], array)
+        self.parameters.backend.set_scale_state(saved)
         self.t = int(saved["t"])
         self._written = self._settled = None
 

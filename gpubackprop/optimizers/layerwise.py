@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class _Layerwise(Optimizer):
     workspace = ("_w", "_u", "_both", "_other")
     elementwise = False
+    asks_of = True
 
     def bind(self, parameters: Parameters) -> None:
         if self.parameters is not parameters:

@@ -18,6 +18,7 @@ from gpubackprop.backend.cuda.cupy_backend import CupyBackend
 from gpubackprop.backend.cuda.precision import half_type
 from gpubackprop.errors import DeviceError, MissingExtraError
 from gpubackprop.losses import MANY_CLASSES, CrossEntropy
+from gpubackprop.network.rows import Rows
 from gpubackprop.optimizers.schedules import Cosine
 from tests.cuda.stand_in import gpu, shim  # noqa: F401
 
@@ -171,6 +172,50 @@ def test_normalisation_in_half_precision_keeps_its_statistics_in_float32(gpu, pr
         if "running" in name:
             assert relative(nets[0].get_weights()[name], array) < tolerance, name
     np.testing.assert_allclose(nets[0].predict(x), nets[1].predict(x), atol=tolerance)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_sums_in_half_precision_are_of_float32(gpu, precision):  # noqa: F811
+    """Squares of deviations and sums over units are too large, or too small beside others, for the type of the activations."""
+    x, y = data(64)
+    nets = []
+    for device in (CudaBackend(0, precision), "cpu"):
+        parts = [gb.BatchNorm(INPUTS, synchronized=True), gb.Dense(INPUTS, 16), gb.PReLU(16), gb.Dense(16, CLASSES)]
+        nets.append(gb.Network(parts, loss="cross_entropy", device=device, seed=1))
+    (_, got), (_, want) = (net.loss_and_gradients(1000 * x, y, training=True) for net in nets)
+    for name, gradient in want.items():
+        assert relative(got[name], gradient) < 3 * PRECISIONS[precision], name
+
+
+def test_the_norm_of_a_step_that_is_left_out_is_no_number_of_the_history(gpu):  # noqa: F811
+    backend = CudaBackend(0, "fp16")
+    net, rule, (x, y) = network(backend, False), gb.SGD(0.1, clip_norm=1.0), data()
+    rule.track_norm = True
+    net.engine.reset()
+    rows = Rows(backend, x, y, net.dtype)
+    net.engine.train(rows, 0, 1, rule, len(x))
+    loss, norm = net.engine.read()
+    backend.fill(backend.loss_scale.scale, 2.0**40)
+    backend.fill(backend.loss_scale.inverse, 2.0**-40)
+    net.engine.train(rows, 0, 1, rule, len(x))
+    more, same = net.engine.read()
+    assert more > loss > 0
+    assert same == norm > 0
+
+
+def test_a_checkpoint_keeps_the_loss_scale(gpu, tmp_path):  # noqa: F811
+    nets = [network(CudaBackend(0, "fp16"), False) for _ in range(2)]
+    (x, y), rule = data(), gb.Adam(0.01)
+    nets[0].train_step(x, y, rule)
+    scale = nets[0].backend.loss_scale
+    scale.set_state(np.array([2.0**11, 7], np.float32))
+    gb.save(tmp_path / "net.safetensors", nets[0], optimizer=rule)
+    restored = gb.load_checkpoint(tmp_path / "net.safetensors", device=nets[1].backend)
+    assert nets[1].backend.loss_scale.state().tolist() == [2.0**11, 7]
+    assert float(nets[1].backend.to_host(nets[1].backend.loss_scale.inverse)) == 2.0**-11
+    on_cpu = gb.load_checkpoint(tmp_path / "net.safetensors", device="cpu")
+    for found in (restored, on_cpu):
+        assert found.optimizer.t == 1
 
 
 @pytest.mark.parametrize("name", ["lars", "lamb", "adam"])

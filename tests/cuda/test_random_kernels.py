@@ -39,6 +39,13 @@ def test_dropout_that_keeps_everything(run):
     np.testing.assert_array_equal(x, out)
 
 
+def test_what_is_not_finite_stays_so_where_it_is_dropped(run):
+    x, out, mask = np.full(64, np.inf, np.float32), empty("float", 64), empty("float", 64)
+    run("dropout", ("float",), table.flat(5, 1, 1), x, mask, out, 64, 0, 2.0, 2**15, np.zeros(1, np.uint64), 0, 1)
+    assert 0 < np.isnan(out).sum() < 64
+    np.testing.assert_array_equal(np.isnan(out), mask == 0)
+
+
 def test_advance(run):
     row, offset = np.array([5], np.uint32), np.array([128], np.int64)
     run("advance", (), table.one_block(), row, offset, 16, 64)

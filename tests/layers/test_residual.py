@@ -300,3 +300,13 @@ def test_a_class_with_mathematics_of_its_own_is_not_recorded_unless_it_says_so(m
     for base in (gb.PReLU, gb.LayerNorm, gb.Dense):
         assert base.recordable
         assert not type("Own", (base,), {method: lambda self, *arguments: None}).recordable
+
+
+def test_random_layers_in_too_many_blocks_are_refused() -> None:
+    layer: gb.Layer = gb.Dropout(0.5)
+    for _ in range(3):
+        layer = gb.Residual([layer])
+    gb.Network([layer, gb.Dense(2, 2)], device="cpu")
+    again = gb.Residual([gb.Residual([gb.Residual([gb.Residual([gb.Dropout(0.5)])])])])
+    with pytest.raises(ArgumentError, match="at most three Residual blocks"):
+        gb.Network([again, gb.Dense(2, 2)], device="cpu")

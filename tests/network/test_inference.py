@@ -75,6 +75,13 @@ def test_the_first_prediction_is_right_where_recordings_are_tried_out(rows: int)
     np.testing.assert_allclose(first, expected, rtol=1e-13)
 
 
+def test_many_rows_through_a_block_that_comes_first(backend: Backend) -> None:
+    """The layers inside of it have their input from the buffers, whatever the block itself reads."""
+    layers = [gb.Residual([gb.Dense(3, 5, "tanh"), gb.Dense(5, 3)]), gb.Dense(3, 2)]
+    net, (x, _) = gb.Network(layers, device=backend, dtype="float64"), make_data(2 * IN_PLACE, 3, 2)
+    np.testing.assert_allclose(net.predict(x), backend.to_host(net.forward(x)), rtol=1e-12)
+
+
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_prediction_and_forward_agree_for_each_activation(backend: Backend, name: str) -> None:
     layers = [gb.Dense(3, 4, name), gb.Activation(name), gb.Dense(4, 4, name), gb.Dense(4, 2, name)]

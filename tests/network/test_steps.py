@@ -339,3 +339,15 @@ def test_a_layer_without_its_methods_says_which() -> None:
     net = gb.Network([gb.Dense(2, 2), Nothing()], device="cpu")
     with pytest.raises(NotImplementedError, match=r"Nothing must define forward\(be, v, training\)"):
         net.forward(np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize("micro", [None, 3])
+def test_the_penalty_of_a_layer_that_is_not_trained_does_not_add_up(backend: Backend, micro: int | None) -> None:
+    net, (x, y) = gb.mlp([3, 4, 2], l1=0.1, l2=0.1, device=backend, dtype="float64"), make_data(6, 3, 2)
+    net.layers[0].trainable = False
+    for _ in range(3):
+        net.train_step(x, y, optimizer := gb.SGD(0.1), micro_batch_size=micro)
+    assert optimizer.t == 1
+    frozen = net.engine.parameters.gradients["0.weight"]
+    assert not backend.to_host(frozen).any()
+    assert net.loss_and_gradients(x, y)[1]["0.weight"].any()

@@ -11,7 +11,7 @@ import pytest
 
 import gpubackprop as gb
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError
-from gpubackprop.optimizers import OPTIMIZERS, get_optimizer
+from gpubackprop.optimizers import OPTIMIZERS, Optimizer, get_optimizer
 from tests.cuda.stand_in import gpu, shim  # noqa: F401
 from tests.small import assert_same_bits, make_data
 
@@ -207,3 +207,28 @@ def test_what_a_checkpoint_says_of_training_is_true_or_false(tmp_path: Path) -> 
 
     with pytest.raises(CheckpointError, match="trainable"):
         build_layer({"type": "Dense", "settings": gb.Dense(2, 3).settings(), "trainable": 1}, {})
+
+
+@pytest.mark.parametrize("how", ["frozen", "groups", "weights alone"])
+def test_a_rule_that_gets_all_parameters_at_once_must_ask(how: str) -> None:
+    class Normalised(Optimizer):
+        """p - eta g / |g|, over all parameters together."""
+
+        elementwise = False
+
+        def rule(self, be: Any, p: Any, g: Any, state: Any, h: Any) -> None:
+            p -= h[0] * g / float(np.linalg.norm(g))
+
+    options: dict[str, Any] = {
+        "frozen": {},
+        "groups": {"groups": [{"parameters": "0.*", "trainable": False}]},
+        "weights alone": {"weight_decay": 0.1, "decay": "weights"},
+    }[how]
+    net, (x, y) = gb.mlp([3, 4, 2], device="cpu", capture=False), make_data(6, 3, 2)
+    net.layers[0].trainable = how != "frozen"
+    before = net.get_weights()
+    with pytest.raises(ArgumentError, match=r"ask self\.of"):
+        net.train_step(x, y, Normalised(0.1, **options))
+    assert all(np.array_equal(before[name], array) for name, array in net.get_weights().items())
+    Normalised.asks_of = True
+    net.train_step(x, y, Normalised(0.1, **options))

@@ -174,9 +174,15 @@ class NumpyBackend(Backend):
         """Steps in machine code where that is faster: the program alone decides, so that no result depends on anything else."""
         if not hasattr(program, "calls") or not isinstance(rows.x, np.ndarray) or not usable():
             return None
+        # A memory-mapped array of another type stays as it is (see `gathers`), and is converted batch by batch.
+        if rows.x.dtype != batch.x.dtype:
+            return None
         if program not in self._machines:
-            x, y = batch.x, batch.target_buffer(rows.kind)
-            self._machines[program] = MachineCode(program.calls, x, y, optimizer.h)
+            machine = MachineCode(program.calls, batch.x, batch.target_buffer(rows.kind), optimizer.h)
+            if (run := machine.program()) is not None:
+                # No steps at all: what compiling raises, or who interrupts it, comes before a step is counted.
+                run(rows.x, rows.y, rows.permutation, 0, np.empty((0, len(optimizer.h)), batch.x.dtype))
+            self._machines[program] = machine
         run = self._machines[program].program()
         if run is None:
             return None

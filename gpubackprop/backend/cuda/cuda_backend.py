@@ -41,6 +41,7 @@ from gpubackprop.optimizers import Optimizer
 from gpubackprop.random import MaskStream
 
 log = logging.getLogger("gpubackprop.cuda")
+_SCALE = "loss_scale"
 
 
 class CudaBackend(CupyBackend):
@@ -592,6 +593,17 @@ class CudaBackend(CupyBackend):
         if self.loss_scale is not None:
             self.loss_scale.unscale(G)
 
+    def zero_if_skipped(self, value: Array) -> None:
+        if self.loss_scale is not None:
+            self._put_back(self._leading(1, value.dtype, "zero", self.zeros), value)
+
+    def scale_state(self) -> dict[str, np.ndarray]:
+        return {} if self.loss_scale is None else {_SCALE: self.loss_scale.state()}
+
+    def set_scale_state(self, saved: Mapping[str, np.ndarray]) -> None:
+        if self.loss_scale is not None and _SCALE in saved:
+            self.loss_scale.set_state(saved[_SCALE])
+
     # -- rows -------------------------------------------------------------------------------------------------------
 
     def gathers(self, source: Array, dtype: DTypeLike) -> bool:
@@ -642,9 +654,14 @@ class CudaBackend(CupyBackend):
             self.xp.copyto(*kept[-1])
         super().update(optimizer, P, G, state, h)
         for saved, array in kept:
-            geometry = self.kernels.flat(array.size)
-            self.kernels.launch("restore", (C_TYPE[array.dtype.name],), geometry, saved, array, array.size, skip)
+            self._put_back(saved, array)
         self.parameters_changed()
+
+    def _put_back(self, saved: Array, array: Array) -> None:
+        """array = saved where this step is left out."""
+        assert self.loss_scale is not None
+        arguments = (saved, array, array.size, self.loss_scale.skip)
+        self.kernels.launch("restore", (C_TYPE[array.dtype.name],), self.kernels.flat(array.size), *arguments)
 
 
 def _alike(*arrays: Array) -> bool:

@@ -132,6 +132,17 @@ class LossScale:
         self.adapt()
         return True
 
+    def state(self) -> np.ndarray:
+        """(scale, good steps since it changed), float32, on the host. Waits for the device."""
+        return np.array([float(self.scale.get()), int(self._good.get())], np.float32)
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Go on as from there."""
+        scale, good = state.tolist()
+        self.scale.fill(scale)
+        self.inverse.fill(1 / scale)
+        self._good.fill(int(good))
+
     def adapt(self) -> None:
         """The end of a training step: the next step's scale."""
         arguments = (self.scale, self.inverse, self._good, self.skip, _INTERVAL, _SMALLEST, _LARGEST)

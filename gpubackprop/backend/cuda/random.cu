@@ -23,9 +23,9 @@ __device__ __forceinline__ Words philox4x64(unsigned long long c0, unsigned long
     return Words{{c0, c1, c2, c3}};
 }
 
-// out = x * scale where the element is kept (its 16 bits < threshold), 0 elsewhere; threshold = keep probability * 2^16, up to
-// 2^16. x, out: n elements, those of the layer's array from `first` on; may be the same. mask: (n,) gets scale or 0, for the
-// backward pass. Launch: flat(ceil(n / 16) + 1).
+// out = x * mask, mask = scale where the element is kept (its 16 bits < threshold), else 0; threshold = keep probability * 2^16,
+// up to 2^16. x, out: n elements, those of the layer's array from `first` on; may be the same. mask: (n,), for the backward pass
+// too. Launch: flat(ceil(n / 16) + 1).
 template <typename T>
 __global__ void dropout(const T* x, T* mask, T* out, index_t n, unsigned long long first, double scale, unsigned threshold,
                         const step_t* step, unsigned long long layer, unsigned long long seed) {
@@ -46,7 +46,7 @@ __global__ void dropout(const T* x, T* mask, T* out, index_t n, unsigned long lo
                 for (int k = 0; k < 4; ++k) {
                     const A f = factor(k);
                     factors.v[k] = narrow<T>(f);
-                    values.v[k] = f == A(0) ? narrow<T>(f) : narrow<T>(widen(values.v[k]) * f);
+                    values.v[k] = narrow<T>(widen(values.v[k]) * f);
                 }
                 store(out, i, values);
                 store(mask, i, factors);
@@ -55,7 +55,7 @@ __global__ void dropout(const T* x, T* mask, T* out, index_t n, unsigned long lo
                 for (int k = 0; k < 4; ++k)
                     if (i + k >= 0 && i + k < n) {
                         const A f = factor(k);
-                        out[i + k] = f == A(0) ? narrow<T>(f) : narrow<T>(widen(x[i + k]) * f);
+                        out[i + k] = narrow<T>(widen(x[i + k]) * f);
                         mask[i + k] = narrow<T>(f);
                     }
             }
