@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpubackprop.data.arrow import pa, pc
+from gpubackprop.errors import DataError
 
 Floats = NDArray[np.float64]
 
@@ -21,14 +23,23 @@ _NUMBER = {
     for mark, other in ((".", ","), (",", "."))
 }
 _TIMES = (
-    *("%Y-%m-%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y%m%d", "%m/%d/%y", "%d/%m/%y"),
+    *("%Y-%m-%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y%m%d"),
+    *("%m/%d/%y", "%d/%m/%y", "%d.%m.%y", "%d-%m-%y", "%m-%d-%y", "%y-%m-%d", "%y/%m/%d"),
     *("%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y"),
 )
 _HOURS = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 _MEANING = {
     word: float(i) for i, words in enumerate(("no n false f off 0", "yes y true t on 1")) for word in words.split()
 }
+WHOLE = r"^(-?[0-9]+)\.0*$"
+"""A whole number that is written with a point."""
 OF_DAY = "%H:%M:%S"
+_READ = {
+    "": [f"%Y-%m-%d{hour}" for hour in ("", " %H:%M:%S", " %H:%M", " %H", " %H:%M:%S%z", " %H:%M%z")],
+    OF_DAY: [OF_DAY, "%H:%M"],
+}
+"""What Arrow's CSV parser takes for points in time and for times of day, without T and fractions of seconds."""
+_IN_A_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 MOSTLY = 0.9
 """The share of a text column's cells that must be numbers for the column to be one of numbers."""
 
@@ -64,22 +75,30 @@ class Writing:
     wrong_cell: str = ""
 
 
-def find_writing(column: pa.ChunkedArray, decimal: str | None = None) -> Writing | None:
-    """How the numbers of a text column (pyarrow.Array) are written; None where fewer than 9 in 10 cells are numbers.
+def find_writing(column: pa.ChunkedArray, decimal: str | None = None, least: float = MOSTLY) -> Writing | None:
+    """How the numbers of a text column (pyarrow.Array) are written; None where fewer than 9 in 10 cells (`least`) are numbers.
 
-    decimal: the mark to take where both would do, as in 1,234.
+    decimal: the mark to take where both would do for nearly all cells that show one, as in 1,234.
     """
     column = column.cast("string").drop_null()
     fits = {mark: pc.match_substring_regex(column, pattern) for mark, pattern in _NUMBER.items()}
     count = {mark: pc.sum(fit).as_py() or 0 for mark, fit in fits.items()}
-    if not len(column) or max(count.values()) < MOSTLY * len(column):
+    if not len(column) or max(count.values()) < least * len(column):
         return None
-    unsure = count["."] == count[","] and pc.any(pc.match_substring_regex(column, "[.,]")).as_py()
-    mark = decimal if unsure and decimal else "," if count[","] > count["."] else "."
+    mark, other = (",", ".") if count[","] > count["."] else (".", ",")
+    shows = pc.match_substring_regex(column, "[.,]")
+    shown = {each: pc.sum(pc.and_(fit, shows)).as_py() or 0 for each, fit in fits.items()}
+    # One odd cell, such as 12,50 among thousands, may be a slip.
+    unsure = shown[other] >= MOSTLY * shown[mark]
+    if unsure:
+        in_dollars = pc.any(pc.match_substring_regex(column, "[$£]")).as_py()
+        plain = mark == "." and not pc.any(pc.match_substring(column, ",")).as_py()
+        # 1,234,567 and 1,234.5 can be read in one way.
+        certain = pc.any(pc.and_(fits[mark], pc.match_substring_regex(column, "[.,].*[.,]"))).as_py()
+        mark = decimal or ("." if in_dollars else mark)
+        unsure = not (decimal or in_dollars or plain or certain)
     wrong = column.filter(pc.invert(fits[mark]))
-    in_dollars = unsure and pc.any(pc.match_substring_regex(column, "[$£]")).as_py()
-    doubtful = unsure and not decimal and not in_dollars and pc.any(pc.match_substring(column, ",")).as_py()
-    return Writing(mark, doubtful, len(wrong), wrong[0].as_py() if len(wrong) else "")
+    return Writing(mark, unsure, len(wrong), wrong[0].as_py() if len(wrong) else "")
 
 
 def numbers(column: pa.ChunkedArray, decimal: str = ".") -> Floats:
@@ -98,12 +117,29 @@ def numbers(column: pa.ChunkedArray, decimal: str = ".") -> Floats:
         column = times(column, OF_DAY if pa.types.is_time(kind) else "")
         column = column.cast(pa.int64() if column.type.bit_width == 64 else pa.int32())
     elif pa.types.is_duration(kind):
-        column = column.cast(pa.duration("s"), safe=False).cast(pa.int64())
+        seconds = column.cast(pa.int64()).cast(pa.float64(), safe=False)
+        column = pc.divide(seconds, _IN_A_SECOND[kind.unit])
     elif not (is_number(kind) or pa.types.is_boolean(kind)):
         column = pa.nulls(len(column), pa.float64())
     values: Floats = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     finite = np.isfinite(values)
     return values if finite.all() else np.where(finite, values, np.nan)
+
+
+def numbers_as_said(column: pa.ChunkedArray, decimal: str | None, where: str) -> Floats:
+    """`numbers` by the mark that was said, for all parts of a table alike; DataError where none was and text can be read in two
+    ways."""
+    if decimal is None and is_text(column.type) and (writing := find_writing(column)) and writing.unsure:
+        raise both_ways(column, where)
+    return numbers(column, decimal or ".")
+
+
+def both_ways(column: pa.ChunkedArray, where: str) -> DataError:
+    """The error for a text column whose decimal mark must be said."""
+    shown = column.drop_null()[0].as_py()
+    return DataError(
+        f"{where}: {shown!r} can be read with a decimal point or a decimal comma; say decimal=. or decimal=,"
+    )
 
 
 def as_number(text: str) -> float | None:
@@ -138,6 +174,11 @@ def levels(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
     return codes, coded.dictionary.to_pylist()
 
 
+def identity(level: str) -> str:
+    """The text that 1, 1. and 1.0 have in common."""
+    return re.sub(WHOLE, r"\1", level) if "." in level else level
+
+
 def without_levels(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The same cells, each with its own value where they were codes of levels."""
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
@@ -162,25 +203,35 @@ def is_yes_or_no(column: pa.ChunkedArray) -> bool:
 
 
 def time_format(column: pa.ChunkedArray) -> tuple[str, bool] | None:
-    """The strptime format in which every cell of a text column is a date, and whether day and month could be the other way
-    round; None where there is none."""
+    """The strptime format in which every cell of a text column is a date, and whether its day, month and year could stand in
+    another order; None where there is none."""
     column = column.cast("string").drop_null()
     few = column.slice(0, 100)
     if not len(few) or not pc.all(pc.match_substring_regex(few, r"\d")).as_py():
         return None
     formats = [f for day in _TIMES for hour in _HOURS if not times(few, f := day + hour).null_count]
     formats = [f for f in formats if not times(column, f).null_count]
-    day_or_month_first = {f[:2] for f in formats} & {"%d", "%m"}
-    return (formats[0], len(day_or_month_first) > 1) if formats else None
+    first = {f[:2] for f in formats} & {"%d", "%m", "%y"}
+    return (formats[0], len(first) > 1) if formats else None
 
 
-def times(column: pa.ChunkedArray, format: str = "") -> pa.ChunkedArray:
+def times(column: pa.ChunkedArray, format: str = "", short: bool = False) -> pa.ChunkedArray:
     """Times, to the second, as pyarrow timestamps, or as times of day where the format is OF_DAY; from text in a strptime
-    format; null for all else."""
+    format, "" for ISO 8601; null for all else. short: take 99 for the year 99 where the format has years of four digits."""
     kind = pa.time32("s") if format == OF_DAY else pa.timestamp("s")
     if is_text(column.type):
-        text = column.cast(pa.string())
-        return pc.strptime(text, format=format or "%Y-%m-%d", unit="s", error_is_null=True).cast(kind)
+        text, result = column.cast(pa.string()), pa.nulls(len(column), kind)
+        if format in _READ:
+            text = pc.replace_substring_regex(text, r"(:\d\d)\.\d+", r"\1")
+            text = pc.replace_substring_regex(text, r"^(\d{4}-\d\d-\d\d)T", r"\1 ")
+        if "%Y" in (format or "%Y") and not short:
+            # C's %Y takes two digits too.
+            text = pc.if_else(pc.match_substring_regex(text, r"\d{4}"), text, pa.scalar(None, pa.string()))
+        for each in _READ.get(format, [format]):
+            result = pc.coalesce(result, pc.strptime(text, format=each, unit="s", error_is_null=True).cast(kind))
+            if result.null_count == column.null_count:
+                break
+        return result
     if is_time(column.type) and pa.types.is_time(column.type) == (format == OF_DAY):
         return column.cast(kind, safe=False)
     return pa.nulls(len(column), kind)

@@ -113,7 +113,7 @@ class Dataset:
 
 
 def _weights(table: Table, column: str, where: str) -> NDArray[np.float64]:
-    weights = cells.numbers(table.column(column))
+    weights = cells.numbers_as_said(table.column(column), table.format.decimal, f"{where}: column {column}")
     if np.isnan(weights).any() or weights.min() < 0:
         raise ArgumentError(f"{where}: column {column}: weights must be numbers, 0 or more, one for each row")
     return weights

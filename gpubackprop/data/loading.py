@@ -10,7 +10,7 @@ from gpubackprop.data.arrays import load_npy, load_npz, load_x
 from gpubackprop.data.builtin import SCIKIT_LEARN, load_scikit_learn, spirals, xor
 from gpubackprop.data.dataset import Dataset
 from gpubackprop.data.images import IMAGE_SETS, load_images
-from gpubackprop.data.tables import SUFFIXES, is_table, read_table
+from gpubackprop.data.tables import SUFFIXES, is_table, read_table, title_of
 from gpubackprop.data.targets import check_task
 from gpubackprop.data.text_tables import TextFormat
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DataError, unknown_name
@@ -60,8 +60,7 @@ def load(
     if is_table(name) and not named:
         goals = [target] if isinstance(target, str) else target or ()
         table = read_table(name, text=[*goals, *text], format=format, max_bytes=max_bytes)
-        title = "stdin" if name == "-" else os.path.basename(name).split(".")[0]
-        return Dataset.from_frame(table, target, task=task, weight=weight, group=group, name=title)
+        return Dataset.from_frame(table, target, task=task, weight=weight, group=group, name=title_of(name))
     for option, value in (("target", target), ("weight", weight), ("group", group)):
         if value is not None and (named or name.lower().endswith((".npz", ".npy"))):
             raise ArgumentError(f"{option} is for tables, not for {name!r}, which has its own target: leave it out")

@@ -244,7 +244,7 @@ def _numbers(part: Table, name: str, source: str, done: int) -> Array:
         plain: Array = column.to_numpy(zero_copy_only=False)
         if np.isfinite(plain).all():
             return plain
-    values = cells.numbers(column)
+    values = cells.numbers_as_said(column, part.format.decimal, f"{source}: column {name}")
     if np.isnan(values).any():
         row = int(np.argmax(np.isnan(values)))
         raise DataError(

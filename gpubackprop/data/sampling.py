@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubackprop.data.arrow import pa, pc
-from gpubackprop.data.cells import Writing, find_writing, is_text, levels, without_levels
+from gpubackprop.data.cells import WHOLE, Writing, find_writing, is_text, levels, without_levels
 from gpubackprop.data.dataset import Dataset
 from gpubackprop.data.pieces import read_table_parts
-from gpubackprop.data.tables import Table
+from gpubackprop.data.tables import Table, title_of
 from gpubackprop.data.text_tables import TextFormat, common_type, find_name
 from gpubackprop.errors import DataError
 from gpubackprop.random import host_generator
@@ -37,6 +37,7 @@ def sample_table(
     raises, and DataError for a table without rows.
     """
     generator, total, below = host_generator(seed, _STREAM), 0, 1.0
+    asked = format
     kept: list[tuple[Any, NDArray[np.int64], NDArray[np.float64]]] = []
     notes: tuple[str, ...] = ()
     for part in read_table_parts(source, text=text, format=format):
@@ -50,7 +51,11 @@ def sample_table(
     if not total:
         raise DataError(f"{os.fspath(source)}: has no rows")
     kept, _ = _fewer(kept, rows)
-    table = _joined([columns for columns, _, _ in kept])
+    parts = [columns for columns, _, _ in kept]
+    if mixed := [name for name, kind in _types(parts).items() if kind is None]:
+        # What was taken for numbers in one part is text in another: the same rows again, as the text that they were.
+        return sample_table(source, rows, seed, text=[*text, *mixed], format=asked)
+    table = pa.concat_tables([part.cast(pa.schema(_types(parts))) for part in parts])
     return Table(table, None, notes, format), np.concatenate([places for _, places, _ in kept]), total
 
 
@@ -83,7 +88,7 @@ def load_sample(
     goals = [target] if isinstance(target, str) else list(target or ())
     known = [*goals, *text, *filter(None, [group])]
     table, places, total = sample_table(source, rows, seed, text=known, format=format)
-    found = [find_name(name, table.names) for name in table.split(goals)]
+    asked, found = table.format.decimal, [find_name(name, table.names) for name in table.split(goals)]
     writings = [w for name in found if name is not None and (w := _writing(table.column(name))) is not None]
 
     def decide(marks: set[str]) -> None:
@@ -92,9 +97,12 @@ def load_sample(
             table.format = replace(table.format, decimal=marks.pop())
 
     decide({w.decimal for w in writings if not w.unsure})
-    title = os.path.basename(source).split(".")[0]
+    title = title_of(source)
     data = Dataset.from_frame(table, target, task=task, weight=weight, group=group, name=title)
     decide({w.decimal for w in writings})
+    if table.format.decimal != asked and table.format.decimal == ",":
+        # The rows that are trained on are read with the mark that was found, and these have to be too.
+        return load_sample(source, rows, seed, target, task, table.format, text, weight, group)
     if isinstance(data.x, Table):
         rows_of = np.arange(len(data.x)) if data.x.rows is None else data.x.rows
         data = replace(data, x=Table(data.x.columns, rows_of, data.x.notes, table.format))
@@ -108,7 +116,7 @@ def load_sample(
 def identities(column: pa.ChunkedArray) -> pa.Array:
     """The text by which the cells of a column are told apart, missing ones as they are: what it is for a cell does not depend on
     the others, so that it is the same in every part of a table. 1 and 1.0 are one."""
-    return pc.replace_substring_regex(without_levels(column).cast(pa.string()), r"^(-?[0-9]+)\.0*$", r"\1")
+    return pc.replace_substring_regex(without_levels(column).cast(pa.string()), WHOLE, r"\1")
 
 
 def _writing(column: pa.ChunkedArray) -> Writing | None:
@@ -131,11 +139,9 @@ def _fewer(kept: list[Any], rows: int) -> tuple[list[Any], float]:
     ], below
 
 
-def _joined(parts: list[pa.Table]) -> pa.Table:
-    """One pyarrow.Table of parts whose columns may differ in their types: numbers here and text there become text."""
-    fields = []
-    for name in parts[0].column_names:
-        found = {part.schema.field(name).type for part in parts} - {pa.null()}
-        kind = pa.string() if any(is_text(each) for each in found) else common_type(found) or pa.string()
-        fields.append(pa.field(name, kind))
-    return pa.concat_tables([part.cast(pa.schema(fields)) for part in parts])
+def _types(parts: list[pa.Table]) -> dict[str, pa.DataType | None]:
+    """The type of each column that holds its values in all parts; None where only text would, and it was not read as text."""
+    found = {name: {part.schema.field(name).type for part in parts} - {pa.null()} for name in parts[0].column_names}
+    return {
+        name: pa.string() if all(map(is_text, kinds)) and kinds else common_type(kinds) for name, kinds in found.items()
+    }

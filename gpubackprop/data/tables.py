@@ -161,9 +161,9 @@ def table_from(frame: Any, format: TextFormat | None = None) -> Table:
     if isinstance(frame, Table):
         return frame
     try:
-        if type(frame).__module__.split(".")[0] == "pandas" and hasattr(frame, "columns"):
+        if _is_pandas(frame):
             table = pa.Table.from_pandas(frame.rename(columns=str), preserve_index=False)
-        elif isinstance(frame, dict) or hasattr(frame, "__arrow_c_stream__"):
+        elif is_frame(frame):
             table = pa.table(frame)
         else:
             raise ArgumentTypeError(
@@ -173,6 +173,20 @@ def table_from(frame: Any, format: TextFormat | None = None) -> Table:
     except (pa.ArrowException, ValueError) as error:
         raise DataError(f"the data frame cannot be read: {str(error).splitlines()[0]}") from error
     return from_arrow("the data frame", table.schema, table.to_batches(), format or TextFormat(), lambda size: None)
+
+
+def title_of(source: str) -> str:
+    """What a table is called by the name of its file."""
+    return "stdin" if source == "-" else os.path.basename(source).split(".")[0]
+
+
+def is_frame(rows: object) -> bool:
+    """Whether `table_from` takes it. Frames of pandas before 2.2 have no Arrow interface."""
+    return isinstance(rows, (Table, dict)) or hasattr(rows, "__arrow_c_stream__") or _is_pandas(rows)
+
+
+def _is_pandas(rows: object) -> bool:
+    return type(rows).__module__.split(".")[0] == "pandas" and hasattr(rows, "columns")
 
 
 def is_table(source: str) -> bool:

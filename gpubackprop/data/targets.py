@@ -105,7 +105,9 @@ def read_target_columns(columns: Sequence[Any], task: str, where: str, decimal: 
         values, notes = _values(column, task, where, decimal)
         return Targets(values[:, None], "regression", (), tuple(notes))
     codes, names = cells.levels(column)
-    plain = [cells.as_number(name) for name in names]
+    writing = cells.find_writing(column, decimal) if decimal == "," else None
+    thousands = writing is not None and writing.decimal == ","
+    plain = [None if thousands and "." in name else cells.as_number(name) for name in names]
     if None not in plain:
         values = np.array(plain, np.float64)[codes]
         if task == "auto" and _guess(values) == "regression":
@@ -158,9 +160,7 @@ def _values(column: pa.Array, task: str, where: str, decimal: str | None) -> tup
     if writing.wrong:
         raise DataError(f"{where}: holds {writing.wrong_cell[:40]!r} among numbers; mend or remove it, or {_QUESTION}")
     if writing.unsure:
-        raise DataError(
-            f"{where}: {column[0].as_py()!r} can be read with a decimal point or a decimal comma; say decimal=. or decimal=,"
-        )
+        raise cells.both_ways(column, where)
     values = _finite(cells.numbers(column, writing.decimal), column, where)
     example = str(column[0].as_py())
     return values, [] if cells.as_number(example) is not None else [f"{where}: {example!r} is read as {values[0]:g}"]

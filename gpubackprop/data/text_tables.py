@@ -21,7 +21,7 @@ import numpy as np
 
 from gpubackprop.data.arrow import csv as arrow_csv
 from gpubackprop.data.arrow import pa, pc
-from gpubackprop.data.cells import as_number
+from gpubackprop.data.cells import as_number, find_writing
 from gpubackprop.errors import ArgumentError, DataError
 
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None", "?", "-")
@@ -399,13 +399,24 @@ def _parse(block: bytes, layout: Layout, only: list[str] | None) -> tuple[Any, A
     except pa.ArrowInvalid as error:
         return str(error), bad[0] if bad else None
     columns, words = [], {}
+    points = [field.name for field in table.schema if layout.format.decimal == "," and field.type == pa.float64()]
+    texts = _parse(block, replace(layout, text={*points}), points)[0] if points else pa.table({})
     for name, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_string(column.type):
             column, words[name] = without_missing(column, layout.format.missing)
         elif pa.types.is_int64(column.type):
             column = _narrowed(column)
+        elif name in points and _with_comma(texts.column(name)):
+            # Arrow takes 1.234, a thousand here, for a number with a point.
+            column = texts.column(name)
         columns.append(column)
     return pa.table(columns, names=table.column_names), words
+
+
+def _with_comma(column: pa.ChunkedArray) -> bool:
+    """Whether the numbers in text can be written with a decimal comma, and show points."""
+    writing = find_writing(column, ",")
+    return writing is not None and writing.decimal == "," and bool(pc.any(pc.match_substring(column, ".")).as_py())
 
 
 def bytes_of(rows: pa.Table | pa.RecordBatch) -> int:

@@ -52,6 +52,10 @@ _ID = re.compile(
 )
 
 
+_PLACE = re.compile("#[0-9]+")
+"""The names that the columns of a table without a header get."""
+
+
 @dataclass
 class Column:
     """What becomes of a column of the table.
@@ -114,13 +118,20 @@ class Encoder:
 
     @property
     def names(self) -> list[str]:
-        """The columns that a table must have."""
-        return [column.name for column in self.columns if column.inputs]
+        """The columns that a table must have: those that make inputs, and all where they are known by their places alone."""
+        by_place = all(_PLACE.fullmatch(column.name) for column in self.columns)
+        return [column.name for column in self.columns if column.inputs or by_place]
 
     @property
     def text(self) -> list[str]:
-        """The columns that were read as text and have to be again, so that their levels are those of training."""
+        """The columns that were read as text and have to be again, so that their levels, and numbers with a decimal comma, are
+        those of training; of those that are left out, the ones that were to be read so."""
         return [column.name for column in self.columns if column.settings.get("text")]
+
+    @property
+    def has_means(self) -> bool:
+        """Whether a column is known by its levels' mean targets."""
+        return any("means" in column.settings for column in self.columns)
 
     @classmethod
     def fit(cls, table: Table, y: Array, classes: int = 0, choices: ColumnChoices | None = None) -> Encoder:
@@ -132,6 +143,10 @@ class Encoder:
         seen = dict.fromkeys(target.keys, "the target")
         with np.errstate(over="ignore", invalid="ignore"):
             columns = [_fit(table, name, target, choices, seen) for name in table.names]
+        for column in columns:
+            meant = column.kind in ("boolean", "category") or column.name in choices.categorical
+            if meant or column.settings.get("decimal") == ",":
+                column.settings["text"] = cells.is_text(table.columns.schema.field(column.name).type)
         if not any(column.inputs for column in columns):
             why = "; ".join(f"{column.name}: {column.becomes}" for column in columns[:8])
             raise DataError(f"no column is left to predict from ({why}); say keep=NAME to use one")
@@ -172,6 +187,8 @@ class Encoder:
         if missing:
             near = get_close_matches(missing[0], table.names, n=1, cutoff=0.5)
             hint = f"there is {near[0]!r}" if near else f"it has {listed(table.names)}"
+            if _PLACE.fullmatch(missing[0]):
+                hint += "; without a header, columns are known by their places: all are needed, the target too"
             raise DataError(f"the table has no column {listed([*map(repr, missing)])}, which training had; {hint}")
         stops = np.cumsum([len(column.inputs) for column in self.columns])
         return [
@@ -232,8 +249,8 @@ def _category(column: pa.Array, s: Mapping[str, Any]) -> Floats:
 
 
 def _date(column: pa.Array, s: Mapping[str, Any]) -> Floats:
-
-    moments = cells.times(column, s["format"])
+    # A run of before may have learnt 99 as the year 99; then later rows are read so too.
+    moments = cells.times(column, s["format"], short=s["median"] < _YEAR_1000)
     absent = moments.is_null().to_numpy(zero_copy_only=False)
     moments = moments.fill_null(pa.scalar(round(s["median"]), moments.type))
     parts = [cells.numbers(moments)]
@@ -250,6 +267,7 @@ _RAW: dict[str, Callable[[Any, Mapping[str, Any]], Floats]] = {
     "category": _category,
     "date": _date,
 }
+_YEAR_1000 = -30_610_224_000
 CALENDAR = {"year": 0, "month": 12, "day_of_week": 7, "hour": 24}
 """pyarrow's names for the parts of a point in time, with the period after which they come again (0: never)."""
 
@@ -261,6 +279,10 @@ def _codes(column: pa.Array, known: Sequence[str]) -> Codes:
 
 def _places_of(codes: Codes, found: Sequence[str], known: Sequence[str]) -> Codes:
     place = {level: i for i, level in enumerate(known)}
+    if not place.keys() >= {*found}:
+        # Text keeps the point of 1.0, which is 1 in another file.
+        place = {cells.identity(level): i for level, i in reversed(place.items())} | place
+        found = [level if level in place else cells.identity(level) for level in found]
     return np.array([place.get(level, len(known)) for level in found] + [len(known) + 1])[codes]
 
 
@@ -332,7 +354,6 @@ def _fit(table: Table, name: str, target: _Target, choices: ColumnChoices, seen:
         return Column(name, "left out", reason or column.becomes, column.missing, column.levels)
     seen |= dict.fromkeys(key[:1], name)
     s = column.settings
-    s["text"] = cells.is_text(values.type) and column.kind in ("boolean", "category")
     if choices.scale and (column.kind in ("number", "date") or "means" in s):
         raw = _RAW[column.kind](values, s)
         mean, variance = raw.mean(axis=0), raw.var(axis=0)
@@ -355,15 +376,16 @@ def _understood(
     if name not in choices.categorical:
         if cells.is_time(kind):
             return _date_column(name, values, cells.OF_DAY if str(kind)[:5] in ("time3", "time6") else "")
-        if name in choices.numeric or (cells.is_number(kind) and "dictionary" not in str(kind)):
-            return _number_column(name, values, decimal or ".", "", choices, target)
+        numeric = name in choices.numeric
         if cells.is_text(kind):
-            if writing := cells.find_writing(values, decimal):
+            if writing := cells.find_writing(values, decimal, 0.0 if numeric else cells.MOSTLY):
                 doubt = "; 1,234 and the like could be read otherwise (decimal)" if writing.unsure else ""
                 how = f"text read as numbers with decimal {writing.decimal!r}{doubt}, "
                 return _number_column(name, values, writing.decimal, how, choices, target)
             if found := cells.time_format(values):
                 return _date_column(name, values, *found)
+        elif numeric or (cells.is_number(kind) and "dictionary" not in str(kind)):
+            return _number_column(name, values, decimal or ".", "", choices, target)
         if cells.is_yes_or_no(values):
             return _number_column(name, values, "yes or no", "", choices, target)
     distinct = cells.distinct(values)
@@ -453,7 +475,7 @@ def _date_column(name: str, values: pa.Array, format: str, unsure: bool = False)
     column.inputs = [f"{name} elapsed", *(name for i in kept for name in inputs[i])]
     column.becomes = ", ".join(["time passed", *(parts[i].replace("_", " ") for i in kept)])
     column.becomes += f" of text read as {format}" if format else ""
-    column.becomes += "; day and month could be the other way round" if unsure else ""
+    column.becomes += "; day, month and year could stand in another order" if unsure else ""
     return _gaps(column), [_key(seconds)]
 
 

@@ -19,8 +19,9 @@ from gpubackprop.data.tables import COMPRESSED, is_table
 from gpubackprop.errors import DataError
 from gpubackprop.files.regular import memory, regular_file
 from gpubackprop.network.stream import WINDOW
+from gpubackprop.pipeline.encoder import Encoder
 from gpubackprop.pipeline.model import Model
-from gpubackprop.pipeline.preparation import Parts
+from gpubackprop.pipeline.preparation import Part, Parts
 
 TEXT, PACKED = 4, 16
 """The memory that training takes for each byte of a file of text, and of one that is compressed, roughly: the table, and the
@@ -52,6 +53,7 @@ class Held:
         rows = np.concatenate([np.zeros(0, np.int64), *apart])
         self.group = group
         self._places = np.unique(sample.places[rows])
+        self.trained = sample.places[parts.train.x.rows]  # type: ignore[union-attr]
         self._groups = None if sample.groups is None else sample.groups.take(rows).unique()
 
     def rows(self, part: Table, first: int, where: str) -> NDArray[np.bool_]:
@@ -73,9 +75,10 @@ class Held:
         return found
 
 
-def encode_all(model: Model, held: Held, folder: Path, balanced: bool = False) -> None:
+def encode_all(model: Model, held: Held, train: Part, folder: Path, balanced: bool = False) -> None:
     """Write all rows of the model's table but those `held`, as the network's inputs and targets and with their
-    weights, to files of `folder` for `open_stream`, where they are not there yet. balanced: each class counts the same.
+    weights, to files of `folder` for `open_stream`, where they are not there yet. train: the rows of the sample that are for
+    training, which must not be told their own targets. balanced: each class counts the same.
 
     Raises DataError for rows that the sample did not prepare for (an unknown class), and where the folder cannot be written.
     """
@@ -87,15 +90,20 @@ def encode_all(model: Model, held: Held, folder: Path, balanced: bool = False) -
     try:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+        by_means = isinstance(model.inputs, Encoder) and model.inputs.has_means
+        own = model.prepare_training(train) if by_means else None
         done = 0
         for number, part in enumerate(read_table_parts(source, text=text, format=model.format())):
             rows = part[~held.rows(part, done, source)]
-            done += len(part)
+            first, done = done, done + len(part)
             if not len(rows) or any(rows.column(goal).null_count == len(rows) for goal in goals):
                 continue
             data = Dataset.from_frame(rows, goals, task=known["task"], weight=weight, group=group, name=source)
             x, y = model.match(data)
             arrays = {"x": model.prepare(x), "y": model.prepare_targets(y)}
+            if own is not None and isinstance(x, Table) and x.rows is not None:
+                _, here, there = np.intersect1d(first + x.rows, held.trained, return_indices=True)
+                arrays["x"][here] = own[there]
             if data.weights is not None:
                 arrays[WEIGHTS] = data.weights
             for name, array in arrays.items():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 from gpubackprop.checks import Data
 from gpubackprop.data import NAMES, Dataset, Standardizer, Table, TextFormat, cells, load, load_rows
 from gpubackprop.data.sampling import Sample, load_sample
-from gpubackprop.data.tables import is_table, table_from
+from gpubackprop.data.tables import is_frame, is_table, read_table, table_from, title_of
 from gpubackprop.data.text_tables import listed
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError
 from gpubackprop.files.checkpoint import load_checkpoint
@@ -140,7 +142,8 @@ class Model:
         """The columns that a network on arrays was trained on, as numbers (n, d); DataError where some are not there."""
         there = set(table.names)
         names = [n if n in there else table.find(n, "the table") for n in self.features] or table.names
-        x = np.stack([cells.numbers(table.column(name)) for name in names], axis=1)
+        decimal = table.format.decimal
+        x = np.stack([cells.numbers_as_said(table.column(n), decimal, f"column {n}") for n in names], axis=1)
         if np.isnan(x).any():
             column = int(np.argmax(np.isnan(x).any(axis=0)))
             row = int(np.argmax(np.isnan(x[:, column])))
@@ -213,9 +216,13 @@ class Model:
         known, source = self.data, data or self.source("name the data to evaluate on")
         if data is None:
             folder = folder or known["folder"]
+        elif known.get("sampled") and is_table(data) and data != "-":
+            with contextlib.suppress(ArgumentError, DataError):
+                if held := self._held_out(self.load_sample(data, target).data):
+                    return held
         loaded = self.load_data(source, target=target, folder=folder, same=data is None)
-        if fingerprint(loaded) == known["sha256"]:
-            return divide(loaded, test=known["test"], validation=known["validation"], seed=known["seed"]).test
+        if held := self._held_out(loaded):
+            return held
         if data is None:
             raise DataError(
                 f"{source}: is not what the network was trained on, so nobody can tell which rows were held out; "
@@ -223,6 +230,13 @@ class Model:
             )
         x, y = self.match(loaded)
         return Part(x, y, f"{len(x):,} rows of {data}")
+
+    def _held_out(self, data: Dataset) -> Part | None:
+        """The rows that training held out, where it was trained on these data."""
+        known = self.data
+        if fingerprint(data) != known["sha256"]:
+            return None
+        return divide(data, test=known["test"], validation=known["validation"], seed=known["seed"]).test
 
     def source(self, remedy: str) -> str:
         """The name or file that the network was trained on; DataError, with a remedy, where that was none."""
@@ -248,16 +262,21 @@ class Model:
         if source in NAMES or not is_table(source):
             return load(source, target=target, task=known["task"], folder=folder)
         if same and known.get("sampled"):
-            return self.load_sample(source).data
-        # Weights and groups matter for the training data alone: they say which rows were held out.
-        columns = {name: known[name] for name in ("weight", "group") if same}
-        return load(source, target=target or known["targets"], task=known["task"], **self._reading(), **columns)
+            return self.load_sample(source, target).data
+        goals, reading = target or known["targets"], self._reading()
+        text = [*([goals] if isinstance(goals, str) else goals), *reading.pop("text")]
+        table = read_table(source, text=text, **reading)
+        read = partial(Dataset.from_frame, table, goals, task=known["task"], name=title_of(source))
+        # Weights and groups matter for the training data alone: they say which rows were held out. Other data may have none.
+        with contextlib.suppress(*() if same else (ArgumentError, DataError)):
+            return read(weight=known.get("weight"), group=known.get("group"))
+        return read()
 
-    def load_sample(self, source: str) -> Sample:
+    def load_sample(self, source: str, target: str | None = None) -> Sample:
         """The rows of a table that is streamed which the training looked at."""
-        known = self.data
+        known, goals = self.data, target or self.data["targets"]
         as_then = {name: known[name] for name in ("seed", "task", "text", "weight", "group")}
-        return load_sample(source, known["sampled"], target=known["targets"], format=self.format(), **as_then)
+        return load_sample(source, known["sampled"], target=goals, format=self.format(), **as_then)
 
     def read(self, rows: Rows, folder: str | None = None) -> Array | Table:
         """Raw rows from whatever they come in, without their targets. Raises ArgumentTypeError for what holds no rows."""
@@ -265,7 +284,7 @@ class Model:
             return load_rows(os.fspath(rows), folder=folder, **self._reading())
         if isinstance(rows, Dataset):
             return rows.x
-        if isinstance(rows, (Table, dict)) or hasattr(rows, "__arrow_c_stream__"):
+        if is_frame(rows):
             return table_from(rows, self.format())
         x = np.asarray(rows)
         if x.ndim != 2 or x.dtype.kind not in "fiub":

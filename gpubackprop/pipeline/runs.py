@@ -369,7 +369,9 @@ class _Training:
                     # What they cannot do together they find before rank 0 encodes for an hour.
                     ranks.attach(self.model.network.backend)
                 if work is not None:
-                    encode_all(self.model, self.held, work / ENCODED, self.settings.class_weight is not None)
+                    encode_all(
+                        self.model, self.held, self.parts.train, work / ENCODED, self.settings.class_weight is not None
+                    )
                 folder = _shared_path(ranks, work and work / ENCODED)
                 stream = open_stream(folder, window=self.model.data["window"])
         return fit(self.trainer, self.model, self.parts, self.settings, callbacks, self.more_epochs, stream)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from pyarrow import csv
 
 from gpubackprop.data import cells
+from gpubackprop.errors import DataError
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,34 @@ def test_doubt_about_the_decimal_mark(texts: list[str], unsure: bool) -> None:
     assert cells.find_writing(column, ".").unsure is False  # type: ignore[union-attr]
 
 
+def test_one_odd_cell_does_not_choose_the_decimal_mark() -> None:
+    thousands = [f"{i},{i}" for i in range(100, 160)]
+    for texts, decimal, expected in (
+        ([*thousands, "12,50"], ".", (".", False, 1)),
+        ([*thousands, "12,50"], None, (",", True, 0)),
+        (["$5", *thousands, "12,50"], None, (".", False, 1)),
+        ([*thousands, "1,234,567"], None, (".", False, 0)),
+        ([*thousands, "1,234,567"], ",", (",", False, 1)),
+        ([text.replace(",", ".") for text in [*thousands, "12,50"]], None, (".", False, 0)),
+        # Many whole numbers say nothing of the mark.
+        (["7"] * 60 + ["1,5", "2,25"], ".", (",", False, 0)),
+        (["7 €", "8 €"], ",", (",", False, 0)),
+    ):
+        found = cells.find_writing(pa.array(texts), decimal)
+        assert found is not None
+        assert (found.decimal, found.unsure, found.wrong) == expected, texts[-1]
+    assert cells.find_writing(pa.array(["1,5", "?", "k.A."]), None, 0.0) == cells.Writing(",", False, 2, "?")
+
+
+def test_numbers_as_said() -> None:
+    column = pa.array(["1,500", "2"])
+    assert cells.numbers_as_said(column, ",", "x").tolist() == [1.5, 2]
+    assert cells.numbers_as_said(column, ".", "x").tolist() == [1500, 2]
+    with pytest.raises(DataError, match="x: '1,500' can be read with a decimal point or a decimal comma"):
+        cells.numbers_as_said(column, None, "x")
+    assert cells.numbers_as_said(pa.array([1, 2]), None, "x").tolist() == [1, 2]
+
+
 def test_numbers_of_every_type() -> None:
     for column, expected in (
         (pa.array([1, None], pa.uint64()), [1, np.nan]),
@@ -61,6 +92,8 @@ def test_numbers_of_every_type() -> None:
         (pa.array([datetime.datetime(1970, 1, 1, 1)], pa.timestamp("us", "UTC")), [3600]),
         (pa.array([datetime.time(1, 0, 1)]), [3601]),
         (pa.array([datetime.timedelta(days=1)]), [86400]),
+        (pa.array([250, -1750, None], pa.duration("ms")), [0.25, -1.75, np.nan]),
+        (pa.array([250], pa.duration("s")), [250]),
         (pa.array([1.5, 2.5]).dictionary_encode(), [1.5, 2.5]),
         (pa.nulls(2), [np.nan, np.nan]),
         (pa.array([[1]]), [np.nan]),
@@ -100,6 +133,11 @@ def test_yes_or_no() -> None:
         (["Jan 5, 2019"], ("%b %d, %Y", False)),
         (["5 Jan 2019"], ("%d %b %Y", False)),
         (["31.12.2020"], ("%d.%m.%Y", False)),
+        (["12/31/99", "01/01/00"], ("%m/%d/%y", False)),
+        (["31.12.99", "01.01.00"], ("%d.%m.%y", False)),
+        (["31-Dec-99"], ("%d-%b-%y", False)),
+        (["30-01-20", "01-02-20"], ("%d-%m-%y", True)),
+        (["99-12-31"], ("%y-%m-%d", False)),
         (["2 baths", "3 baths"], None),
         (["750-67-8428"], None),
         (["abc"], None),
@@ -108,6 +146,25 @@ def test_yes_or_no() -> None:
 )
 def test_dates_as_people_write_them(texts: list[str], found: tuple[str, bool] | None) -> None:
     assert cells.time_format(pa.array([*texts, None], pa.string())) == found
+
+
+def test_years_of_two_digits() -> None:
+    column = pa.array(["01/02/21", "01/02/2021"])
+    assert [t and t.year for t in cells.times(column, "%m/%d/%Y").to_pylist()] == [None, 2021]
+    assert [t and t.year for t in cells.times(column, "%m/%d/%y").to_pylist()] == [2021, None]
+    assert [t and t.year for t in cells.times(column, "%m/%d/%Y", short=True).to_pylist()] == [21, 2021]
+
+
+def test_text_is_read_as_the_parser_of_files_reads_it(tmp_path: Path) -> None:
+    """Points in time and times of day in text, with a cell that is none, are what they are in a file."""
+    days = ["2024-01-31", "2024-01-31 10:30", "2024-01-31T10:30:05", "2024-01-31 10:30:05.25", "2024-01-31 10"]
+    zones = ["2024-01-31 10:30:05+01:00", "2024-01-31T10:30:05Z", "2024-01-31 10:30-05:00"]
+    for texts, format in ((days, ""), (zones, ""), (["10:30", "10:30:05"], cells.OF_DAY)):
+        (tmp_path / "t.csv").write_text("\n".join(["a", *texts]) + "\n")
+        parsed = csv.read_csv(tmp_path / "t.csv").column("a")
+        assert cells.is_time(parsed.type)
+        read = cells.times(pa.array([*texts, "n.d.", None]), format).to_pylist()
+        assert read == [*cells.times(parsed, format).to_pylist(), None, None]
 
 
 def test_times_that_are_none_are_missing() -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from gpubackprop.data import Dataset, Table, load
+from gpubackprop.data import Dataset, Table, TextFormat, load
 from gpubackprop.errors import ArgumentError, DataError
 
 FRAME = {"a": [1, 2, 3, 4], "who": ["x", "y", "x", "y"], "y": ["no", "yes", None, "no"], "w": [1.0, 2.0, 0.0, 1.0]}
@@ -23,6 +23,16 @@ def test_from_frame(make) -> None:
     assert (data.weights.tolist(), data.groups.tolist()) == ([1, 2, 1], [0, 1, 1])
     assert data.notes == ("1 of 4 rows have no y and are left out",)
     assert repr(data) == "Dataset('people': classification, table x (3, 1), 2 classes)"
+
+
+def test_weights_are_read_by_the_decimal_mark() -> None:
+    frame = {"a": [1.0, 2, 3], "w": ["1,500", "2", "1"], "y": ["u", "v", "u"]}
+    for decimal, first in ((",", 1.5), (".", 1500)):
+        weights = Dataset.from_frame(frame, "y", weight="w", format=TextFormat(decimal=decimal)).weights
+        assert weights is not None
+        assert weights.tolist() == [first, 2, 1]
+    with pytest.raises(DataError, match="column w: '1,500' can be read"):
+        Dataset.from_frame(frame, "y", weight="w")
 
 
 def test_targets_by_name_and_place() -> None:

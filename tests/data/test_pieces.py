@@ -154,6 +154,19 @@ def test_cells_that_are_no_numbers_are_refused_with_their_place(tmp_path, kind):
             gb.Trainer(net).fit(gb.open_stream(path, "a", columns=[column]))
 
 
+def test_numbers_are_read_by_the_mark_that_is_said(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a;b;y\n1,459;0,5;1.000\n2,500;1,5;2.500\n")
+    for decimal, expected in ((",", [1.459, 2.5]), (".", [1459, 2500])):
+        columns = ["a", "b"] if decimal == "," else ["a"]
+        format = gb.data.TextFormat(separator=";", decimal=decimal)
+        x, y = rows_of(gb.open_stream(path, "y", columns=columns, format=format))
+        np.testing.assert_allclose(x[:, 0], expected)
+        np.testing.assert_allclose(y[:, 0], [1000, 2500] if decimal == "," else [1, 2.5])
+    with pytest.raises(DataError, match="column a: '1,459' can be read with a decimal point or a decimal comma"):
+        rows_of(gb.open_stream(path, "y", columns=["a"]))
+
+
 def test_what_cannot_be_a_stream(tmp_path):
     np.save(tmp_path / "f_x.npy", np.asfortranarray(X))
     np.save(tmp_path / "f_y.npy", Y)

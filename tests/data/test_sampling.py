@@ -59,6 +59,16 @@ def test_numbers_in_one_part_and_text_in_another(tmp_path: Path) -> None:
     assert table.column("c").to_pylist() == [i / 2 if i > 500 else i for i in places]
 
 
+def test_text_is_that_of_the_file_where_some_parts_hold_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpubackprop.data.text_tables.BLOCK", 4096)
+    path = tmp_path / "t.csv"
+    path.write_text("a,b,c\n" + "01,True,1.50\n" * 2000 + "x,maybe,y\n" * 1000)
+    table, places, _ = sample_table(path, 1500, seed=0)
+    assert places.tolist() == sample_table(path, 1500, seed=0, text=["a", "b", "c"])[1].tolist()
+    found = [set(table.column(name).to_pylist()) for name in "abc"]
+    assert found == [{"01", "x"}, {"True", "maybe"}, {"1.50", "y"}]
+
+
 def test_what_a_cell_is_told_by_does_not_depend_on_the_others() -> None:
     def told(values: list[object], kind: pa.DataType | None = None) -> list[str | None]:
         found = identities(pa.array(values, kind)).to_pylist()

@@ -24,7 +24,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpubackprop.data import Table, TextFormat, read_table, text_tables
+from gpubackprop.data import Table, TextFormat, cells, read_table, text_tables
 from gpubackprop.data.tables import is_table, table_from
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DataError, MissingExtraError
 
@@ -168,6 +168,17 @@ def test_types_are_those_of_all_rows_not_of_the_first(write, monkeypatch: pytest
 def test_labels_are_text(write) -> None:
     table = read_table(write("t.csv", "a,y\n1,01\n2,1\n3,9007199254740993\n4,1E2\n"), text=["y"])
     assert table.columns["y"].to_pylist() == ["01", "1", "9007199254740993", "1E2"]
+
+
+def test_a_decimal_comma_that_is_said_makes_thousands_of_points(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = "a;b;c\n" + "".join(f"{k}.{k}00;{k}.5;{k},5\n" for k in range(1, 10)) * 100
+    for block in (text_tables.BLOCK, 500):
+        monkeypatch.setattr(text_tables, "BLOCK", block)
+        table = read_table(write("t.csv", content), format=TextFormat(separator=";", decimal=","))
+        numbers = [cells.numbers(table.column(name), ",")[:2].tolist() for name in ("a", "b", "c")]
+        assert numbers == [[1100, 2200], [1.5, 2.5], [1.5, 2.5]]
+    table = read_table(write("t.csv", content))
+    assert table.column("a").to_pylist()[:2] == [1.1, 2.2]
 
 
 def test_missing_values(write) -> None:

@@ -121,6 +121,13 @@ def test_numbers_of_a_column(values: tuple[object, ...], numbers: tuple[float, .
     assert bool(targets.notes) == note
 
 
+def test_a_decimal_comma_that_is_said_holds_for_points_too() -> None:
+    for task in ("auto", "regression"):
+        found = read_target_columns([pa.array(["1.234", "2.500"])], task, "t", ",")
+        assert found.values.tolist() == [[1234], [2500]]
+    assert read_target_columns([pa.array(["1.0", "2.0"] * 9)], "auto", "t", ",").classes == ("1.0", "2.0")
+
+
 def test_thousands_or_decimals_is_asked() -> None:
     values = column("200,000", "100,000", times=10)
     with pytest.raises(DataError, match=r"decimal=\."):

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import datetime
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from gpubackprop.data import Table, tables
+from gpubackprop.data import Table, read_table, tables
 from gpubackprop.data.tables import table_from
 from gpubackprop.errors import ArgumentError, CheckpointError, DataError
 from gpubackprop.pipeline import encoder as module
@@ -142,6 +143,61 @@ def test_dates() -> None:
     np.testing.assert_allclose(fitted(texts)[1], x)
     _, hours, _ = fitted([datetime.time(i % 24, i) for i in range(N)])
     assert hours.shape == (N, 3)
+
+
+def test_dates_of_a_file_are_read_in_text_too() -> None:
+    days = pd.date_range("2020-01-01", periods=N, freq="17h")
+    for column, written in ((days, "%Y-%m-%d %H:%M:%S"), (list(days.time), "%H:%M")):
+        encoder, x, _ = fitted(column)
+        texts = [day.strftime(written) for day in days]
+        rows = table(c=["n.d.", *texts[1:]], other=np.arange(N) ** 1.5)
+        np.testing.assert_array_equal(encoder.transform(rows, np.float64)[1:, : x.shape[1]], x[1:])
+        assert "1 cells that are no date" in encoder.remarks(rows)[-1]
+
+
+def test_a_run_of_before_that_took_99_for_the_year_goes_on() -> None:
+    encoder, _, column = fitted([f"{1 + i % 12}/{1 + i % 28}/{1960 + i}" for i in range(N)])
+    short = [f"{1 + i % 12}/{1 + i % 28}/{60 + i if i < 40 else i - 40:02}" for i in range(N)]
+    rows = table(c=short, other=np.arange(N) ** 1.5)
+    assert "60 cells that are no date" in encoder.remarks(rows)[-1]
+    column.settings["median"] -= 1900 * 365.2425 * 86400
+    assert encoder.remarks(rows) == []
+
+
+def test_numbers_with_a_decimal_comma_stay_so(tmp_path: Path) -> None:
+    """Cells that alone look like numbers with a point are read as those of training."""
+    texts = [f"{1 + i}.{100 + i}" + ".000" * (i % 2) for i in range(N)]
+    (tmp_path / "t.csv").write_text("c;d\n" + "".join(f"{c};{i % 7}\n" for i, c in enumerate(texts)))
+    (tmp_path / "new.csv").write_text("c;d\n" + "".join(f"{c};1\n" for c in texts[::2]))
+    encoder = Encoder.fit(read_table(tmp_path / "t.csv"), Y)
+    assert encoder.text == ["c"]
+    new = encoder.transform(read_table(tmp_path / "new.csv", text=encoder.text), np.float64)
+    np.testing.assert_array_equal(new[:, 0], encoder.transform(read_table(tmp_path / "t.csv"), np.float64)[::2, 0])
+
+
+def test_numbers_that_are_asked_for_are_read_by_the_mark_that_fits_more() -> None:
+    _, _, column = fitted(["1,234", "0,750", "2,5", "k.A.", "?!"] * (N // 5), numeric=("c",))
+    assert (column.settings["decimal"], column.settings["median"], column.missing) == (",", 1.234, 24)
+    assert "with decimal ','" in column.becomes
+
+
+def test_a_level_is_the_same_with_a_point_and_without() -> None:
+    for known, later in ((["1.0", "2.0", "x"], ["1", "2", "3"]), (["1", "2", "x"], ["1.0", "2.", "3.0"])):
+        encoder, x, _ = fitted(known * (N // 3), categorical=("c",))
+        rows = table(c=later, other=[0.0, 1.0, 2.0])
+        np.testing.assert_array_equal(encoder.transform(rows, np.float64)[:2, : x.shape[1]], x[:2])
+        assert "1 rows with levels that are rare or new" in encoder.remarks(rows)[0]
+    _, x, column = fitted(["1.0", "1", "x"] * (N // 3), categorical=("c",))
+    assert len(column.settings["levels"]) == len(np.unique(x, axis=0)) == 3
+
+
+def test_columns_known_by_their_places_must_all_be_there() -> None:
+    rows = table_from({f"#{i}": RNG.standard_normal(N) for i in range(1, 5)})
+    encoder = Encoder.fit(rows, Y, choices=ColumnChoices(drop=("#4",)))
+    with pytest.raises(DataError, match=r"no column '#4', which training had; .* known by their places"):
+        encoder.transform(rows.without(["#4"]))
+    named = Encoder.fit(table(a=range(N), b=RNG.random(N)), Y, choices=ColumnChoices(drop=("a",)))
+    assert named.transform(table(b=[1.0])).shape == (1, 1)
 
 
 @pytest.mark.parametrize(

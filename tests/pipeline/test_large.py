@@ -132,6 +132,62 @@ def test_text_stays_text_and_one_decimal_mark_holds_for_all_parts(tmp_path: Path
     assert code.settings["levels"][0].startswith("00")
 
 
+def test_levels_are_the_same_in_the_sample_and_in_the_stream(tmp_path: Path) -> None:
+    """A rare level that most parts do not have makes text of what is no text there."""
+    rng = np.random.default_rng(6)
+    flag = np.where(rng.random(ROWS) < 0.5, "True", "False").astype(object)
+    flag[-300::3] = "Unknown"
+    noise = rng.normal(size=ROWS)
+    path = tmp_path / "t.csv"
+    path.write_text(
+        "flag,noise,y\n"
+        + "".join(f"{f},{v:.5f},{'yes' if f == 'True' else 'no'}\n" for f, v in zip(flag, noise, strict=True))
+    )
+    run = train_run(path, target="y", memory=1000, out=tmp_path / "run", epochs=20, layers=[8])
+    (column,) = (c for c in run.model.inputs.columns if c.name == "flag")  # type: ignore[union-attr]
+    assert {*column.settings["levels"]} <= {"True", "False", "Unknown"}
+    assert run.scores["accuracy"] > 0.95
+
+
+def test_the_mark_of_the_targets_holds_for_the_inputs_of_the_sample_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    a = rng.integers(1000, 9999, ROWS)
+    path = tmp_path / "t.csv"
+    # 1.234 is a number with a point to Arrow, and a thousand beside a target of 1,5.
+    path.write_text(
+        "a;y\n" + "".join(f"{v:,}".replace(",", ".") + f";{v / 100:.2f}".replace(".", ",") + "\n" for v in a)
+    )
+    run = train_run(path, target="y", memory=1000, out=tmp_path / "run", epochs=60, layers="none")
+    assert run.model.format().decimal == ","  # type: ignore[union-attr]
+    (column,) = run.model.inputs.columns  # type: ignore[union-attr]
+    assert column.settings["median"] > 1000
+    assert run.scores["r2"] > 0.9
+    assert run.model.score(str(path))["r2"] > 0.9
+    assert "held out" in gb.load_run(run.path).rows_to_judge().what
+
+
+def test_rows_of_the_sample_are_not_told_their_own_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(8)
+    who, y = rng.integers(0, ROWS // 5, ROWS), rng.normal(size=ROWS)
+    path, seen = tmp_path / "t.csv", []
+    path.write_text("who,y\n" + "".join(f"w{w},{v:.6f}\n" for w, v in zip(who, y, strict=True)))
+    original = runs.open_stream
+
+    def watched(*arguments: Any, **options: Any) -> gb.Stream:
+        stream = original(*arguments, **options)
+        chunks = [chunk for piece in stream.pieces for chunk in piece.chunks()]
+        seen.append([np.concatenate(arrays) for arrays in zip(*chunks, strict=True)])
+        return stream
+
+    monkeypatch.setattr(runs, "open_stream", watched)
+    monkeypatch.setattr(runs, "SAMPLED", ROWS)
+    train_run(path, target="y", memory=1000, out=tmp_path / "run", epochs=1, layers="none")
+    ((x, targets),) = seen
+    assert len(x) > ROWS // 2
+    # Levels of five rows say nothing; told their own targets, rows would be 0.4 correlated with them.
+    assert abs(np.corrcoef(x[:, 0], targets[:, 0])[0, 1]) < 0.1
+
+
 def test_rows_count_by_their_weights(tmp_path: Path) -> None:
     """Rows that count nothing say the opposite, in some parts of the file all of them."""
     rng = np.random.default_rng(3)

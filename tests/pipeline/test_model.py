@@ -91,6 +91,64 @@ def test_a_loaded_run_answers_as_before_saving(prices: Path, tmp_path: Path) -> 
     assert loaded.scores(rows, data.y) == run.model.scores(rows, data.y)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"weight": "w"},
+        {"group": "who"},
+        {"memory": 1000},
+        {"columns": gb.ColumnChoices(categorical=("zip", "zip2"))},
+    ],
+    ids=["plain", "weight", "group", "stream", "categorical"],
+)
+def test_of_the_training_data_the_rows_held_out_are_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("gpubackprop.pipeline.runs.SAMPLED", 200)
+    rng = np.random.default_rng(0)
+    lines = [
+        f"{a:.4f},{i % 80},{1 + i % 3},0{i % 9},0{i % 9},{'no' if a > 0 else 'yes'}"
+        for i, a in enumerate(rng.normal(size=400))
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["a,who,w,zip,zip2,y", *lines]) + "\n")
+    (tmp_path / "other.csv").write_text(
+        "\n".join(["a,who,w,zip,zip2,y", *(row.replace(",2,", ",-2,") for row in lines[:50])]) + "\n"
+    )
+    (tmp_path / "few.csv").write_text("\n".join(["a,zip,y", *(f"1,0{i},no" for i in range(9))]) + "\n")
+    gb.train_run(tmp_path / "t.csv", target="y", out=tmp_path / "run", **{**QUICK, "epochs": 1}, **options)
+    model = gb.load_run(tmp_path / "run", "cpu")
+    held = model.rows_to_judge()
+    assert "held out" in held.what
+    for target in (None, "y"):
+        again = model.rows_to_judge(str(tmp_path / "t.csv"), target)
+        assert again.what == held.what
+        np.testing.assert_array_equal(model.prepare(again.x), model.prepare(held.x))
+    assert model.rows_to_judge(str(tmp_path / "other.csv")).what.startswith("50 rows of ")
+    if "w" not in model.inputs.names:  # type: ignore[union-attr]
+        assert model.score(str(tmp_path / "other.csv"))["loss"] > 0
+    if not {"who", "w"} & {*model.inputs.names}:  # type: ignore[union-attr]
+        assert model.rows_to_judge(str(tmp_path / "few.csv")).what.startswith("9 rows of ")
+    gb.resume_run(tmp_path / "run", more_epochs=1)
+
+
+def test_a_frame_of_old_pandas_is_read_by_name(colours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pd = pytest.importorskip("pandas")
+    monkeypatch.delattr(pd.DataFrame, "__arrow_c_stream__", raising=False)
+    frame = pd.read_csv(colours / "rows.csv")
+    model = gb.load_run(colours / "run", "cpu")
+    np.testing.assert_array_equal(model.predict(frame[["b", "a"]]), model.predict(frame[["a", "b"]]))
+
+
+def test_numbers_of_a_table_are_read_by_its_decimal_mark(prices: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a;b\n1,500;2\n3,250;4\n")
+    model = gb.load_run(prices, "cpu")
+    with pytest.raises(DataError, match="column a: '1,500' can be read"):
+        model.predict(tmp_path / "t.csv")
+    table = gb.data.read_table(tmp_path / "t.csv", format=gb.data.TextFormat(decimal=","))
+    np.testing.assert_array_equal(model.predict(table), model.predict([[1.5, 2], [3.25, 4]]))
+
+
 def test_what_does_not_fit_is_refused(colours: Path, prices: Path, tmp_path: Path) -> None:
     model = gb.load_run(colours / "run", "cpu")
     with pytest.raises(DataError, match="3 columns, and the network was trained on 2"):
