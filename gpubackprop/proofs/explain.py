@@ -183,10 +183,8 @@ class _Explainer:
         y = self.y
         if y.ndim == 1:
             # Rows that the loss ignores have no target.
-            counted = (
-                np.ones(len(y), bool) if (ignored := getattr(loss, "ignore_index", None)) is None else y != ignored
-            )
-            y = ((y[:, None] == np.arange(self.net.widths[-1])) & counted[:, None]).astype(np.float64)
+            counted = y != getattr(loss, "ignore_index", None)
+            y = np.where(counted[:, None] & (y[:, None] == np.arange(self.net.widths[-1])), 1.0, 0.0)
         yield Quantity("loss", "y", "the target", y)
         if loss.output != "identity":
             formula_p = _PREDICTIONS.get(loss.output, loss.output + "({a})").format(a=last)
