@@ -1,4 +1,8 @@
-"""How good predictions are: accuracy for classes, R^2 and mean absolute error for numbers. Host arrays throughout."""
+"""How good predictions are: accuracy for classes, R^2 and mean absolute error for numbers. Host arrays throughout.
+
+Nothing is broadcast: targets of another shape than a metric says raise ArgumentError. Of outputs that hold NaN, as of a network
+that diverged, every metric is NaN.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +16,52 @@ from gpubackprop.losses import Loss
 from gpubackprop.precision import is_constant
 
 
+def _check_classes(outputs: np.ndarray, y: np.ndarray) -> None:
+    """ArgumentError unless y is (n, m), or labels (n,) of several outputs (n, m)."""
+    n, m = outputs.shape
+    if y.shape != (n, m) and (m == 1 or y.shape != (n,)):
+        labels = "" if m == 1 else f"({n},) or "
+        raise ArgumentError(f"y must have shape {labels}({n}, {m}) for outputs of shape ({n}, {m}); got {y.shape}")
+
+
+def _check_labels(outputs: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """y as int64; ArgumentError unless it is labels (n,) of outputs (n, m)."""
+    (n, m), truth = outputs.shape, np.asarray(y).astype(np.int64)
+    if truth.shape != (n,) or (n and not 0 <= truth.min() <= truth.max() < m):
+        span = f" from {truth.min()} to {truth.max()}" if truth.size else ""
+        raise ArgumentError(f"y must be {n} labels from 0 to {m - 1}, one for each row; got shape {truth.shape}{span}")
+    return truth
+
+
+def _same_shape(outputs: np.ndarray, y: np.ndarray) -> None:
+    if outputs.shape != y.shape:
+        raise ArgumentError(f"y must have the shape of the outputs, {outputs.shape}; got {y.shape}")
+
+
+def _has_nan(outputs: np.ndarray) -> bool:
+    return bool(np.isnan(outputs).any())
+
+
 def accuracy(outputs: np.ndarray, y: np.ndarray) -> float:
     """The share of rows whose class is right.
 
     outputs (n, m): scores or probabilities, the class being the largest; with m = 1, a probability whose class is 1 from
-    0.5 on. y: labels (n,), or one-hot (n, m), or (n, 1) of 0 and 1. Raises ArgumentError for other shapes.
+    0.5 on. y: labels (n,), or one-hot (n, m), or (n, 1) of 0 and 1.
     """
-    n, m = outputs.shape
-    if m == 1:
-        if y.shape != (n, 1):
-            raise ArgumentError(f"y must have shape ({n}, 1) for one output; got {y.shape}")
-        return float(np.mean((outputs >= 0.5) == (y >= 0.5)))
-    if y.shape not in ((n,), (n, m)):
-        raise ArgumentError(f"y must have shape ({n},) or ({n}, {m}); got {y.shape}")
+    _check_classes(outputs, y)
+    if outputs.shape[1] == 1:
+        return label_accuracy(outputs, y)
+    if _has_nan(outputs):
+        return float("nan")
     truth = y if y.ndim == 1 else y.argmax(axis=1)
     return float(np.mean(outputs.argmax(axis=1) == truth))
 
 
 def label_accuracy(outputs: np.ndarray, y: np.ndarray) -> float:
     """The share of right labels where each of the m outputs is a yes-or-no of its own; both (n, m)."""
+    _same_shape(outputs, y)
+    if _has_nan(outputs):
+        return float("nan")
     return float(np.mean((outputs >= 0.5) == (y >= 0.5)))
 
 
@@ -40,6 +71,9 @@ def r2(outputs: np.ndarray, y: np.ndarray) -> float:
     An output whose target never changes, but for rounding, counts as 1 where it is met and as 0 elsewhere, as in
     scikit-learn.
     """
+    _same_shape(outputs, y)
+    if _has_nan(outputs):
+        return float("nan")
     n, mean = len(y), y.mean(axis=0, dtype=np.float64)
     residual = np.mean((y - outputs.astype(np.float64)) ** 2, axis=0)
     variance = np.mean((y - mean) ** 2, axis=0)
@@ -51,21 +85,26 @@ def r2(outputs: np.ndarray, y: np.ndarray) -> float:
 
 def mean_absolute_error(outputs: np.ndarray, y: np.ndarray) -> float:
     """The mean of |a - y| over all elements; both (n, m)."""
+    _same_shape(outputs, y)
     return float(np.mean(np.abs(outputs.astype(np.float64) - y)))
 
 
 def root_mean_squared_error(outputs: np.ndarray, y: np.ndarray) -> float:
     """The square root of the mean of (a - y)^2 over all elements; both (n, m)."""
+    _same_shape(outputs, y)
     return float(np.sqrt(np.mean((outputs.astype(np.float64) - y) ** 2)))
 
 
 def log_loss(probabilities: np.ndarray, y: np.ndarray) -> float:
     """The mean of -log p of the class that is right. probabilities (n, m); y: labels (n,), or (n, m) of 0 and 1, each of whose
     elements is a yes-or-no of its own. A probability of 0 counts as the smallest that its type can tell from 0 beside 1."""
+    _check_classes(probabilities, y)
+    if _has_nan(probabilities):
+        return float("nan")
     least = np.finfo(probabilities.dtype).eps
     p = np.clip(probabilities.astype(np.float64), least, 1 - least)
     if y.ndim == 1:
-        return float(-np.mean(np.log(p[np.arange(len(y)), y])))
+        return float(-np.mean(np.log(p[np.arange(len(y)), _check_labels(p, y)])))
     return float(-np.mean(np.where(y >= 0.5, np.log(p), np.log1p(-p))))
 
 
@@ -86,12 +125,17 @@ def macro_f1(counts: np.ndarray) -> float:
 
 def roc_auc(outputs: np.ndarray, y: np.ndarray) -> float:
     """The chance that a row of a class has a larger output for it than a row of another class, ties counting half: the area
-    under the ROC curve. The mean over the classes, each against all others; of two, they are the same.
+    under the ROC curve. The mean over the classes, each against all others; of labels of two, that of the second.
 
     outputs (n, m): scores or probabilities. y: labels (n,), or (n, m) of 0 and 1. NaN where no class has both kinds of rows.
     """
-    found = []
-    for k in range(outputs.shape[1]):
+    _check_classes(outputs, y)
+    if _has_nan(outputs):
+        return float("nan")
+    found, m = [], outputs.shape[1]
+    y = _check_labels(outputs, y) if y.ndim == 1 else y
+    # The first of two would say the same, were p and 1 - p not rounded.
+    for k in range(1 if y.ndim == 1 and m == 2 else 0, m):
         mine = y == k if y.ndim == 1 else y[:, k] >= 0.5
         yes, no = int(mine.sum()), int((~mine).sum())
         if yes and no:
@@ -114,6 +158,9 @@ def f1(counts: np.ndarray) -> float:
 def top_k_accuracy(outputs: np.ndarray, labels: np.ndarray, k: int) -> float:
     """The share of rows whose class is among the k with the largest outputs (n, m); of equal ones, the later are the larger, as
     in scikit-learn. labels (n,)."""
+    labels = _check_labels(outputs, labels)
+    if _has_nan(outputs):
+        return float("nan")
     best = np.argsort(outputs, axis=1, kind="stable")[:, ::-1][:, :k]
     return float((best == labels[:, None]).any(axis=1).mean())
 
@@ -139,11 +186,15 @@ COLUMNS = ("epoch", "loss", "learning_rate", "seconds", "samples_per_second", "g
 
 _LARGER = ("accuracy", "r2", "f1", "auc", "precision", "recall", "top")
 _SMALLER = ("loss", "error", "mae", "mse", "rmse", "norm")
+_TURNED = {"neg", "negative", "minus"}
 
 
 def larger_is_better(column: str) -> bool | None:
-    """Whether a large value is good in this column of a history, as its name ends, numbers aside; None if it does not say."""
-    word = re.sub(r"_\d+$", "", column.lower()).rsplit("_", 1)[-1]
+    """Whether a large value is good in this column of a history, as its name ends, numbers aside; None if it does not say,
+    and of the negative of another."""
+    *before, word = re.sub(r"_\d+$", "", column.lower()).split("_")
+    if _TURNED.intersection(before):
+        return None
     return True if word in _LARGER else False if word in _SMALLER else None
 
 
@@ -227,6 +278,8 @@ def _of_classes(name: str, p: np.ndarray, y: np.ndarray, loss: Loss) -> float:
                 f"the metric {name!r} is of one class a row, and the targets are several labels: leave it out"
             )
         return of_labels[name](p, y)
+    if _has_nan(p):
+        return float("nan")
     if loss.output == "sigmoid":
         p, y = np.hstack([p < 0.5, p >= 0.5]).astype(p.dtype), y[:, 0].astype(np.int64)
     labels = y if y.ndim == 1 else y.argmax(axis=1)
@@ -255,11 +308,12 @@ def confusion_matrix(predictions: np.ndarray, y: np.ndarray) -> np.ndarray:
     """counts[i, j]: rows of class i that were taken for class j, an (m, m) int64 array.
 
     predictions (n, m): scores or probabilities; y: labels (n,) from 0 to m-1, of any integer type. Raises ArgumentError for
-    another shape or label.
+    another shape or label, and for predictions that hold NaN, which are of no class.
     """
-    n, m = predictions.shape
-    truth = np.asarray(y).astype(np.int64)
-    if truth.shape != (n,) or (n and not 0 <= truth.min() <= truth.max() < m):
-        span = f" from {truth.min()} to {truth.max()}" if truth.size else ""
-        raise ArgumentError(f"y must be {n} labels from 0 to {m - 1}, one for each row; got shape {truth.shape}{span}")
+    truth, m = _check_labels(predictions, y), predictions.shape[1]
+    if _has_nan(predictions):
+        row = int(np.argmax(np.isnan(predictions).any(axis=1)))
+        raise ArgumentError(
+            f"predictions must be numbers; got NaN in row {row}, which is of no class: leave such rows out"
+        )
     return np.bincount(truth * m + predictions.argmax(axis=1), minlength=m * m).reshape(m, m)

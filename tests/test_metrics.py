@@ -19,6 +19,7 @@ from gpubackprop.metrics import (
     roc_auc,
     root_mean_squared_error,
     scores,
+    top_k_accuracy,
 )
 from gpubackprop.network.inference import to_prediction
 
@@ -37,6 +38,24 @@ def test_accuracy_of_one_output_is_a_threshold_at_a_half():
 def test_accuracy_never_broadcasts(m, shape):
     with pytest.raises(gb.GpuBackpropError, match="y must have shape"):
         accuracy(np.zeros((3, m)), np.zeros(shape))
+
+
+@pytest.mark.parametrize("metric", [label_accuracy, r2, mean_absolute_error, root_mean_squared_error])
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (3, 2)])
+def test_metrics_of_elements_never_broadcast(metric, shape):
+    with pytest.raises(gb.GpuBackpropError, match=r"the shape of the outputs, \(3, 1\)"):
+        metric(np.zeros((3, 1)), np.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("metric", "m", "y"),
+    [(roc_auc, 1, [0, 1, 1]), (log_loss, 1, [0, 1, 1]), (roc_auc, 2, [[0], [1], [1]]), (log_loss, 2, [[0], [1], [1]])]
+    + [(metric, 2, labels) for metric in (roc_auc, log_loss) for labels in ([0, 1], [0, 1, 2], [-1, 0, 1])]
+    + [(lambda p, y: top_k_accuracy(p, y, 1), 2, [[0], [1], [1]])],
+)
+def test_metrics_of_classes_never_broadcast(metric, m, y):
+    with pytest.raises(gb.GpuBackpropError, match="y must"):
+        metric(np.full((3, m), 0.5), np.array(y))
 
 
 def test_label_accuracy_counts_each_output():
@@ -104,6 +123,24 @@ def test_scores_of_a_network_that_diverged_warn_of_nothing(loss, worst):
     assert all(isinstance(v, float) for v in scores(predictions, y, get_loss(loss)).values())
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "half_squared_error"])
+@pytest.mark.parametrize("m", [1, 2, 4])
+def test_metrics_of_outputs_that_are_nan_are_nan(loss, m):
+    if loss == "cross_entropy" and m == 1:
+        return
+    labels = np.array([0, 0, 0, 1])
+    y = labels if loss == "cross_entropy" else np.eye(4)[labels][:, :m]
+    p = np.full((4, m), 0.25)
+    p[1] = np.nan
+    several = loss == "binary_cross_entropy" and m > 1
+    names = [NAMES[5:], NAMES[:5] + ("top_2",) * (m > 2), ("accuracy", "roc_auc", "log_loss")]
+    found = measured(checked(names[0 if loss[0] == "h" else 1 + several]), p, y, get_loss(loss))
+    assert np.isnan([*found.values()]).all(), found
+    if m > 1:
+        with pytest.raises(gb.GpuBackpropError, match="NaN in row 1"):
+            confusion_matrix(p, labels)
+
+
 def test_confusion_matrix_agrees_with_scikit_learn():
     sk = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(1)
@@ -150,6 +187,11 @@ def test_metrics_of_several_labels_agree_with_scikit_learn():
     p, y = rng.random((80, 3)), rng.integers(0, 2, (80, 3))
     assert roc_auc(p, y) == pytest.approx(sk.roc_auc_score(y, p), rel=1e-12)
     assert log_loss(p, y) == pytest.approx(np.mean([sk.log_loss(y[:, k], p[:, k]) for k in range(3)]), rel=1e-12)
+
+
+def test_roc_auc_of_two_classes_is_that_of_the_second_where_the_first_is_rounded():
+    p = np.array([[1, 2e-9], [1, 6e-9], [1, 2e-8], [1, 3e-8]], np.float32)
+    assert roc_auc(p, np.array([0, 0, 1, 1])) == 1
 
 
 def test_a_sure_and_wrong_prediction_is_not_infinitely_bad():
@@ -273,5 +315,6 @@ def test_whether_large_is_good():
         assert larger_is_better(name), name
     for name in ("loss", "val_mae_0", "log_loss", "root_mean_squared_error", "gradient_norm"):
         assert larger_is_better(name) is False, name
-    assert larger_is_better("val_share") is None
+    for name in ("val_share", "val_neg_mean_squared_error", "neg_log_loss", "negative_mae_0", "minus_accuracy"):
+        assert larger_is_better(name) is None, name
     assert all(larger_is_better(n) is not None for n in NAMES if n != "mae_per_target")

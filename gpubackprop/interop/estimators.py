@@ -23,8 +23,9 @@ from numpy.typing import ArrayLike
 from gpubackprop.activations import ACTIVATIONS
 from gpubackprop.backend.base import Array, Backend
 from gpubackprop.backend.select import get_backend
+from gpubackprop.checks import check_y
 from gpubackprop.data.tables import table_from
-from gpubackprop.errors import DeviceError, MissingExtraError
+from gpubackprop.errors import ArgumentError, DeviceError, MissingExtraError
 from gpubackprop.layers import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm
 from gpubackprop.losses import BinaryCrossEntropy, Loss, Poisson, get_loss
 from gpubackprop.network.network import Network
@@ -211,7 +212,7 @@ class _OnAnEngine(BaseMultilayerPerceptron):  # type: ignore[misc]
         seed = self.__dict__.get("_seed", 0)
         settings = ("activation", "dropout", "normalization", "precision", "device")
         chosen = [str(getattr(self, name)) for name in settings]
-        key = (*widths, dtype, *chosen, l2, seed, "_restored" in self.__dict__)
+        key = (*widths, dtype, self.out_activation_, *chosen, l2, seed, "_restored" in self.__dict__)
         if "_held" not in self.__dict__ or self._held[0] != key:
             self._held = key, self._built(widths, dtype, l2, seed)
         net = self._held[1]
@@ -266,9 +267,10 @@ class _OnAnEngine(BaseMultilayerPerceptron):  # type: ignore[misc]
             return _SummedPoisson() if several else get_loss("poisson")
         return get_loss("cross_entropy" if self.out_activation_ == "softmax" else "half_squared_error")
 
-    def _targets(self, y: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-        """scikit-learn's targets (n, m) as the loss takes them."""
-        return y.argmax(axis=1) if self.out_activation_ == "softmax" else np.ascontiguousarray(y, dtype)
+    def _targets(self, y: np.ndarray, net: Network) -> Array:
+        """scikit-learn's targets (n, m) as the loss takes them; ArgumentError for what it does not take."""
+        given = y.argmax(axis=1) if self.out_activation_ == "softmax" else y
+        return check_y(given, len(y), net.widths[-1], net.dtype, net.loss_function, net.backend)
 
     def _forward_pass_fast(self, X: Input, check_input: bool = True) -> np.ndarray:
         if check_input and "encoder_" in self.__dict__:
@@ -330,7 +332,7 @@ class _OnAnEngine(BaseMultilayerPerceptron):  # type: ignore[misc]
         self._unpack(packed_coef_inter)
         net = self._network()
         weights = np.ones(X.shape[0]) if sample_weight is None else sample_weight
-        mass, targets, X = float(weights.sum()), self._targets(y, net.dtype), X.tocsr() if hasattr(X, "tocsr") else X
+        mass, targets, X = float(weights.sum()), self._targets(y, net), X.tocsr() if hasattr(X, "tocsr") else X
         loss = self._constant(y, weights / mass) + sum(
             0.5 * self.alpha / mass * float(np.vdot(W, W)) for W in self.coefs_
         )
@@ -411,11 +413,16 @@ class _OnAnEngine(BaseMultilayerPerceptron):  # type: ignore[misc]
         with engine:
             rule.bind(engine.parameters)
             held = None if weights is None else np.empty((n, 1), net.dtype)
-            targets = self._targets(y, net.dtype)
+            targets = self._targets(y, net)
             x: Array = SparseRows(X, net.dtype) if hasattr(X, "tocsr") else X
             source = be.stream(x, targets, held) or Rows(be, x, targets, net.dtype, weights=held)
         if self.schedule is not None:
             rule.schedule = get_schedule(self.schedule)
+        if incremental and rule.schedule.needs_total and rule.schedule.total is None:
+            raise ArgumentError(
+                f"partial_fit cannot tell how long the {rule.schedule.name} schedule has to last: give the schedule as an object "
+                f"of gb.schedules with total=, the number of steps of all calls, as {type(rule.schedule).__name__}(total=10_000)"
+            )
         rule.span(rule.t, (1 if incremental else self.max_iter) * len(batches))
         order, rows = np.arange(n), [b.stop - b.start for b in batches]
         self.n_iter_ = 0
@@ -521,7 +528,8 @@ class MLPClassifier(_OnAnEngine, _TheirClassifier):  # type: ignore[misc]
     products are carried out on a GPU ("tf32", "bf16", "fp16"). activation: any of `gb.activations` too. dropout: behind each
     hidden layer. normalization: None, "batch" or "layer", before each hidden activation. optimizer: None for the rule of
     `solver`, or a name or an object of this library, whose L2 penalty is then alpha over the rows of a full batch. schedule: a
-    name or an object of `gb.schedules`, over `max_iter` epochs.
+    name or an object of `gb.schedules`, over `max_iter` epochs; in `partial_fit` it goes on from call to call, and needs total=,
+    the steps of all calls, unless it is one without an end.
     class_weight: None, "balanced" or {class: weight}, which multiplies the weights of the rows.
     """
 
@@ -578,7 +586,8 @@ class MLPRegressor(_OnAnEngine, _TheirRegressor):  # type: ignore[misc]
     products are carried out on a GPU ("tf32", "bf16", "fp16"). activation: any of `gb.activations` too. dropout: behind each
     hidden layer. normalization: None, "batch" or "layer", before each hidden activation. optimizer: None for the rule of
     `solver`, or a name or an object of this library, whose L2 penalty is then alpha over the rows of a full batch. schedule: a
-    name or an object of `gb.schedules`, over `max_iter` epochs.
+    name or an object of `gb.schedules`, over `max_iter` epochs; in `partial_fit` it goes on from call to call, and needs total=,
+    the steps of all calls, unless it is one without an end.
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {**_TheirRegressor._parameter_constraints, **_CONSTRAINTS}

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from gpubackprop.activations import Activation
 from gpubackprop.data.tables import table_from
+from gpubackprop.data.text_tables import TextFormat
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, MissingExtraError
 from gpubackprop.files.atomic import replacing
 from gpubackprop.layers import Activation as ActivationLayer
@@ -26,19 +27,24 @@ if TYPE_CHECKING:
 
 OPSET, ML_OPSET, IR_VERSION = 20, 3, 9
 
+FAR = 1000
+"""From so many times its scale from 0, a number needs more digits than float32 has."""
+
 
 def to_onnx(net_or_model: Network | Model, path: str | os.PathLike[str]) -> None:
     """Write a network, or a model with its preparation, as an ONNX file with any number of rows n.
 
     A `Network`: input "x" (n, d), output "output" (n, m), what `predict` gives. A `Model` (`gb.load_run`): of an array's
     columns, the input "x"; of a table's, an input (n, 1) by each column's name, float for numbers (NaN where a value is
-    missing; 1 and 0 for yes and no), text for categories, and double for dates: seconds since 1970, or since midnight for
+    missing; 1 and 0 for yes and no), text for categories ("" where one is missing, or a word that stood for that in training;
+    the graph takes no blanks away that are around a text), and double for dates: seconds since 1970, or since midnight for
     times of day. Its outputs: "label" (n,) text and "probabilities" (n, k) for
     classes, "label" (n, m) int64 and "probabilities" for several labels a row, "variable" (n, m) for values in their unit: the
-    names that scikit-learn's converter gives.
+    names that scikit-learn's converter gives. Numbers, inputs or values, are double where they are `FAR` standard deviations
+    from 0 on average, such as seconds since 1970 within a day: the file says the type of each.
 
-    Raises ArgumentError for what has no operator of ONNX (user-defined layers and activations), and
-    MissingExtraError without the onnx package.
+    Raises ArgumentError for what has no operator of ONNX (user-defined layers and activations), for a column with the name of an
+    output, and MissingExtraError without the onnx package.
     """
     try:
         import onnx
@@ -49,7 +55,8 @@ def to_onnx(net_or_model: Network | Model, path: str | os.PathLike[str]) -> None
         x = graph.input("x", net_or_model.widths[0])
         graph.output("output", graph.network(net_or_model, x), net_or_model.widths[-1])
     elif isinstance(net_or_model, Model):
-        graph = _Graph(net_or_model.network.dtype)
+        inputs = net_or_model.inputs
+        graph = _Graph(net_or_model.network.dtype, inputs.names if isinstance(inputs, Encoder) else ())
         graph.model(net_or_model)
     else:
         raise ArgumentTypeError(f"net_or_model must be a Network or a Model of gb.load_run; got {net_or_model!r}")
@@ -60,14 +67,17 @@ def to_onnx(net_or_model: Network | Model, path: str | os.PathLike[str]) -> None
 
 
 class _Graph:
-    """A graph that grows line by line; every method takes and returns names of values."""
+    """A graph that grows line by line; every method takes and returns names of values. columns: inputs to come, whose names no
+    other value may have."""
 
-    def __init__(self, dtype: np.dtype[Any]) -> None:
+    def __init__(self, dtype: np.dtype[Any], columns: Sequence[str] = ()) -> None:
         from onnx import TensorProto, helper, numpy_helper
 
         self.dtype, self.helper, self.array = dtype, helper, numpy_helper.from_array
         self.text, self.whole, self.double = TensorProto.STRING, TensorProto.INT64, TensorProto.DOUBLE
-        self.real = helper.np_dtype_to_tensor_dtype(dtype)
+        self.kind = helper.np_dtype_to_tensor_dtype
+        self.real = self.kind(dtype)
+        self.columns = set(columns)
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.inputs: list[Any] = []
@@ -86,22 +96,32 @@ class _Graph:
         return name
 
     def output(self, name: str, value: str, width: int | None, kind: int | None = None) -> None:
-        """Make a value an output (n, width), or (n,)."""
+        """Make a value an output (n, width), or (n,). Raises ArgumentError for the name of a column."""
+        if name in self.columns:
+            raise ArgumentError(
+                f"column {name!r} has the name of an output of the graph, and an input cannot: rename it, and train again"
+            )
         self.nodes.append(self.helper.make_node("Identity", [value], [name]))
         shape = ["n"] if width is None else ["n", width]
         self.outputs.append(self.helper.make_tensor_value_info(name, kind or self.real, shape))
 
     def constant(self, value: ArrayLike, dtype: DTypeLike | None = None) -> str:
         """A constant array."""
-        name = f"c{len(self.constants)}"
+        name = self.free(f"c{len(self.constants)}")
         array = np.asarray(value, dtype or self.dtype)
         self.constants.append(self.array(array, name))
         return name
 
     def do(self, operator: str, *inputs: str, domain: str = "", **attributes: object) -> str:
         """The first output of an operator."""
-        name = f"v{len(self.nodes)}"
+        name = self.free(f"v{len(self.nodes)}")
         self.nodes.append(self.helper.make_node(operator, list(inputs), [name], domain=domain, **attributes))
+        return name
+
+    def free(self, name: str) -> str:
+        """The name, or one made of it that no column has."""
+        while name in self.columns:
+            name += "_"
         return name
 
     # -- the network --------------------------------------------------------------------------------------------------
@@ -161,14 +181,16 @@ class _Graph:
         """A whole model: inputs, network, and outputs."""
         net = model.network
         if isinstance(model.inputs, Encoder):
-            parts = [self.column(c) for c in model.inputs.columns if c.inputs]
+            format = model.format() or TextFormat()
+            parts = [self.column(c, format) for c in model.inputs.columns if c.inputs]
             x = parts[0] if len(parts) == 1 else self.do("Concat", *parts, axis=1)
         else:
-            x = self.input("x", net.widths[0])
-            if model.inputs is not None:
-                x = self.do(
-                    "Div", self.do("Sub", x, self.constant(model.inputs.mean)), self.constant(model.inputs.scale)
-                )
+            units = model.inputs
+            dtype = self.type_of(units is not None and _is_far(units.mean, units.scale))
+            x = self.input("x", net.widths[0], self.kind(dtype))
+            if units is not None:
+                x = self.do("Sub", x, self.constant(units.mean, dtype))
+                x = self.cast(self.do("Div", x, self.constant(units.scale, dtype)), dtype, self.dtype)
         answer, width = self.network(net, x), net.widths[-1]
         if model.classes:
             if width == 1:
@@ -182,20 +204,36 @@ class _Graph:
             self.output("label", label, width, self.whole)
             self.output("probabilities", answer, width)
         else:
-            if model.targets is not None:
-                scaled = self.do("Mul", answer, self.constant(model.targets.scale))
-                answer = self.do("Add", scaled, self.constant(model.targets.mean))
-            self.output("variable", answer, width)
+            dtype = self.dtype
+            if (units := model.targets) is not None:
+                dtype = self.type_of(_is_far(units.mean, units.scale))
+                answer = self.do("Mul", self.cast(answer, self.dtype, dtype), self.constant(units.scale, dtype))
+                answer = self.do("Add", answer, self.constant(units.mean, dtype))
+            self.output("variable", answer, width, self.kind(dtype))
 
-    def column(self, column: Column) -> str:
-        """The inputs that an encoder makes of a column, (n, width)."""
-        s, c = column.settings, self.constant
+    def type_of(self, far: bool) -> np.dtype[Any]:
+        """The type of numbers: the network's own, or of those far from 0 float64."""
+        return np.dtype(np.float64) if far else self.dtype
+
+    def cast(self, x: str, given: np.dtype[Any], wanted: np.dtype[Any]) -> str:
+        """x in another type of numbers."""
+        return x if given == wanted else self.do("Cast", x, to=self.kind(wanted))
+
+    def column(self, column: Column, format: TextFormat) -> str:
+        """The inputs that an encoder makes of a column, (n, width). format: which texts stand for missing values."""
+        s = column.settings
         if column.kind == "category":
-            return self.category(column)
+            return self.category(column, format)
         if column.kind == "date":
             return self.date(column)
-        x = self.input(column.name, 1)
-        absent = self.do("IsNaN", x)
+        far = "mean" in s and _is_far(s["mean"][0], s["scale"][0])
+        dtype = self.type_of(far or (s["unit"] > 0 and _is_far(s["median"], s["unit"])))
+
+        def c(value: ArrayLike) -> str:
+            return self.constant(value, dtype)
+
+        x = self.input(column.name, 1, self.kind(dtype))
+        absent = self.do("Or", self.do("IsNaN", x), self.do("IsInf", x))
         values = self.do("Where", absent, c(s["median"]), x)
         parts = [values]
         if s["unit"]:
@@ -203,8 +241,8 @@ class _Graph:
             size = self.do("Log", self.do("Add", self.do("Div", self.do("Abs", away), c(s["unit"])), c(1.0)))
             parts.append(self.do("Mul", self.do("Sign", away), size))
         if s["gaps"]:
-            parts.append(self.do("Cast", absent, to=self.real))
-        return self.scaled(parts, s, self.dtype)
+            parts.append(self.do("Cast", absent, to=self.kind(dtype)))
+        return self.scaled(parts, s, dtype)
 
     def date(self, column: Column) -> str:
         """What the encoder makes of a point in time: time passed, year, and month, weekday and hour as points on a circle.
@@ -224,7 +262,7 @@ class _Graph:
             return do("Sub", x, do("Mul", whole(x, by), c(by)))
 
         x = self.input(column.name, 1, self.double)
-        absent = do("IsNaN", x)
+        absent = do("Or", do("IsNaN", x), do("IsInf", x))
         seconds = do("Where", absent, c(round(s["median"])), do("Floor", x))
         days = whole(seconds, 86400)
         civil = do("Add", days, c(719468))
@@ -249,31 +287,37 @@ class _Graph:
             parts += [do("Sin", turn), do("Cos", turn)] if period else [turn]
         if s["gaps"]:
             parts.append(do("Cast", absent, to=self.double))
-        return do("Cast", self.scaled(parts, s, np.float64), to=self.real)
+        return self.scaled(parts, s, np.dtype(np.float64))
 
-    def scaled(self, parts: list[str], settings: dict[str, Any], dtype: DTypeLike) -> str:
-        """The inputs of a column side by side, standardized where its settings say how."""
-        together = parts[0] if len(parts) == 1 else self.do("Concat", *parts, axis=1)
-        if "mean" not in settings:
-            return together
-        mean, scale, low, high = (
-            self.constant(v, dtype) for v in (settings["mean"], settings["scale"], -FARTHEST, FARTHEST)
-        )
-        return self.do("Clip", self.do("Div", self.do("Sub", together, mean), scale), low, high)
+    def scaled(self, parts: list[str], settings: dict[str, Any], dtype: np.dtype[Any]) -> str:
+        """The inputs of a column, values of `dtype`, side by side, standardized where its settings say how, for the network."""
+        x = parts[0] if len(parts) == 1 else self.do("Concat", *parts, axis=1)
+        if "mean" in settings:
+            mean, scale, low, high = (
+                self.constant(v, dtype) for v in (settings["mean"], settings["scale"], -FARTHEST, FARTHEST)
+            )
+            x = self.do("Clip", self.do("Div", self.do("Sub", x, mean), scale), low, high)
+        return self.cast(x, dtype, self.dtype)
 
-    def category(self, column: Column) -> str:
+    def category(self, column: Column, format: TextFormat) -> str:
         """A table of what the encoder makes of each level, of others and of none, looked up by the level."""
         levels: list[str] = list(column.settings["levels"])
-        other = _unlike(levels)
-        rows = table_from({column.name: [*levels, other, None]})
+        other = _unlike([*levels, *format.missing])
+        rows = table_from({column.name: [*levels, other, None]}, format)
         table = Encoder([column]).transform(rows, self.dtype)
         x = self.input(column.name, 1, self.text)
+        places = dict.fromkeys(["", *format.missing], len(levels) + 1) | {level: i for i, level in enumerate(levels)}
         codes = self.do(
-            "LabelEncoder", x, domain="ai.onnx.ml", keys_strings=[*levels, ""],
-            values_int64s=[*range(len(levels)), len(levels) + 1], default_int64=len(levels),
+            "LabelEncoder", x, domain="ai.onnx.ml", keys_strings=[*places], values_int64s=[*places.values()],
+            default_int64=len(levels),
         )  # fmt: skip
         found = self.do("Gather", self.constant(table), codes)
         return self.do("Reshape", found, self.constant([-1, table.shape[1]], np.int64))
+
+
+def _is_far(mean: ArrayLike, scale: ArrayLike) -> bool:
+    """Whether some numbers are so far from 0 that float32 lacks digits for them."""
+    return bool((np.abs(mean) > FAR * np.asarray(scale)).any())
 
 
 def _unlike(levels: Sequence[str]) -> str:

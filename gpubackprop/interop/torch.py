@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +50,11 @@ def load_torch(net: Network, state: Mapping[str, Any] | str | os.PathLike[str]) 
     The modules with parameters must come in the order of the layers that have some, and have their shapes; their names do not
     matter. Weights of Linear are transposed. Nothing is changed unless all fit.
 
-    Raises ArgumentError for modules that do not fit, with both lists, ArgumentTypeError for what is no state dict,
-    CheckpointError for a file that cannot be read.
+    A file, and what safetensors' `load_file` gives, has the names sorted as text, "10" before "2": its modules are taken in the
+    order of the numbers in their names, as those of a `Sequential` have them.
+
+    Raises ArgumentError for modules that do not fit, with both lists, and for those of sorted names that differ in words,
+    ArgumentTypeError for what is no state dict, CheckpointError for a file that cannot be read.
     """
     given = _read(state)
     modules: dict[str, dict[str, np.ndarray]] = {}
@@ -57,6 +62,11 @@ def load_torch(net: Network, state: Mapping[str, Any] | str | os.PathLike[str]) 
         module, _, array_name = name.rpartition(".")
         if array_name not in _IGNORED:
             modules.setdefault(module, {})[array_name] = array
+    names = [f"{module}.{array_name}" for module, arrays in modules.items() for array_name in arrays]
+    is_file = not isinstance(state, Mapping)
+    if is_file or names == sorted(names):
+        # PyTorch has a module's weight before its bias: where that is turned round, somebody sorted.
+        modules = _by_number(modules, lost=is_file or len(names) > len(modules))
     weights = net.get_weights()
     every = ((name, layer) for name, layer in walk(net.layers) if not layer.layers)
     wanted = {name: layer for name, layer in every if any(full.startswith(f"{name}.") for full in weights)}
@@ -64,7 +74,7 @@ def load_torch(net: Network, state: Mapping[str, Any] | str | os.PathLike[str]) 
         raise _mismatch(
             wanted, given, f"{len(modules)} modules with parameters for {len(wanted)} layers that have some"
         )
-    names = {}
+    found = {}
     for (i, layer), (module, arrays) in zip(wanted.items(), modules.items(), strict=True):
         own = {ours: theirs for ours, theirs in _names(i, layer).items() if f"{i}.{ours}" in weights}
         if set(own.values()) != set(arrays):
@@ -75,9 +85,25 @@ def load_torch(net: Network, state: Mapping[str, Any] | str | os.PathLike[str]) 
                 there, here = arrays[theirs].shape, weights[f"{i}.{ours}"].shape
                 raise _mismatch(wanted, given, f"{module}.{theirs} has shape {there}, and {i}.{ours} here {here}")
             weights[f"{i}.{ours}"] = array
-            names[f"{module}.{theirs}" if module else theirs] = f"{i}.{ours}"
+            found[f"{module}.{theirs}" if module else theirs] = f"{i}.{ours}"
     net.set_weights(weights)
-    return names
+    return found
+
+
+def _by_number(modules: dict[str, dict[str, np.ndarray]], lost: bool) -> dict[str, dict[str, np.ndarray]]:
+    """Modules whose names were sorted as text, by the numbers in their names. lost: whether the order of words in them, too, is
+    not that of the modules, upon which ArgumentError is raised where they differ in some."""
+    # Text and numbers take turns, so that like is compared with like.
+    parts = {name: [int(p) if i % 2 else p for i, p in enumerate(re.split(r"(\d+)", name))] for name in modules}
+    names = sorted(modules, key=lambda name: parts[name])
+    for one, two in pairwise(names):
+        first = next((a for a, b in zip(parts[one], parts[two], strict=False) if a != b), "")
+        if lost and isinstance(first, str):
+            raise ArgumentError(
+                f"the names in the state dict are sorted as text, and modules {one!r} and {two!r} differ in words: which comes "
+                "first cannot be told. Hand over a dictionary with the modules in their order, each with weight before bias"
+            )
+    return {name: modules[name] for name in names}
 
 
 def _read(state: object) -> dict[str, np.ndarray]:

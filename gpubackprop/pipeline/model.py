@@ -18,7 +18,7 @@ from gpubackprop.data.tables import is_frame, is_table, read_table, table_from, 
 from gpubackprop.data.text_tables import listed
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError
 from gpubackprop.files.checkpoint import load_checkpoint
-from gpubackprop.metrics import label_accuracy, mean_absolute_error, r2
+from gpubackprop.metrics import accuracy, label_accuracy, mean_absolute_error, r2
 from gpubackprop.network.network import Network
 from gpubackprop.pipeline.encoder import Encoder
 from gpubackprop.pipeline.preparation import Part, divide, encode, fingerprint
@@ -176,7 +176,7 @@ class Model:
         # As it is in training, penalties included.
         loss = evaluate(self.network, self.prepare(x), self.prepare_targets(y), batch_size)["loss"]
         if self.classes:
-            return {"accuracy": float(np.mean(answers.argmax(axis=1) == y)), "loss": loss}
+            return {"accuracy": accuracy(answers, y), "loss": loss}
         if self.data["task"] == "multilabel":
             return {"accuracy": label_accuracy(answers, y), "loss": loss}
         return {"r2": r2(answers, y), "mean_absolute_error": mean_absolute_error(answers, y), "loss": loss}

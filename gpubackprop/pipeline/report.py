@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from gpubackprop.layout import html
 from gpubackprop.metrics import (
     balanced_accuracy,
@@ -25,7 +27,7 @@ SHOWN = 100
 @dataclass
 class Report:
     """metrics: by name, in the unit of the target. answers: of `Model.answers`. counts: the confusion matrix (m, m) of classes,
-    None for other tasks."""
+    None for other tasks, and where answers are NaN, as every metric then is."""
 
     metrics: dict[str, float]
     answers: Array
@@ -62,9 +64,10 @@ def report(model: Model, x: Rows, y: Array, batch_size: int | None = None) -> Re
     found = model.scores(x, y, batch_size, answers)
     if model.data["task"] == "regression":
         return Report({**found, "root_mean_squared_error": root_mean_squared_error(answers, y)}, answers, None)
-    counts = confusion_matrix(answers, y) if model.classes else None
-    if counts is not None:
-        found |= {"balanced_accuracy": balanced_accuracy(counts), "macro_f1": macro_f1(counts)}
+    counts = confusion_matrix(answers, y) if model.classes and not np.isnan(answers).any() else None
+    if model.classes:
+        of_counts = {"balanced_accuracy": balanced_accuracy, "macro_f1": macro_f1}
+        found |= {name: float("nan") if counts is None else metric(counts) for name, metric in of_counts.items()}
     if answers.size <= MOST:
         found["roc_auc"] = roc_auc(answers, y)
     if model.network.loss_function.output != "identity":

@@ -169,6 +169,7 @@ def train_run(
         loaded = load(path, target=target, task=task, folder=folder, text=columns.categorical, **read)
     elif isinstance(data, Dataset):
         loaded = data
+        format = loaded.x.format if isinstance(loaded.x, Table) else format
     else:
         raise ArgumentTypeError(f"data must be a Dataset, a name or a path; got {type(data).__name__}")
     chosen = Settings(**settings).completed(loaded)

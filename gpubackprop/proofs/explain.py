@@ -16,7 +16,7 @@ from gpubackprop.checks import Data, check_x, check_y
 from gpubackprop.errors import ArgumentError, unknown_name
 from gpubackprop.layers import Dense
 from gpubackprop.layout import html
-from gpubackprop.losses import Loss
+from gpubackprop.losses import LOSSES, Loss
 from gpubackprop.network.network import Network
 from gpubackprop.network.twin import twin
 from gpubackprop.optimizers import SGD
@@ -175,18 +175,25 @@ class _Explainer:
 
     def _loss(self, outputs: Matrix) -> Iterator[Quantity]:
         last, loss = self._a(len(self.dense)), self.net.loss_function
-        formula, slope = _LOSSES.get(loss.name, (f"{loss.name}({last}, y)", ""))
+        given = [last, "y", *(f"{name}={value!r}" for name, value in loss.settings().items())]
+        formula, slope = f"{loss.name}({', '.join(given)})", ""
+        if type(loss) is LOSSES.get(loss.name) and loss.name in _LOSSES and not loss.settings():
+            formula, slope = (text.format(a=last) for text in _LOSSES[loss.name])
         of_outputs = self._pass_through(self.net.widths[-1], loss)
-        y = self.y if self.y.ndim == 2 else np.eye(self.net.widths[-1])[self.y]
+        y = self.y
+        if y.ndim == 1:
+            # Rows that the loss ignores have no target.
+            counted = y != getattr(loss, "ignore_index", None)
+            y = np.where(counted[:, None] & (y[:, None] == np.arange(self.net.widths[-1])), 1.0, 0.0)
         yield Quantity("loss", "y", "the target", y)
         if loss.output != "identity":
             formula_p = _PREDICTIONS.get(loss.output, loss.output + "({a})").format(a=last)
             yield Quantity("loss", "p", formula_p, self.net.predict(self.x))
         penalty = " + penalties" if self.net.l1 or self.net.l2 else ""
-        yield Quantity("loss", "C", formula.format(a=last) + penalty, np.array([[self.net.loss(self.x, self.y)]]))
+        yield Quantity("loss", "C", formula + penalty, np.array([[self.net.loss(self.x, self.y)]]))
         value = of_outputs.input_gradient(outputs, self.y)
         numeric = _central_differences(lambda a: of_outputs.loss(a, self.y), outputs)
-        yield Quantity("loss", f"s = dC/d{last}", slope.format(a=last), value, numeric)
+        yield Quantity("loss", f"s = dC/d{last}", slope, value, numeric)
 
     def _deltas(self, z: list[Matrix]) -> Iterator[Quantity]:
         deltas = self.net.deltas(self.x, self.y)

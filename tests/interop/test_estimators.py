@@ -140,6 +140,23 @@ def test_a_fit_goes_on_where_it_was() -> None:
     assert own.t_ == other.t_
 
 
+def test_a_fit_with_another_loss_is_as_good_as_new() -> None:
+    options: dict[str, Any] = {"max_iter": 12, "random_state": 3}
+    used = gb.MLPRegressor(**options).fit(X, VALUES).set_params(loss="poisson").fit(X, VALUES)
+    fresh = gb.MLPRegressor(loss="poisson", **options).fit(X, VALUES)
+    assert_same(used, fresh, 0)
+    np.testing.assert_array_equal(used.predict(X), fresh.predict(X))
+    three = gb.MLPClassifier(**options).fit(X, np.argmax(X[:, :3], axis=1)).fit(X, MANY_LABELS)
+    assert_same(three, gb.MLPClassifier(**options).fit(X, MANY_LABELS), 0)
+    assert np.ptp(three.predict_proba(X).sum(axis=1)) > 0.01
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+def test_counts_below_0_are_refused(solver: str) -> None:
+    with pytest.raises(ValueError, match="counts, which are not below 0"):
+        gb.MLPRegressor(loss="poisson", solver=solver, max_iter=2).fit(X, VALUES - VALUES.max())
+
+
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_a_sparse_x_gives_what_a_dense_one_gives(solver: str) -> None:
     sparse = pytest.importorskip("scipy.sparse")
@@ -178,6 +195,24 @@ def test_any_optimizer_and_schedule(optimizer: Any) -> None:
     assert sklearn.clone(model).get_params().keys() == model.get_params().keys()
     # The object that was handed over is nobody's: it can be handed over again.
     model.fit(X, LABELS)
+
+
+def test_a_schedule_goes_on_from_call_to_call() -> None:
+    def rates(**options: Any) -> list[float]:
+        model = gb.MLPClassifier(batch_size=100, learning_rate_init=1.0, **options)
+        found = []
+        for _ in range(4):
+            model.partial_fit(X, LABELS, classes=range(4))
+            found.append(model._optimizer.current_learning_rate())
+        return found
+
+    schedule = gb.schedules.Cosine(total=12, warmup=3)
+    np.testing.assert_allclose(rates(schedule=schedule), [schedule(step) for step in (2, 5, 8, 11)])
+    constant = gb.schedules.Constant(warmup=8)
+    np.testing.assert_allclose(rates(schedule=constant), [3 / 9, 6 / 9, 1, 1])
+    for refused in ({"schedule": "cosine"}, {"optimizer": gb.Adam(0.1, schedule=gb.schedules.Cosine(warmup=5))}):
+        with pytest.raises(ValueError, match=r"Cosine\(total="):
+            rates(**refused)
 
 
 def test_weights_of_classes() -> None:

@@ -130,6 +130,72 @@ def test_a_model_of_a_table(target: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found["label"], model.predict(later))
 
 
+def trained(columns: dict[str, Any], folder: Path, **options: Any) -> Any:
+    pytest.importorskip("pyarrow")
+    gb.train_run(
+        gb.Dataset.from_frame(columns, target="y", **options), out=folder / "run", epochs=3, layers=[8], device="cpu"
+    )
+    model = gb.load_run(folder / "run", device="cpu")
+    gb.to_onnx(model, folder / "m.onnx")
+    return model
+
+
+@pytest.mark.parametrize("missing", [None, ["", "none"]])
+def test_cells_that_are_no_values(missing: list[str] | None, tmp_path: Path) -> None:
+    """Infinite numbers, and the words that training took for missing values: without those, they are levels."""
+    rng = np.random.default_rng(0)
+    size, colour = rng.normal(size=200), rng.choice(["red", "NA", "blue", "none"], 200)
+    size[::7] = np.nan
+    y = np.where((size > 0) ^ (colour == "NA"), "yes", "no")
+    options = {} if missing is None else {"format": gb.data.TextFormat(missing=missing)}
+    model = trained({"size": size, "colour": colour, "y": y}, tmp_path, **options)
+    columns = {
+        "size": [np.inf, -np.inf, *[0.3] * 9],
+        "colour": [*["red"] * 3, "NA", "none", "?", "-", "nan", "", "blue", "other"],
+    }
+    found = answers(tmp_path / "m.onnx", **inputs_of(model, columns))["probabilities"]
+    close(found, model.predict_proba(columns))
+    assert np.allclose(found[3], found[8]) == (missing is None)
+    assert np.allclose(found[4], found[8]) == (missing is not None)
+
+
+def test_numbers_far_from_0_keep_their_digits(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    stamp = 1.7e9 + rng.uniform(0, 600, 300)
+    heavy = 1e9 + rng.normal(size=300) + 1e13 * (rng.random(300) < 0.02)
+    heavy[::5] = np.nan
+    y = 1e9 + (stamp - 1.7e9) % 200 + np.nan_to_num(heavy - 1e9).clip(-3, 3)
+    near = rng.normal(size=300)
+    columns = {"stamp": stamp, "heavy": heavy, "near": near, "y": y}
+    model = trained(columns, tmp_path)
+    assert [len(c.inputs) for c in model.inputs.columns] == [1, 3, 1]
+    given = {"stamp": stamp[:, None], "heavy": heavy[:, None], "near": near[:, None].astype(np.float32)}
+    found = answers(tmp_path / "m.onnx", **given)["variable"]
+    assert found.dtype == np.float64
+    close((found - 1e9) / 100, (model.predict({k: v for k, v in columns.items() if k != "y"}) - 1e9) / 100)
+
+
+def test_arrays_far_from_0_keep_their_digits(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = 1.7e9 + rng.uniform(0, 600, (300, 3))
+    data = gb.data.Dataset("far", x, (x[:, 0] > x[:, 1]).astype(int), "classification", ("no", "yes"))
+    gb.train_run(data, out=tmp_path / "run", epochs=3, layers=[8], device="cpu")
+    model = gb.load_run(tmp_path / "run", device="cpu")
+    gb.to_onnx(model, tmp_path / "m.onnx")
+    close(answers(tmp_path / "m.onnx", x=x)["probabilities"], model.predict_proba(x))
+
+
+def test_columns_with_the_names_of_the_graph(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    columns = {name: rng.normal(size=200).tolist() for name in ("v1", "c0", "c0_", "v2", "label", "probabilities")}
+    y = np.array(columns["v1"]) + columns["c0"]
+    model = trained({**columns, "y": y}, tmp_path)
+    found = answers(tmp_path / "m.onnx", **inputs_of(model, columns))["variable"]
+    close(found, model.predict(columns))
+    with pytest.raises(ArgumentError, match="column 'label' has the name of an output"):
+        trained({**columns, "y": np.where(y > 0, "yes", "no")}, tmp_path / "classes")
+
+
 def test_points_in_time(tmp_path: Path) -> None:
     """Every day of four centuries, hours, times of day, missing ones: the calendar of the graph is pyarrow's."""
     pa = pytest.importorskip("pyarrow")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import gpubackprop as gb
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError
@@ -69,6 +69,41 @@ def test_there_and_back_by_a_file(tmp_path: Path) -> None:
     save_file(gb.to_torch_state(net), tmp_path / "w.safetensors")
     gb.load_torch(again, tmp_path / "w.safetensors")
     assert_same_bits(again.get_weights(), net.get_weights())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("by_load_file", [True, False])
+def test_more_than_ten_modules_by_a_file_that_sorts_names_as_text(
+    tmp_path: Path, by_load_file: bool, bias: bool
+) -> None:
+    def made(seed: int) -> gb.Network:
+        inner = gb.Residual([gb.Dense(4, 4, "relu", bias=bias) for _ in range(7)])
+        layers = [inner, *(gb.Dense(4, 4, "relu", bias=bias) for _ in range(12)), gb.BatchNorm(4)]
+        return gb.Network(layers, device="cpu", seed=seed)
+
+    net, again = made(0), made(1)
+    state = {**gb.to_torch_state(net), "25.num_batches_tracked": np.array(3)}
+    save_file(state, tmp_path / "w.safetensors")
+    given = load_file(tmp_path / "w.safetensors") if by_load_file else tmp_path / "w.safetensors"
+    gb.load_torch(again, given)
+    assert_same_bits(again.get_weights(), net.get_weights())
+
+
+def test_sorted_words_have_no_order(tmp_path: Path) -> None:
+    weights = {
+        f"{name}.{kind}": np.ones((4, 4)[: 1 + (kind == "weight")])
+        for name in ("inner", "head")
+        for kind in ("weight", "bias")
+    }
+    net = gb.mlp([4, 4, 4], device="cpu")
+    gb.load_torch(net, weights)
+    save_file(weights, tmp_path / "w.safetensors")
+    for given in (tmp_path / "w.safetensors", load_file(tmp_path / "w.safetensors")):
+        with pytest.raises(ArgumentError, match="'head' and 'inner' differ in words"):
+            gb.load_torch(net, given)
+    gb.load_torch(
+        net, {"a.weight": np.ones((4, 4)), "b.weight": np.ones((4, 4))} | {"a.bias": np.ones(4), "b.bias": np.ones(4)}
+    )
 
 
 def test_names_of_any_kind(torch: Any) -> None:

@@ -173,3 +173,15 @@ def test_what_does_not_fit_is_refused(colours: Path, prices: Path, tmp_path: Pat
     gb.save(tmp_path / "bare.safetensors", model.network)
     with pytest.raises(CheckpointError, match="says nothing of its data"):
         gb.load_run(tmp_path / "bare.safetensors")
+
+
+def test_later_rows_are_read_as_those_of_the_data_set_were(tmp_path: Path) -> None:
+    """A word that the data set did not take for a missing value is none in later rows either."""
+    rng = np.random.default_rng(0)
+    colour = rng.choice(["red", "NA", "none"], 200)
+    table = {"colour": colour, "size": rng.normal(size=200), "y": np.where(colour == "NA", "yes", "no")}
+    data = gb.Dataset.from_frame(table, target="y", format=gb.data.TextFormat(missing=["", "none"]))
+    model = gb.train_run(data, out=tmp_path / "run", epochs=3, layers=[8], device="cpu").model
+    known, none, nothing = model.predict_proba({"colour": ["NA", "none", None], "size": [0.0, 0.0, 0.0]})
+    assert (none == nothing).all()
+    assert (known != nothing).all()

@@ -71,3 +71,13 @@ def test_one_class_alone_has_no_auc(tmp_path: Path) -> None:
     found = report(model, data.x[:5], np.zeros(5, np.int64))
     assert np.isnan(found.metrics["roc_auc"])
     assert "roc auc nan" in found.lines()[1]
+
+
+def test_answers_that_are_nan_are_of_no_class(tmp_path: Path) -> None:
+    data = dataset("classification")
+    model = gb.train_run(data, out=tmp_path / "run", **QUICK).model
+    model.answers = lambda x, batch_size=None: np.full((len(x), 3), np.nan)  # type: ignore[method-assign]
+    found = report(model, data.x, data.y)
+    assert list(found.metrics) == CLASSES
+    assert [name for name, value in found.metrics.items() if not np.isnan(value)] == ["loss"]
+    assert found.counts is None

@@ -93,6 +93,26 @@ def test_layers_without_bias_and_labels_as_targets():
     assert not [q.name for q in found if "b(" in q.name]
 
 
+@pytest.mark.parametrize(
+    ("settings", "y", "shown"),
+    [
+        ({"label_smoothing": 0.2}, [0, 2, 1], [0, 2, 1]),
+        ({"class_weights": [1.0, 5.0, 1.0]}, [0, 2, 1], [0, 2, 1]),
+        ({"ignore_index": -1}, [0, 2, -1], [0, 2]),
+        ({"ignore_index": -100}, [0, 2, -100], [0, 2]),
+        ({"ignore_index": 1}, [0, 2, 1], [0, 2]),
+    ],
+)
+def test_a_loss_with_settings_has_not_the_formulas_of_that_without(settings, y, shown):
+    loss = gb.losses.CrossEntropy(**settings)
+    found = explain(gb.Network([gb.Dense(2, 3)], loss=loss, device="cpu", seed=0), X, y)
+    ((name, value),) = settings.items()
+    assert found["C"].formula == f"cross_entropy(a(1), y, {name}={value!r})"
+    assert found["s = dC/da(1)"].formula == ""
+    assert found["y"].value.tolist() == [*np.eye(3)[shown].tolist(), *[[0, 0, 0]] * (3 - len(shown))]
+    assert found.worst_error < 1e-8
+
+
 def test_what_cannot_be_explained():
     with pytest.raises(ArgumentError, match="layer 1 is Dropout"):
         explain(gb.mlp([2, 3, 1], dropout=0.5, device="cpu"), X, targets("", 1))

@@ -52,3 +52,27 @@ def test_min_delta_is_the_least_improvement():
     assert trainer._reason is None
     stopping.on_epoch_end(trainer, {"epoch": 5, "loss": 1.0})
     assert trainer._reason == "patience"
+
+
+def test_an_epoch_whose_score_is_nan_is_not_the_best():
+    stopping = gb.EarlyStopping("val_accuracy", patience=2)
+    trainer = gb.Trainer(gb.mlp([2, 1]), "sgd")
+    best = []
+    for epoch, score in enumerate([np.nan, 0.1, np.nan, np.nan], 1):
+        trainer._reason = None
+        stopping.on_epoch_end(trainer, {"epoch": epoch, "val_accuracy": score})
+        best.append(stopping.best_epoch)
+    assert best == [1, 2, 2, 2]
+    assert trainer._reason == "patience"
+
+
+def test_a_network_that_overflows_on_the_validation_rows_has_no_score_there():
+    x, y = np.array([[1.0], [-1.0]] * 4), np.array([0, 1] * 4)
+    net = gb.Network([gb.Dense(1, 2)], loss="cross_entropy", device="cpu", dtype="float32", seed=0)
+    far = np.full((4, 1), 3e38)
+    net.set_weights({"0.weight": [[4.0, 8.0]], "0.bias": [0.0, 0.0]})
+    history = gb.Trainer(net, "sgd").fit(
+        x, y, epochs=4, validation_data=(far, y[:4]), patience=2, monitor="val_accuracy"
+    )
+    assert np.isnan(history["val_accuracy"]).all()
+    assert (history.stopped, history.best_epoch) == ("patience", 1)
