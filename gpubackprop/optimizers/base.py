@@ -298,8 +298,9 @@ class Optimizer:
             self._settled = self.schedule, self.learning_rate
 
     def current_learning_rate(self) -> float:
-        """The learning rate of the step that was prepared last (of the first one, before that)."""
-        return self.learning_rate * self.factor(max(self.t, 1) - 1)
+        """The learning rate of the step that was prepared last (of the first one of a run, before that)."""
+        first = 0 if self._span is None else max(self._span[0], 0)
+        return self.learning_rate * self.factor(max(self.t - 1, first))
 
     def apply(self, be: Backend) -> None:
         """Clip and update. This is the part of a step that can be recorded."""

@@ -272,8 +272,8 @@ class Trainer:
         first_epoch); the optimizer's own schedule stays as it is.
 
         on_nan: what happens when the loss is no longer finite, which is looked for a few times a second. "stop": training ends,
-        `history.stopped` is "diverged", `history.diagnosis` says where, and the weights are those of the epoch's beginning
-        (the best ones, with `patience`). "restore": back to where the epoch began, with half the learning rate, at most
+        `history.stopped` is "diverged", `history.diagnosis` says where, and weights and optimizer are those of the epoch's
+        beginning (the weights the best ones, with `patience`). "restore": back to where the epoch began, with half the learning rate, at most
         10 times. "skip": every step is looked at, and those without a finite loss and gradient leave the weights as they are.
 
         validation_split: instead of validation_data, the share of the rows that is held out for that: drawn from the network's
@@ -531,7 +531,7 @@ class Trainer:
                 with self.ranks:
                     begin(self.ranks, net, optimizer, self._in_common(data, callbacks, order))
             source = stream or be.stream(x, y, weights) or Rows(be, x, y, net.dtype, weights=weights)
-        snapshot = LastGood(net, optimizer if fit.on_nan == "restore" else None)
+        snapshot = LastGood(net, optimizer)
         with ExitStack() as signals:
             if self.ranks is not None:
                 signals.enter_context(self.ranks)
@@ -672,6 +672,7 @@ class Trainer:
             total, norms = engine.read()
             counted = min(until * fit.size, fit.n) - fit.skipped
             loss = total / counted if counted else nan
+            learning_rate = optimizer.current_learning_rate()
             if not isfinite(loss) and (counted or until == steps):
                 if self._begins_again(snapshot, fit.step, until, loss):
                     fit.step = begun
@@ -694,7 +695,7 @@ class Trainer:
         record = {
             "epoch": fit.epoch,
             "loss": loss,
-            "learning_rate": optimizer.current_learning_rate(),
+            "learning_rate": learning_rate,
             "seconds": seconds,
             "samples_per_second": source.n / seconds,
         }

@@ -66,6 +66,39 @@ def test_stopped_it_has_the_last_finite_weights_and_says_where(patience: int | N
     assert history.diagnosis in repr(history)
 
 
+@pytest.mark.parametrize("device", ["cpu", "strict"])
+@pytest.mark.parametrize("rule", ["adam", "momentum"])
+def test_after_a_fit_that_stopped_the_next_one_begins_with_a_finite_optimizer(device: str, rule: str) -> None:
+    """Adam's v overflows where the gradient does not, and would stop every parameter for ever."""
+    x, y = make_data(N, 5, 3)
+    bad = y.copy()
+    bad[SIZE : 2 * SIZE] = 1e25
+    options: dict[str, Any] = {"epochs": 2, "batch_size": SIZE}
+    trainers = []
+    for wrong in (True, False):
+        optimizer = gb.Adam(0.01) if rule == "adam" else gb.SGD(0.01, momentum=0.9)
+        trainer = gb.Trainer(network(device), optimizer)
+        trainer.fit(x, y, **options)
+        if wrong:
+            optimizer.learning_rate = 0.01 if rule == "adam" else 1e12
+            assert trainer.fit(x, bad if rule == "adam" else y, **options).stopped == "diverged"
+            assert trainer.history["learning_rate"] == [optimizer.learning_rate]
+            trainer.net.epochs, optimizer.learning_rate = 2, 0.01
+        assert trainer.fit(x, y, **options).stopped == "epochs"
+        trainers.append(trainer)
+    assert_same_bits(trainers[0].optimizer.get_state(), trainers[1].optimizer.get_state())
+    assert_same_bits(trainers[0].net.get_weights(), trainers[1].net.get_weights())
+
+
+def test_a_second_fit_that_stops_in_its_first_epoch_has_the_rate_of_its_first_step() -> None:
+    x, y = make_data(N, 5, 3)
+    trainer = gb.Trainer(network(), gb.Adam(0.01, schedule="cosine"))
+    trainer.fit(x, y, epochs=1, batch_size=SIZE)
+    history = trainer.fit(x, np.full_like(y, 3e38), epochs=1, batch_size=SIZE, on_nan="skip")
+    assert (history.stopped, history["learning_rate"]) == ("diverged", [0.01])
+    assert trainer.optimizer.current_learning_rate() == 0.01
+
+
 def test_restored_the_fit_goes_on_with_a_smaller_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, callback = blown_up(on_nan="restore", epochs=4)
     assert trainer.history.stopped == "diverged", "ten times half of 1e30 is not enough"
