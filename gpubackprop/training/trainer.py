@@ -273,8 +273,9 @@ class Trainer:
 
         on_nan: what happens when the loss is no longer finite, which is looked for a few times a second. "stop": training ends,
         `history.stopped` is "diverged", `history.diagnosis` says where, and weights and optimizer are those of the epoch's
-        beginning (the weights the best ones, with `patience`). "restore": back to where the epoch began, with half the learning rate, at most
-        10 times. "skip": every step is looked at, and those without a finite loss and gradient leave the weights as they are.
+        beginning (with `patience`, the weights are the best ones). "restore": back to where the epoch began, with half the
+        learning rate, at most 10 times. "skip": every step is looked at, and those without a finite loss and gradient leave the
+        weights as they are.
 
         validation_split: instead of validation_data, the share of the rows that is held out for that: drawn from the network's
         seed, the same on every device, of each class its share. metrics: those to take instead of those that suit the loss, by

@@ -93,7 +93,7 @@ def test_another_device(here: str, there: str, tmp_path: Path) -> None:
 
 def test_precision_that_is_not_here(tmp_path: Path) -> None:
     net = deep_network()
-    net.precision = "tf32"  # as if it had been trained so on a GPU
+    vars(net)["precision"] = "tf32"  # as if it had been trained so on a GPU
     gb.save(tmp_path / "a", net)
     back = gb.load_checkpoint(tmp_path / "a", "cpu")
     assert back.net.precision == "native"

@@ -107,7 +107,6 @@ def test_from_every_step_it_goes_on_to_the_same_bits(name: str, tmp_path: Path) 
     # In the first epoch, between two, in the last, at its end; every one for one rule.
     for path in paths if name == "adam" else paths[:: max(len(paths) // 3, 1)]:
         resumed = gb.Trainer.resume(path, device=CASES[name][0].get("device", "cpu"), callbacks=[Slower()])
-        resumed.net.capture = plain.net.capture
         resumed.continue_fit(X, Y, options["validation_data"])
         assert_same_run(resumed, plain)
 
