@@ -37,7 +37,7 @@ from gpubackprop.optimizers import Optimizer, get_optimizer
 from gpubackprop.random import host_generator
 from gpubackprop.sparse import SparseRows
 from gpubackprop.training.callbacks import Callback, EarlyStopping, FitPlan, FitProgress, GradientTolerance
-from gpubackprop.training.checkpoints import Checkpoints, newest
+from gpubackprop.training.checkpoints import Checkpoints, is_of_the_fit, newest
 from gpubackprop.training.divergence import RESTORES, LastGood, checked_on_nan, described
 from gpubackprop.training.evaluation import evaluate
 from gpubackprop.training.history import History
@@ -114,7 +114,11 @@ class _Fit:
     @property
     def steps(self) -> int:
         """Steps of an epoch."""
-        return -(-self.n // self.size)
+        return self.steps_of(self.n)
+
+    def steps_of(self, rows: int) -> int:
+        """How many steps of an epoch have so many rows together: none but the last has fewer than `size`."""
+        return -(-rows // self.size)
 
 
 def remembered(callbacks: Sequence[Callback]) -> list[tuple[Callback, dict[str, Any]]]:
@@ -418,6 +422,8 @@ class Trainer:
             if rows_at_once is not None:
                 whole_number("rows_at_once", rows_at_once)
             numbers = all(isinstance(v, (int, float)) for r in history for v in (r["loss"], r.get("val_loss", 0.0)))
+            for record in history if fit.on_nan == "skip" else ():
+                whole_number("skipped", record["skipped"], least=0)
             if not numbers or [r["epoch"] for r in history] != [*range(fit.first + 1, fit.epoch + 1)]:
                 raise ArgumentError("the history does not have a record for each epoch")
             ordered = fit.shuffle and fit.step and not isinstance(x, Stream)
@@ -468,7 +474,8 @@ class Trainer:
     @property
     def extra(self) -> dict[str, Any]:
         """What lay beside the fit in the checkpoint that `resume` read: `Checkpoints(extra=...)`."""
-        return {} if self._checkpoint is None else self._checkpoint.extra
+        kept = {} if self._checkpoint is None else self._checkpoint.extra
+        return {name: value for name, value in kept.items() if not is_of_the_fit(name)}
 
     @property
     def resumed(self) -> bool:
@@ -521,7 +528,10 @@ class Trainer:
         self._listening, self._order = listening, None
         with net.engine as engine:
             optimizer.bind(engine.parameters)
-            optimizer.span(optimizer.t - self.steps_done, fit.epochs * fit.steps, fit.scale, fit.warmup)
+            # A skipped step is a step of the fit, but none of the optimizer.
+            skipped = [fit.skipped, *(record["skipped"] for record in self.history)] if fit.on_nan == "skip" else []
+            taken = self.steps_done - sum(map(fit.steps_of, skipped))
+            optimizer.span(optimizer.t - taken, fit.epochs * fit.steps, fit.scale, fit.warmup)
             x = data.x
             stream = StreamRows(x, net, fit.size, fit.shuffle) if isinstance(x, Stream) else None
             if stream is None and (engine.shares_memory(x) or engine.shares_memory(data.y)):
@@ -586,6 +596,13 @@ class Trainer:
                     c.on_fit_end(self, self.history)
                 self._fit = self._checkpoint = self._data = self._order = None
                 self._listening = []
+        for c in listening:
+            if isinstance(c, Checkpoints) and c.interrupts.signal is not None:
+                # It came after the last look: this fit is whole, but whoever asked for an end means what comes next too.
+                number = c.interrupts.signal
+                raise TrainingInterrupted(
+                    number, f"interrupted by signal {number} when the fit had ended, and was saved"
+                )
         return self.history
 
     def _led(self, value: T) -> T:
@@ -690,7 +707,7 @@ class Trainer:
                     c.on_progress(self, progress)
                 stretch = self._pace = max(1, int(rate / REPORTS_PER_SECOND))
         seconds = before + time.perf_counter() - started
-        skipped = fit.skipped
+        skipped, done = fit.skipped, steps - fit.steps_of(fit.skipped)
         fit.epoch, fit.step, fit.skipped, fit.sums, fit.seconds = fit.epoch + 1, 0, 0, (0.0, 0.0), 0.0
         self.net.epochs += 1
         record = {
@@ -701,7 +718,7 @@ class Trainer:
             "samples_per_second": source.n / seconds,
         }
         if optimizer.track_norm:
-            record["gradient_norm"] = norms / steps
+            record["gradient_norm"] = norms / done if done else nan
         if fit.on_nan == "skip":
             record["skipped"] = skipped
         return record

@@ -181,16 +181,35 @@ class Written(gb.Checkpoints):
         self.flush()
 
 
-def test_a_fit_that_skips_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [3, 6, 9])
+@pytest.mark.parametrize(
+    ("schedule", "warmup"), [("constant", 0.0), ("constant", 1.5), ("cosine", 0.0)], ids=["plain", "warmup", "cosine"]
+)
+def test_a_fit_that_skips_goes_on_from_a_checkpoint(schedule: str, warmup: float, step: int, tmp_path: Path) -> None:
+    """The schedule begins where it began, though the skipped steps are none of the optimizer."""
+    x, y = make_data(N - 3, 5, 3)
+    y[:SIZE] = y[-SIZE + 3 :] = 3e38
+    options: dict[str, Any] = {"epochs": 3, "batch_size": SIZE, "shuffle": False, "on_nan": "skip", "warmup": warmup}
+    rule = gb.Adam(0.01, schedule=schedule)
+    whole = gb.Trainer(network(), rule, callbacks=[Written(tmp_path, "3 steps", keep=9)])
+    whole.fit(x, y, **options)
+    resumed = gb.Trainer.resume(tmp_path / f"step-{step:010}.safetensors", device="cpu")
+    resumed.continue_fit(x, y)
+    for column in ("loss", "learning_rate", "skipped"):
+        assert resumed.history[column] == whole.history[column]
+    assert whole.history["skipped"] == [2 * SIZE - 3] * 3
+    assert_same_bits(resumed.net.get_weights(), whole.net.get_weights())
+
+
+def test_the_gradient_norm_is_the_mean_over_the_steps_that_were_done() -> None:
     x, y = make_data(N, 5, 3)
     y[:SIZE] = 3e38
-    options: dict[str, Any] = {"epochs": 2, "batch_size": SIZE, "shuffle": False, "on_nan": "skip"}
-    whole = gb.Trainer(network(), gb.Adam(0.01), callbacks=[Written(tmp_path, "3 steps", keep=9)])
-    whole.fit(x, y, **options)
-    resumed = gb.Trainer.resume(tmp_path / "step-0000000003.safetensors", device="cpu")
-    assert resumed.continue_fit(x, y)["loss"] == whole.history["loss"]
-    assert resumed.history["skipped"] == [SIZE] * 2
-    assert_same_bits(resumed.net.get_weights(), whole.net.get_weights())
+    options: dict[str, Any] = {"batch_size": SIZE, "epochs": 1, "shuffle": False, "gradient_tolerance": 1e-12}
+    norms = []
+    for first, on_nan in ((0, "skip"), (SIZE, "stop")):
+        net = gb.mlp([5, 6, 3], loss="half_squared_error", device="cpu", seed=2)
+        norms += gb.Trainer(net, gb.SGD(1e-30)).fit(x[first:], y[first:], on_nan=on_nan, **options)["gradient_norm"]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-6)
 
 
 def test_a_fit_without_trouble_is_the_same_whatever_is_asked() -> None:
