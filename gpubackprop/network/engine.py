@@ -225,11 +225,11 @@ class Engine:
         # A complex step carries its derivative in the imaginary part.
         return float(losses.real), float(norms.real)
 
-    def look_at_weights(self) -> None:
-        """Make what `read` gives NaN where a parameter, or state, is not finite. Nothing waits."""
+    def look_at_weights(self, optimizer: Optimizer) -> None:
+        """Make what `read` gives NaN where a parameter, or state, the optimizer's included, is not finite. Nothing waits."""
         be, losses = self.backend, self.steps.losses
         with self, np.errstate(invalid="ignore"):
-            for array in (self.parameters.P, *self.state.values()):
+            for array in (self.parameters.P, *self.state.values(), *optimizer.state.values()):
                 be.total(array, 1.0, self._total)
                 be.xp.multiply(self._total, 0.0, out=self._total)
                 be.xp.add(losses, self._total, out=losses)

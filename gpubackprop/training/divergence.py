@@ -62,12 +62,19 @@ class LastGood:
         self._optimizer.go_back_to(self._t)
 
 
-def described(net: Network, snapshot: LastGood, rows: int, where: str, loss: float, learning_rate: float) -> str:
+def described(
+    net: Network, optimizer: Optimizer, snapshot: LastGood, rows: int, where: str, loss: float, learning_rate: float
+) -> str:
     """A sentence about a loss that is not finite: the loss, the place, the rate, the layer, and the activations before it.
 
-    The network still has its weights of now; afterwards its state is that of the snapshot. rows: of the last batch.
+    Network and optimizer are still as they are now; afterwards their state is that of the snapshot. rows: of the last batch.
     """
-    bad = [name for name, array in net.get_weights().items() if not np.isfinite(array).all()]
+    arrays = net.get_weights()
+    for kind, state in optimizer.state.items():
+        own = net.engine.parameters.to_host(state)
+        # The square of a gradient may overflow where nothing else does; its parameter would not move any more.
+        arrays |= {f"{name} ({kind} of {type(optimizer).__name__})": array for name, array in own.items()}
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     layer = int(bad[0].partition(".")[0]) if bad else None
     snapshot.put_back()
     largest = net.engine.largest_activations(rows)

@@ -275,11 +275,11 @@ class Trainer:
         A schedule that depends on the length of the run, and does not state it, spreads over this fit (over the whole run, with
         first_epoch); the optimizer's own schedule stays as it is.
 
-        on_nan: what happens when the loss is no longer finite, which is looked for a few times a second. "stop": training ends,
-        `history.stopped` is "diverged", `history.diagnosis` says where, and weights and optimizer are those of the epoch's
-        beginning (with `patience`, the weights are the best ones). "restore": back to where the epoch began, with half the
-        learning rate, at most 10 times. "skip": every step is looked at, and those without a finite loss and gradient leave the
-        weights as they are.
+        on_nan: what happens when the loss is no longer finite, which is looked for a few times a second, or, after an epoch, a
+        weight or the optimizer's state. "stop": training ends, `history.stopped` is "diverged", `history.diagnosis` says where,
+        and weights and optimizer are those of the epoch's beginning (with `patience`, the weights are the best ones). "restore":
+        back to where the epoch began, with half the learning rate, at most 10 times. "skip": every step is looked at, and those
+        without a finite loss and gradient leave the weights as they are.
 
         validation_split: instead of validation_data, the share of the rows that is held out for that: drawn from the network's
         seed, the same on every device, of each class its share. metrics: those to take instead of those that suit the loss, by
@@ -686,7 +686,7 @@ class Trainer:
             fit.skipped += engine.train(source, fit.step, until, optimizer, fit.size, fit.part, skip=skip)
             if until == steps:
                 # No step comes after the last one that would show what its update did.
-                engine.look_at_weights()
+                engine.look_at_weights(optimizer)
             total, norms = engine.read()
             counted = min(until * fit.size, fit.n) - fit.skipped
             loss = total / counted if counted else nan
@@ -733,7 +733,7 @@ class Trainer:
             rows = max(self.ranks.counts(rows))
         diagnosis = None
         if self.leads:
-            diagnosis = described(net, snapshot, min(rows, fit.part or rows), where, loss, rate)
+            diagnosis = described(net, optimizer, snapshot, min(rows, fit.part or rows), where, loss, rate)
         else:
             snapshot.put_back()
         self.history.diagnosis = self._led(diagnosis)

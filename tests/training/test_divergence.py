@@ -66,9 +66,13 @@ def test_stopped_it_has_the_last_finite_weights_and_says_where(patience: int | N
     assert history.diagnosis in repr(history)
 
 
-@pytest.mark.parametrize("device", ["cpu", "strict"])
+@pytest.mark.parametrize("device", ["cpu", "strict", "cuda"])
 @pytest.mark.parametrize("rule", ["adam", "momentum"])
-def test_after_a_fit_that_stopped_the_next_one_begins_with_a_finite_optimizer(device: str, rule: str) -> None:
+def test_after_a_fit_that_stopped_the_next_one_begins_with_a_finite_optimizer(
+    device: str,
+    rule: str,
+    gpu: Any,  # noqa: F811
+) -> None:
     """Adam's v overflows where the gradient does not, and would stop every parameter for ever."""
     x, y = make_data(N, 5, 3)
     bad = y.copy()
@@ -88,6 +92,21 @@ def test_after_a_fit_that_stopped_the_next_one_begins_with_a_finite_optimizer(de
         trainers.append(trainer)
     assert_same_bits(trainers[0].optimizer.get_state(), trainers[1].optimizer.get_state())
     assert_same_bits(trainers[0].net.get_weights(), trainers[1].net.get_weights())
+
+
+@pytest.mark.parametrize("device", ["cpu", "strict", "cuda"])
+def test_a_moment_that_overflows_is_told_though_the_loss_is_finite(device: str, gpu: Any) -> None:  # noqa: F811
+    """The square of the gradient is beyond float32, and the step it divides is 0 from then on."""
+    x, y = make_data(N, 5, 3)
+    x[:SIZE] *= 1e12
+    trainer = gb.Trainer(gb.mlp([5, 3], loss="half_squared_error", device=device), gb.Adam(0.01))
+    before = trainer.net.get_weights()
+    history = trainer.fit(x, y, epochs=5, batch_size=SIZE)
+    assert (history.stopped, len(history)) == ("diverged", 1)
+    assert "layer 0, Dense" in str(history.diagnosis)
+    assert "the values of 0.weight (v of Adam)" in str(history.diagnosis)
+    assert_same_bits(trainer.net.get_weights(), before)
+    assert all(np.isfinite(array).all() for array in trainer.optimizer.get_state().values())
 
 
 def test_a_second_fit_that_stops_in_its_first_epoch_has_the_rate_of_its_first_step() -> None:
