@@ -100,12 +100,14 @@ class Recordable:
     False, which is right for any mathematics, runs the methods anew at each step; this library's own classes are recorded."""
     _mathematics: ClassVar[set[str]] = set()
     """The methods that do the work."""
-    _in_use: bool = False
+    # No entry of vars(), which of an activation and a loss are its constants.
+    __slots__ = ("_in_use",)
+    _in_use: bool
     """Whether it is a part of a network."""
 
     def __setattr__(self, name: str, value: object) -> None:
         # The recorded steps, and they alone, would go on with what it was.
-        if self._in_use and self.recordable and name in signature(type(self)).parameters:
+        if getattr(self, "_in_use", False) and self.recordable and name in signature(type(self)).parameters:
             old = getattr(self, name, value)
             if old is not value and not np.array_equal(cast(Any, old), cast(Any, value)):
                 raise ArgumentError(
@@ -116,7 +118,7 @@ class Recordable:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy is a part of no network."""
-        return {k: v for k, v in vars(self).items() if k != "_in_use"}
+        return dict(vars(self))
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)

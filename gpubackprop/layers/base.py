@@ -109,7 +109,7 @@ class Layer(Recordable):
     def __getstate__(self) -> dict[str, Any]:
         """The layer as its constructor left it: a copy belongs to no network."""
         bound = ("parameters", "gradient_arrays", "state", "stream", "W", "b")
-        return {k: v for k, v in super().__getstate__().items() if k not in bound}
+        return {k: v for k, v in vars(self).items() if k not in bound}
 
     # -- the mathematics ------------------------------------------------------------------------------------------
 

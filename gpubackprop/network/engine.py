@@ -228,7 +228,7 @@ class Engine:
     def look_at_weights(self, optimizer: Optimizer) -> None:
         """Make what `read` gives NaN where a parameter, or state, the optimizer's included, is not finite. Nothing waits."""
         be, losses = self.backend, self.steps.losses
-        with self, np.errstate(invalid="ignore"):
+        with self, np.errstate(invalid="ignore", over="ignore"):
             for array in (self.parameters.P, *self.state.values(), *optimizer.state.values()):
                 be.total(array, 1.0, self._total)
                 be.xp.multiply(self._total, 0.0, out=self._total)

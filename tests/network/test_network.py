@@ -413,6 +413,9 @@ def test_what_the_engine_was_made_of_cannot_change() -> None:
         net.layers[0] = gb.Dense(4, 3)  # type: ignore[index]
     with pytest.raises(ArgumentError, match=r"delta of this Huber was 1\.0"):
         loss.delta = 2.0
+    # What a device looks at to find its own code for it.
+    assert vars(loss) == {"delta": 1.0}
+    assert len(vars(layers[0].activation)) == 1
     slope = next(iter(vars(layers[0].activation)))
     with pytest.raises(ArgumentError, match=f"{slope} of this LeakyReLU was 0.1"):
         setattr(layers[0].activation, slope, 0.2)
