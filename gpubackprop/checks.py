@@ -100,6 +100,25 @@ class Recordable:
     False, which is right for any mathematics, runs the methods anew at each step; this library's own classes are recorded."""
     _mathematics: ClassVar[set[str]] = set()
     """The methods that do the work."""
+    # No entry of vars(), which of an activation and a loss are its constants.
+    __slots__ = ("_in_use",)
+    _in_use: bool
+    """Whether it is a part of a network."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # The recorded steps, and they alone, would go on with what it was.
+        if getattr(self, "_in_use", False) and self.recordable and name in signature(type(self)).parameters:
+            old = getattr(self, name, value)
+            if old is not value and not np.array_equal(cast(Any, old), cast(Any, value)):
+                raise ArgumentError(
+                    f"{name} of this {type(self).__name__} was {old!r} when its network was built, and is part of the recorded "
+                    f"steps; it cannot become {value!r}: build a new network, and hand it the weights by set_weights()"
+                )
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is a part of no network."""
+        return dict(vars(self))
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)

@@ -24,6 +24,9 @@ from gpubackprop.optimizers.schedules import SCHEDULES, get_schedule
 Custom = Mapping[str, Any]
 """Class name -> class of layers, and name -> class of activations and losses, that are not the library's own."""
 
+_VALUES = (str, int, float, tuple, list, dict, np.ndarray, np.generic, type(None))
+"""The types of arguments that can be compared."""
+
 
 def describe_layer(index: int, layer: Layer) -> dict[str, Any]:
     """{"type", "settings"} of a layer, once it is sure that it can be built again from that."""
@@ -44,8 +47,13 @@ def _says_all(layer: Layer) -> bool:
     """Whether the settings of a user-defined layer make the same layer again."""
     kind, settings = type(layer), layer.settings()
     try:
-        forgotten = kind.settings is Layer.settings and inspect.signature(kind).parameters
-        return not forgotten and kind(**settings).settings() == settings
+        arguments = inspect.signature(kind).parameters
+        again = kind(**settings)
+        # The settings of the library's layer that it derives from know nothing of its own arguments.
+        own: list[tuple[Any, Any]] = [(vars(layer).get(name), vars(again).get(name)) for name in arguments]
+        lost = any(issubclass(type(a), _VALUES) and not np.array_equal(a, b) for a, b in own)
+        forgotten = kind.settings is Layer.settings and arguments
+        return not forgotten and not lost and again.settings() == settings
     except (TypeError, ValueError):
         return False
 

@@ -29,7 +29,7 @@ class Residual(AccumulatingLayer):
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
-        self.layers = tuple(stack.checked(layers))
+        self.layers = stack.checked(layers)
         self.recordable = all(layer.recordable for layer in self.layers)
         self.random = any(layer.random for layer in self.layers)
         self.mixes_rows = any(layer.mixes_rows for layer in self.layers)

@@ -12,20 +12,23 @@ from gpubackprop.layers.base import Layer
 T = TypeVar("T")
 
 
-def checked(layers: Iterable[Layer]) -> list[Layer]:
-    """`layers` as a list. Raises ArgumentTypeError for what is no layer, ArgumentError for none and for one used twice."""
+def checked(layers: Iterable[Layer]) -> tuple[Layer, ...]:
+    """`layers` as a tuple. Raises ArgumentTypeError for what is no layer, ArgumentError for none and for one used twice."""
     if not isinstance(layers, Iterable) or isinstance(layers, str):
         raise ArgumentTypeError(f"layers must be a list of layers; got {layers!r}; put a single layer into a list")
-    layers = list(layers)
+    layers = tuple(layers)
     if not layers:
         raise ArgumentError("a network needs at least one layer; got an empty list")
     for i, layer in enumerate(layers):
         if not isinstance(layer, Layer):
             raise ArgumentTypeError(f"layers[{i}] must be a Layer, such as Dense(784, 10); got {layer!r}")
+    every = list(walk(layers))
+    for name, layer in every:
         if hasattr(layer, "parameters"):
-            raise ArgumentError(f"layers[{i}] ({layer!r}) already belongs to a network; make a new layer for this one")
-    every = [id(layer) for _, layer in walk(layers)]
-    if len(set(every)) < len(every):
+            raise ArgumentError(
+                f"layers[{name}] ({layer!r}) already belongs to a network; make a new layer for this one"
+            )
+    if len({id(layer) for _, layer in every}) < len(every):
         raise ArgumentError("the same layer object stands in the list twice; make one object for each place")
     return layers
 

@@ -122,10 +122,14 @@ class Engine:
         self._to_check = capture and _foreign(layers, loss)
 
     def attach(self) -> None:
-        """Hand each layer its views of the flat buffers, its state and its random stream."""
+        """Hand each layer its views of the flat buffers, its state and its random stream. From then on no setting can change."""
+        for _, layer in self._every:
+            layer._in_use = False
         for i, layer in enumerate(self.layers):
             own = [of_layer(d, i) for d in (self.parameters.views, self.parameters.gradients, self.state)]
             layer.bind(own[0], own[1], own[2], layer.random_stream(self.seed, i, self.step))
+        for part in _parts(self.layers, self.steps.loss_function):
+            part._in_use = True
 
     _moved = False
     _busy = False
@@ -221,11 +225,11 @@ class Engine:
         # A complex step carries its derivative in the imaginary part.
         return float(losses.real), float(norms.real)
 
-    def look_at_weights(self) -> None:
-        """Make what `read` gives NaN where a parameter, or state, is not finite. Nothing waits."""
+    def look_at_weights(self, optimizer: Optimizer) -> None:
+        """Make what `read` gives NaN where a parameter, or state, the optimizer's included, is not finite. Nothing waits."""
         be, losses = self.backend, self.steps.losses
-        with self, np.errstate(invalid="ignore"):
-            for array in (self.parameters.P, *self.state.values()):
+        with self, np.errstate(invalid="ignore", over="ignore"):
+            for array in (self.parameters.P, *self.state.values(), *optimizer.state.values()):
                 be.total(array, 1.0, self._total)
                 be.xp.multiply(self._total, 0.0, out=self._total)
                 be.xp.add(losses, self._total, out=losses)
@@ -816,6 +820,11 @@ def _part(batch: Batch, steps: Steps, add: bool, after: Callable[[int], None] | 
 def _foreign(layers: Sequence[Layer], loss: Loss) -> list[str]:
     """The names of the classes that are not this library's own and say that they can be recorded."""
     known = {*LAYERS.values(), *ACTIVATIONS.values(), *LOSSES.values()}
-    every = [layer for _, layer in walk(layers)]
-    parts: list[Layer | Activation | Loss] = [*every, *(layer.activation for layer in every), loss]
+    parts = _parts(layers, loss)
     return sorted({type(part).__name__ for part in parts if part.recordable and type(part) not in known})
+
+
+def _parts(layers: Sequence[Layer], loss: Loss) -> list[Layer | Activation | Loss]:
+    """All that the mathematics of a network is made of."""
+    every = [layer for _, layer in walk(layers)]
+    return [*every, *(layer.activation for layer in every), loss]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
@@ -22,6 +23,8 @@ from gpubackprop.optimizers import Optimizer
 from gpubackprop.precision import resolve
 from gpubackprop.random import host_generator
 
+_FIXED = ("layers", "loss_function", "dtype", "precision", "seed", "capture", "compile", "widths")
+
 
 class Network:
     """A feed-forward network with its parameters on one device.
@@ -36,8 +39,9 @@ class Network:
     compile: on the CPU, run small training steps, and stretches of them, as machine code (extra `numba`); the first step of a new
     shape then takes some seconds. Its sums are in another order, so the last digits are others than without.
 
-    A network can be copied (`copy.deepcopy`) and pickled; its arrays travel as host arrays, and the copy is made on the same
-    device, or on the CPU where that device is not there. Threads may share one: each call has the network to itself.
+    A network can be copied (`copy.copy` and `copy.deepcopy` do the same) and pickled; its arrays travel as host arrays, and the
+    copy is made on the same device, or on the CPU where that device is not there. Threads may share one: each call has the
+    network to itself.
 
     Raises ArgumentError where two layers do not fit together, for unknown names and for settings out of range, and DeviceError
     for a device that is not there.
@@ -73,6 +77,15 @@ class Network:
         """Epochs of training done: the next one's order of the rows is drawn for this number."""
         self._identity = object()
         self._place(be, self.initial_arrays(), 0)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # The engine was made of what the constructor was given, and would go on with that.
+        if name in _FIXED and "engine" in vars(self) and value != getattr(self, name):
+            raise ArgumentError(
+                f"{name} of this network was {getattr(self, name)!r} when it was built, and is part of the recorded steps; it "
+                f"cannot become {value!r}: build a new network, and hand it the weights by set_weights()"
+            )
+        super().__setattr__(name, value)
 
     # -- the public mathematics -----------------------------------------------------------------------------------
 
@@ -302,6 +315,10 @@ class Network:
         return stack.named(drawn)
 
     # -- copies ---------------------------------------------------------------------------------------------------
+
+    def __copy__(self) -> Network:
+        # Layers belong to one network: sharing them would take them away from this one.
+        return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {k: v for k, v in vars(self).items() if k not in ("engine", "_identity")}

@@ -19,7 +19,7 @@ def twin(
     precision: of the products, None for native ones. Raises what `Network` raises.
     """
     other = Network(
-        [copy.copy(layer) for layer in net.layers],
+        copy.deepcopy(net.layers),
         loss=net.loss_function,
         device=net.backend if device is None else device,
         dtype=net.dtype if dtype is None else dtype,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, NoReturn, TypedDict
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -77,13 +77,13 @@ class Optimizer:
         if decay not in ("all", "weights"):
             raise ArgumentError(f'decay must be "all" or "weights"; got {decay!r}')
         self.decay = decay
-        self.groups = [_checked_group(i, group) for i, group in enumerate(groups)]
+        self.groups = tuple(_checked_group(i, group) for i, group in enumerate(groups))
         self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
         self.clip_value = None if clip_value is None else positive("clip_value", clip_value)
         self.t = 0
         """Number of steps done."""
         self.track_norm = False
-        """Whether a step writes the gradient's norm, before clipping, into `norm`."""
+        """Whether a step writes the gradient's norm into `norm`: before all clipping, or, with a clip_norm, after clip_value."""
         self.parameters: Parameters | None = None
         self.state: dict[str, Array] = {}
         self.h: tuple[Array, ...] = ()
@@ -172,7 +172,7 @@ class Optimizer:
         if not any(fnmatchcase(name, pattern) for name in names for pattern in group["parameters"]):
             raise ArgumentError(f"groups: no parameter is called {group['parameters']}; there are {', '.join(names)}")
         member: Optimizer = object.__new__(type(self))
-        member.__dict__.update(vars(self), _rate=group.get("learning_rate_factor", 1.0), members=[], groups=[])
+        member.__dict__.update(vars(self), _rate=group.get("learning_rate_factor", 1.0), members=[], groups=())
         member.__dict__["weight_decay"] = group.get("weight_decay", self.weight_decay)
         member.__dict__["h"] = self.parameters.backend.scalars(member._count(), self.parameters.dtype)
         return member
@@ -301,8 +301,9 @@ class Optimizer:
             self._settled = self.schedule, self.learning_rate
 
     def current_learning_rate(self) -> float:
-        """The learning rate of the step that was prepared last (of the first one, before that)."""
-        return self.learning_rate * self.factor(max(self.t, 1) - 1)
+        """The learning rate of the step that was prepared last (of the first one of a run, before that)."""
+        first = 0 if self._span is None else max(self._span[0], 0)
+        return self.learning_rate * self.factor(max(self.t - 1, first))
 
     def apply(self, be: Backend) -> None:
         """Clip and update. This is the part of a step that can be recorded."""
@@ -430,7 +431,7 @@ class Optimizer:
         shown = {
             k: v
             for k, v in self.settings().items()
-            if k not in ("learning_rate", "schedule") and v not in (None, False, []) and (k, v) != ("decay", "all")
+            if k not in ("learning_rate", "schedule") and v not in (None, False, ()) and (k, v) != ("decay", "all")
         }
         rest = "".join(f", {k}={v!r}" for k, v in shown.items())
         schedule = (
@@ -442,7 +443,20 @@ class Optimizer:
 _OF_A_GROUP = ("parameters", "learning_rate_factor", "weight_decay", "trainable")
 
 
-def _checked_group(index: int, group: Mapping[str, Any]) -> dict[str, Any]:
+class _Group(dict[str, Any]):
+    """A group of parameters: a dict that stays as it is."""
+
+    def _refuse(self, *arguments: object, **options: object) -> NoReturn:
+        # What an optimizer that trains has of its groups would not change, and a saved file would say that it had.
+        raise ArgumentError("the groups of an optimizer cannot be changed: make a new optimizer, with groups=[...]")
+
+    __setitem__ = __delitem__ = __ior__ = update = setdefault = pop = popitem = clear = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),)
+
+
+def _checked_group(index: int, group: Mapping[str, Any]) -> _Group:
     """A group of parameters as plain values. Raises ArgumentError or ArgumentTypeError for one that is none."""
     name = f"groups[{index}]"
     if not isinstance(group, Mapping):
@@ -456,11 +470,11 @@ def _checked_group(index: int, group: Mapping[str, Any]) -> dict[str, Any]:
     patterns = [patterns] if isinstance(patterns, str) else patterns
     if not isinstance(patterns, Sequence) or not patterns or not all(isinstance(p, str) for p in patterns):
         raise ArgumentTypeError(f"{name}: parameters must be a name, a pattern or a list of them; got {patterns!r}")
-    found: dict[str, Any] = {"parameters": list(patterns)}
+    found: dict[str, Any] = {"parameters": tuple(patterns)}
     if "learning_rate_factor" in group:
         found["learning_rate_factor"] = positive(f"{name}: learning_rate_factor", group["learning_rate_factor"])
     if "weight_decay" in group:
         found["weight_decay"] = not_negative(f"{name}: weight_decay", group["weight_decay"])
     if "trainable" in group:
         found["trainable"] = bool(group["trainable"])
-    return found
+    return _Group(found)

@@ -359,5 +359,9 @@ def _moved_norm(tensors: StepArrays, moved: StepArrays, key: Key) -> float:
 def _unbound(optimizer: Optimizer) -> Optimizer:
     """An optimizer with the same settings that has not trained anything yet."""
     other = copy.copy(optimizer)
-    other.parameters, other.state, other.t = None, {}, 0
+    other.go_back_to(0)
+    other._saved = None
+    if other._span is not None:
+        # What a schedule was spread over begins anew.
+        other._span = 0, other._span[1]
     return other

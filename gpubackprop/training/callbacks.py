@@ -123,7 +123,7 @@ class EarlyStopping(Callback):
                 f"whether a large or a small {monitor!r} is best cannot be told from its name: say it with the callback "
                 f'EarlyStopping({monitor!r}, mode="min") or mode="max"{hint}'
             )
-        self._sign = -1.0 if larger else 1.0
+        self._mode = "max" if larger else "min"
         self.best = np.inf
         self.best_epoch = 0
         self.weights: dict[str, np.ndarray] | None = None
@@ -134,7 +134,7 @@ class EarlyStopping(Callback):
     def on_epoch_end(self, trainer: Training, record: dict[str, Any]) -> None:
         if self.monitor not in record:
             raise unknown_name("column to monitor", self.monitor, record)
-        value = self._sign * record[self.monitor]
+        value = -record[self.monitor] if self._mode == "max" else record[self.monitor]
         # The first epoch is the best so far even if its value is NaN: there must be weights to put back.
         if self.weights is None or value < self.best - self.min_delta:
             self.best = value if np.isfinite(value) else np.inf
@@ -145,9 +145,21 @@ class EarlyStopping(Callback):
 
     def state(self) -> dict[str, Any]:
         weights = {f"weights.{name}": array for name, array in (self.weights or {}).items()}
-        return {"best": self.best if np.isfinite(self.best) else None, "best_epoch": self.best_epoch, **weights}
+        return {
+            "monitor": self.monitor,
+            "mode": self._mode,
+            "best": self.best if np.isfinite(self.best) else None,
+            "best_epoch": self.best_epoch,
+            **weights,
+        }
 
     def set_state(self, trainer: Training, state: dict[str, Any]) -> None:
+        before = state.get("monitor", self.monitor), state.get("mode", self._mode)
+        if before != (self.monitor, self._mode):
+            raise ArgumentError(
+                f"EarlyStopping watched the {before[1]} of {before[0]!r} when the checkpoint was written, and its best value is "
+                f"none of the {self._mode} of {self.monitor!r}: take the same monitor and mode to go on"
+            )
         weights = {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
         shapes = {k: v.shape for k, v in trainer.net.get_weights().items()} if weights else {}
         if {k: v.shape for k, v in weights.items()} != shapes:

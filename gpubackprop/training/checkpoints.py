@@ -64,7 +64,8 @@ class Checkpoints(Callback):
     The state is copied while training waits; a thread writes it. What a newer checkpoint overtakes before it is written is left
     out, and epochs that improve wait until the thread has rested: it takes a twentieth of the time at most.
 
-    Raises ArgumentError, when the fit begins, for a folder with the checkpoints of another fit.
+    Raises ArgumentError for a name in extra that the fit itself uses, and, when the fit begins, for a folder with checkpoints of
+    another fit, or with later ones than that from which this one goes on.
     """
 
     writes = True
@@ -84,6 +85,10 @@ class Checkpoints(Callback):
         self.improving = every is None
         self.keep = whole_number("keep", keep)
         self.extra = dict(extra or {})
+        if taken := [name for name in self.extra if is_of_the_fit(name)]:
+            raise ArgumentError(
+                f"extra: {', '.join(taken)} would be overwritten by the state of the fit; take other names"
+            )
         self.interrupts = interrupts or Interrupts()
         self.every_steps = self.every.steps
         self.best: float | None = None
@@ -96,9 +101,16 @@ class Checkpoints(Callback):
         self.plan, self.best, self._improved = plan, None, False
         for record in trainer.history:
             self._improves(record)
-        if not trainer.resumed and (found := stored(self.folder)):
+        found = stored(self.folder)
+        if found and not trainer.resumed:
             raise ArgumentError(
                 f"{self.folder}: holds {found[-1].name} of another fit; go on with it by Trainer.resume, or take another folder"
+            )
+        if found and int(found[-1].stem[5:]) > trainer.steps_done:
+            # It would be taken for the newest: what is written here would be removed at once, and the next fit go on from it.
+            raise ArgumentError(
+                f"{self.folder}: holds {found[-1].name}, later than step {trainer.steps_done}, from which this fit goes on; take "
+                "another folder, or remove the later checkpoints"
             )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -173,6 +185,12 @@ class Checkpoints(Callback):
         write(self.folder / f"step-{step:010}.safetensors", taken)
         for old in stored(self.folder)[: -self.keep]:
             old.unlink(missing_ok=True)
+
+
+def is_of_the_fit(name: str) -> bool:
+    """Whether `Trainer.state` has an entry of this name, or may have one."""
+    own = ("fit", "history", "reason", "rows_at_once", "digests", "callbacks", "order")
+    return name in own or str(name).startswith("callback.")
 
 
 def stored(folder: Path) -> list[Path]:
@@ -267,6 +285,9 @@ class _Writer:
                 self._failure = None
             except (CheckpointError, OSError) as error:
                 self._failure = str(error)
+            except Exception as error:
+                # Whatever it was, such as no memory for the file's content, the thread must live to write the next one.
+                self._failure = f"a checkpoint could not be written ({type(error).__name__}: {error})"
             del taken
             rest = _REST * (time.monotonic() - started)
             with self._changed:

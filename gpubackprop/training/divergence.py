@@ -1,7 +1,7 @@
 """Losses that are no longer finite: where it happened, and from where training goes on.
 
-A snapshot of the state is taken where an epoch begins. Of a fit that stops, the weights are those of the last snapshot: they
-are the last that are known to be finite.
+A snapshot of the state is taken where an epoch begins. Of a fit that stops, weights and optimizer are those of the last snapshot:
+they are the last that are known to be finite, and another fit can go on from them.
 """
 
 from __future__ import annotations
@@ -28,16 +28,15 @@ def checked_on_nan(value: object) -> str:
 
 
 class LastGood:
-    """The weights, the state of the layers and, where `optimizer` is given, the optimizer's, as they were at the last `take`.
+    """The weights and the state of the layers and of the optimizer, which must be bound, as they were at the last `take`.
 
     On the device, in memory that is made once; on the host what the device has no memory for.
     """
 
-    def __init__(self, net: Network, optimizer: Optimizer | None = None) -> None:
+    def __init__(self, net: Network, optimizer: Optimizer) -> None:
         self._engine, self._optimizer = net.engine, optimizer
         with self._engine as engine:
-            of_rule = optimizer.state.values() if optimizer else ()
-            arrays = [engine.parameters.P, *engine.state.values(), engine.step, *of_rule]
+            arrays = [engine.parameters.P, *engine.state.values(), engine.step, *optimizer.state.values()]
             self._kept = [(array, self._copy(array)) for array in arrays]
         self._t = 0
 
@@ -53,23 +52,29 @@ class LastGood:
             for array, kept in self._kept:
                 be = engine.backend
                 (be.copy_out if isinstance(kept, np.ndarray) else be.copy_in)(array, kept)
-        self._t = self._optimizer.t if self._optimizer else 0
+        self._t = self._optimizer.t
 
     def put_back(self) -> None:
         """Make what was kept the state again."""
         with self._engine as engine:
             for array, kept in self._kept:
                 engine.backend.copy_in(kept, array)
-        if self._optimizer:
-            self._optimizer.go_back_to(self._t)
+        self._optimizer.go_back_to(self._t)
 
 
-def described(net: Network, snapshot: LastGood, rows: int, where: str, loss: float, learning_rate: float) -> str:
+def described(
+    net: Network, optimizer: Optimizer, snapshot: LastGood, rows: int, where: str, loss: float, learning_rate: float
+) -> str:
     """A sentence about a loss that is not finite: the loss, the place, the rate, the layer, and the activations before it.
 
-    The network still has its weights of now; afterwards its state is that of the snapshot. rows: of the last batch.
+    Network and optimizer are still as they are now; afterwards their state is that of the snapshot. rows: of the last batch.
     """
-    bad = [name for name, array in net.get_weights().items() if not np.isfinite(array).all()]
+    arrays = net.get_weights()
+    for kind, state in optimizer.state.items():
+        own = net.engine.parameters.to_host(state)
+        # The square of a gradient may overflow where nothing else does; its parameter would not move any more.
+        arrays |= {f"{name} ({kind} of {type(optimizer).__name__})": array for name, array in own.items()}
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     layer = int(bad[0].partition(".")[0]) if bad else None
     snapshot.put_back()
     largest = net.engine.largest_activations(rows)

@@ -31,10 +31,11 @@ class History:
 
     records: [{"epoch": 1, "loss": ..., "val_loss": ..., "accuracy": ..., "learning_rate": ..., "gradient_norm": ...,
     "seconds": ..., "samples_per_second": ...}, ...]. "loss" is the mean over the epoch's batches, before each update;
-    "gradient_norm" the mean of the norms of the steps' gradients; what starts with "val_" is of the validation data at
-    the end of the epoch. `history["loss"]` is a list over the epochs. stopped: why training ended, "epochs",
-    "gradient_tolerance", "patience", "diverged" or "interrupted". best_epoch: the epoch whose weights the network has now, if
-    early stopping chose one. diagnosis: where and how the loss ceased to be finite, or None.
+    "gradient_norm" the mean of the norms of the steps' gradients, after `clip_value` but before `clip_norm` where that is given,
+    else before all clipping; what starts with "val_" is of the validation data at the end of the epoch. `history["loss"]` is a
+    list over the epochs. stopped: why training ended, "epochs", "gradient_tolerance", "patience", "diverged" or "interrupted".
+    best_epoch: the epoch whose weights the network has now, if early stopping chose one. diagnosis: where and how the loss ceased
+    to be finite, or None.
     """
 
     def __init__(self) -> None:

@@ -37,7 +37,7 @@ from gpubackprop.optimizers import Optimizer, get_optimizer
 from gpubackprop.random import host_generator
 from gpubackprop.sparse import SparseRows
 from gpubackprop.training.callbacks import Callback, EarlyStopping, FitPlan, FitProgress, GradientTolerance
-from gpubackprop.training.checkpoints import Checkpoints, newest
+from gpubackprop.training.checkpoints import Checkpoints, is_of_the_fit, newest
 from gpubackprop.training.divergence import RESTORES, LastGood, checked_on_nan, described
 from gpubackprop.training.evaluation import evaluate
 from gpubackprop.training.history import History
@@ -114,7 +114,11 @@ class _Fit:
     @property
     def steps(self) -> int:
         """Steps of an epoch."""
-        return -(-self.n // self.size)
+        return self.steps_of(self.n)
+
+    def steps_of(self, rows: int) -> int:
+        """How many steps of an epoch have so many rows together: none but the last has fewer than `size`."""
+        return -(-rows // self.size)
 
 
 def remembered(callbacks: Sequence[Callback]) -> list[tuple[Callback, dict[str, Any]]]:
@@ -271,10 +275,11 @@ class Trainer:
         A schedule that depends on the length of the run, and does not state it, spreads over this fit (over the whole run, with
         first_epoch); the optimizer's own schedule stays as it is.
 
-        on_nan: what happens when the loss is no longer finite, which is looked for a few times a second. "stop": training ends,
-        `history.stopped` is "diverged", `history.diagnosis` says where, and the weights are those of the epoch's beginning
-        (the best ones, with `patience`). "restore": back to where the epoch began, with half the learning rate, at most
-        10 times. "skip": every step is looked at, and those without a finite loss and gradient leave the weights as they are.
+        on_nan: what happens when the loss is no longer finite, which is looked for a few times a second, or, after an epoch, a
+        weight or the optimizer's state. "stop": training ends, `history.stopped` is "diverged", `history.diagnosis` says where,
+        and weights and optimizer are those of the epoch's beginning (with `patience`, the weights are the best ones). "restore":
+        back to where the epoch began, with half the learning rate, at most 10 times. "skip": every step is looked at, and those
+        without a finite loss and gradient leave the weights as they are.
 
         validation_split: instead of validation_data, the share of the rows that is held out for that: drawn from the network's
         seed, the same on every device, of each class its share. metrics: those to take instead of those that suit the loss, by
@@ -417,6 +422,8 @@ class Trainer:
             if rows_at_once is not None:
                 whole_number("rows_at_once", rows_at_once)
             numbers = all(isinstance(v, (int, float)) for r in history for v in (r["loss"], r.get("val_loss", 0.0)))
+            for record in history if fit.on_nan == "skip" else ():
+                whole_number("skipped", record["skipped"], least=0)
             if not numbers or [r["epoch"] for r in history] != [*range(fit.first + 1, fit.epoch + 1)]:
                 raise ArgumentError("the history does not have a record for each epoch")
             ordered = fit.shuffle and fit.step and not isinstance(x, Stream)
@@ -467,7 +474,8 @@ class Trainer:
     @property
     def extra(self) -> dict[str, Any]:
         """What lay beside the fit in the checkpoint that `resume` read: `Checkpoints(extra=...)`."""
-        return {} if self._checkpoint is None else self._checkpoint.extra
+        kept = {} if self._checkpoint is None else self._checkpoint.extra
+        return {name: value for name, value in kept.items() if not is_of_the_fit(name)}
 
     @property
     def resumed(self) -> bool:
@@ -520,7 +528,10 @@ class Trainer:
         self._listening, self._order = listening, None
         with net.engine as engine:
             optimizer.bind(engine.parameters)
-            optimizer.span(optimizer.t - self.steps_done, fit.epochs * fit.steps, fit.scale, fit.warmup)
+            # A skipped step is a step of the fit, but none of the optimizer.
+            skipped = [fit.skipped, *(record["skipped"] for record in self.history)] if fit.on_nan == "skip" else []
+            taken = self.steps_done - sum(map(fit.steps_of, skipped))
+            optimizer.span(optimizer.t - taken, fit.epochs * fit.steps, fit.scale, fit.warmup)
             x = data.x
             stream = StreamRows(x, net, fit.size, fit.shuffle) if isinstance(x, Stream) else None
             if stream is None and (engine.shares_memory(x) or engine.shares_memory(data.y)):
@@ -531,7 +542,7 @@ class Trainer:
                 with self.ranks:
                     begin(self.ranks, net, optimizer, self._in_common(data, callbacks, order))
             source = stream or be.stream(x, y, weights) or Rows(be, x, y, net.dtype, weights=weights)
-        snapshot = LastGood(net, optimizer if fit.on_nan == "restore" else None)
+        snapshot = LastGood(net, optimizer)
         with ExitStack() as signals:
             if self.ranks is not None:
                 signals.enter_context(self.ranks)
@@ -585,6 +596,13 @@ class Trainer:
                     c.on_fit_end(self, self.history)
                 self._fit = self._checkpoint = self._data = self._order = None
                 self._listening = []
+        for c in listening:
+            if isinstance(c, Checkpoints) and c.interrupts.signal is not None:
+                # It came after the last look: this fit is whole, but whoever asked for an end means what comes next too.
+                number = c.interrupts.signal
+                raise TrainingInterrupted(
+                    number, f"interrupted by signal {number} when the fit had ended, and was saved"
+                )
         return self.history
 
     def _led(self, value: T) -> T:
@@ -668,10 +686,11 @@ class Trainer:
             fit.skipped += engine.train(source, fit.step, until, optimizer, fit.size, fit.part, skip=skip)
             if until == steps:
                 # No step comes after the last one that would show what its update did.
-                engine.look_at_weights()
+                engine.look_at_weights(optimizer)
             total, norms = engine.read()
             counted = min(until * fit.size, fit.n) - fit.skipped
             loss = total / counted if counted else nan
+            learning_rate = optimizer.current_learning_rate()
             if not isfinite(loss) and (counted or until == steps):
                 if self._begins_again(snapshot, fit.step, until, loss):
                     fit.step = begun
@@ -688,18 +707,18 @@ class Trainer:
                     c.on_progress(self, progress)
                 stretch = self._pace = max(1, int(rate / REPORTS_PER_SECOND))
         seconds = before + time.perf_counter() - started
-        skipped = fit.skipped
+        skipped, done = fit.skipped, steps - fit.steps_of(fit.skipped)
         fit.epoch, fit.step, fit.skipped, fit.sums, fit.seconds = fit.epoch + 1, 0, 0, (0.0, 0.0), 0.0
         self.net.epochs += 1
         record = {
             "epoch": fit.epoch,
             "loss": loss,
-            "learning_rate": optimizer.current_learning_rate(),
+            "learning_rate": learning_rate,
             "seconds": seconds,
             "samples_per_second": source.n / seconds,
         }
         if optimizer.track_norm:
-            record["gradient_norm"] = norms / steps
+            record["gradient_norm"] = norms / done if done else nan
         if fit.on_nan == "skip":
             record["skipped"] = skipped
         return record
@@ -714,7 +733,7 @@ class Trainer:
             rows = max(self.ranks.counts(rows))
         diagnosis = None
         if self.leads:
-            diagnosis = described(net, snapshot, min(rows, fit.part or rows), where, loss, rate)
+            diagnosis = described(net, optimizer, snapshot, min(rows, fit.part or rows), where, loss, rate)
         else:
             snapshot.put_back()
         self.history.diagnosis = self._led(diagnosis)

@@ -93,7 +93,7 @@ def test_another_device(here: str, there: str, tmp_path: Path) -> None:
 
 def test_precision_that_is_not_here(tmp_path: Path) -> None:
     net = deep_network()
-    net.precision = "tf32"  # as if it had been trained so on a GPU
+    vars(net)["precision"] = "tf32"  # as if it had been trained so on a GPU
     gb.save(tmp_path / "a", net)
     back = gb.load_checkpoint(tmp_path / "a", "cpu")
     assert back.net.precision == "native"
@@ -450,6 +450,14 @@ class Silent(Scale):
     settings = gb.Layer.settings
 
 
+class Scaled(gb.Dense):
+    """One of the library's, with an argument more, which the settings of that know nothing of."""
+
+    def __init__(self, *arguments: Any, scale: Any = 1.0, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.scale = scale
+
+
 class Square(Activation):
     name = "square"
 
@@ -468,6 +476,22 @@ def test_custom_classes_come_back_through_a_table(tmp_path: Path) -> None:
     assert np.array_equal(back.predict(X), net.predict(X))
     with pytest.raises(CheckpointError, match="custom="):
         gb.load(tmp_path / "a", "cpu")
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0, np.float32(5.0), (1.0, 2.0), np.ones(3), None, "large"], ids=str)
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_layer_that_derives_from_the_librarys_must_tell_its_own_arguments(
+    scale: Any, inside: bool, tmp_path: Path
+) -> None:
+    layer = Scaled(5, 5, "relu", bias=False, initializer="zeros", scale=scale)
+    net = gb.Network([gb.Residual([layer]) if inside else layer], device="cpu")
+    if isinstance(scale, float) and scale == 1.0:
+        gb.save(tmp_path / "a", net)
+        back = gb.load(tmp_path / "a", "cpu", custom={"Scaled": Scaled})
+        assert repr(back.layers) == repr(net.layers)
+        return
+    with pytest.raises(ArgumentError, match=r"\(Scaled\) cannot be saved: its settings"):
+        gb.save(tmp_path / "a", net)
 
 
 def test_custom_classes_that_could_not_come_back_are_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,49 @@ def test_a_bare_layer() -> None:
         layer.forward(None, v, True)  # type: ignore[arg-type]
     with pytest.raises(NotImplementedError, match=r"must define backward\(be, v, dx, training\)"):
         layer.backward(None, v, None, True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("layer", "changes"),
+    [
+        (gb.Dense(4, 4), {"activation": "relu", "inputs": 3, "bias": False}),
+        (gb.Dropout(0.5), {"p": 0.0}),
+        (gb.BatchNorm(4), {"momentum": 1.0, "eps": 1e-3, "synchronized": True}),
+        (gb.LayerNorm(4), {"eps": 1e-3}),
+        (gb.PReLU(4), {"shared": False}),
+        (gb.Residual([gb.Dense(4, 4)]), {"layers": (gb.Dense(4, 4),)}),
+    ],
+)
+def test_a_setting_that_is_part_of_the_recorded_step_cannot_change(layer: gb.Layer, changes: dict[str, Any]) -> None:
+    for name in changes:
+        setattr(layer, name, getattr(layer, name))
+    net = gb.Network([layer, gb.Dense(4, 1)], device="cpu")
+    before = repr(layer)
+    for name, value in changes.items():
+        with pytest.raises(ArgumentError, match=f"{name} of this {type(layer).__name__} was .* when its network was"):
+            setattr(layer, name, value)
+        setattr(layer, name, getattr(layer, name))
+    assert repr(layer) == before
+    layer.trainable = False
+    net.to("strict")
+    free = copy.deepcopy(layer)
+    for name, value in changes.items():
+        setattr(free, name, value)
+
+
+def test_a_layer_that_is_run_anew_may_change_its_settings() -> None:
+    class Scaled(gb.Layer):
+        def __init__(self, scale: float) -> None:
+            self.scale = scale
+
+        def forward(self, be: Any, v: Any, training: bool) -> None:
+            be.xp.multiply(v.x, self.scale, out=v.a)
+
+    net = gb.Network([gb.Dense(4, 4), Scaled(1.0)], device="cpu")
+    x = np.ones((3, 4), np.float32)
+    before = net.predict(x)
+    net.layers[1].scale = 2.0
+    np.testing.assert_array_equal(net.predict(x), 2 * before)
 
 
 @pytest.mark.parametrize("what", ["forward", "gradients"])

@@ -1,7 +1,8 @@
 import pytest
 
+import gpubackprop as gb
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
-from gpubackprop.layers import Activation, BatchNorm, Dense, Dropout, stack
+from gpubackprop.layers import Activation, BatchNorm, Dense, Dropout, Residual, stack
 
 
 def test_widths_before_between_and_behind() -> None:
@@ -26,3 +27,12 @@ def test_none_and_one_twice() -> None:
     for layers in ([], [layer, layer]):
         with pytest.raises(ArgumentError):
             stack.checked(layers)
+
+
+def test_a_layer_inside_another_that_already_belongs_to_a_network() -> None:
+    inside = Dense(3, 3)
+    block = Residual([Residual([inside])])
+    net = gb.Network([inside], device="cpu")
+    with pytest.raises(ArgumentError, match=r"layers\[0\.0\.0\] \(Dense.*already belongs to a network"):
+        gb.Network([block], device="cpu")
+    assert inside.W is net.parameters["0.weight"]

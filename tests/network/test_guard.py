@@ -16,6 +16,7 @@ import pytest
 import gpubackprop as gb
 from gpubackprop.backend.base import Backend
 from gpubackprop.backend.select import get_backend
+from gpubackprop.network.twin import twin
 from tests.small import OPTIMIZERS, assert_same_bits, make_data, make_optimizer
 
 X, Y = make_data(40, 5, 3, "cross_entropy")
@@ -42,9 +43,46 @@ def test_a_copied_trainer_goes_on_as_the_original_would(key: str, how: Callable[
     assert trainer.net.epochs == other.net.epochs == 4
 
 
-def test_a_copy_is_on_its_own(backend: Backend) -> None:
+class Doubled(gb.Layer):
+    """A user's layer around another one, which it knows by a name of its own too."""
+
+    recordable = True
+
+    def __init__(self, width: int) -> None:
+        self.inner = gb.Dense(width, width)
+        self.layers = (self.inner,)
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {f"0.{k}": v for k, v in self.inner.parameter_shapes().items()}
+
+    def initial(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return {f"0.{k}": v for k, v in self.inner.initial(rng).items()}
+
+    def bind(self, parameters: Any, gradients: Any, state: Any, stream: Any) -> None:
+        super().bind(parameters, gradients, state, stream)
+        self.inner.bind(*({k[2:]: v for k, v in d.items()} for d in (parameters, gradients, state)), None)
+
+    def forward(self, be: Any, v: Any, training: bool) -> None:
+        self.inner.forward(be, v.inner[0], training)
+        be.xp.multiply(v.inner[0].a, 2.0, out=v.a)
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, twin])
+def test_a_copy_leaves_the_layers_to_the_original(how: Callable[[Any], Any]) -> None:
+    net = gb.Network([Doubled(5), gb.Residual([gb.Dense(5, 5)]), gb.Dense(5, 3)], device="cpu")
+    before, predicted = net.get_weights(), net.predict(X)
+    other = how(net)
+    other.set_weights({k: np.zeros_like(v) for k, v in before.items()})
+    np.testing.assert_array_equal(net.predict(X), predicted)
+    assert not other.predict(X).any()
+    net.set_weights({k: np.zeros_like(v) for k, v in before.items()})
+    assert not net.predict(X).any()
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy])
+def test_a_copy_is_on_its_own(how: Callable[[Any], Any], backend: Backend) -> None:
     net = network(backend)
-    other = copy.deepcopy(net)
+    other = how(net)
     assert other.backend is not net.backend
     assert other.backend.name == net.backend.name
     before = net.get_weights()

@@ -398,3 +398,24 @@ def test_the_loss_row_by_row(backend: Backend, name: str) -> None:
     np.testing.assert_allclose(weighted, rows * weights, rtol=1e-12)
     with pytest.raises(ArgumentError, match="reduction must be"):
         net.loss(x, y, reduction="median")
+
+
+def test_what_the_engine_was_made_of_cannot_change() -> None:
+    loss = gb.losses.Huber(1.0)
+    layers = [gb.Dense(4, 3, gb.activations.LeakyReLU(0.1)), gb.Dense(3, 2)]
+    net = gb.Network(layers, loss=loss, device="cpu")
+    changes = {"loss_function": gb.losses.Huber(2.0), "layers": (), "dtype": "float64", "seed": 1, "capture": False}
+    for name, value in changes.items():
+        with pytest.raises(ArgumentError, match=f"{name} of this network was "):
+            setattr(net, name, value)
+        setattr(net, name, getattr(net, name))
+    with pytest.raises(TypeError):
+        net.layers[0] = gb.Dense(4, 3)  # type: ignore[index]
+    with pytest.raises(ArgumentError, match=r"delta of this Huber was 1\.0"):
+        loss.delta = 2.0
+    # What a device looks at to find its own code for it.
+    assert vars(loss) == {"delta": 1.0}
+    assert len(vars(layers[0].activation)) == 1
+    slope = next(iter(vars(layers[0].activation)))
+    with pytest.raises(ArgumentError, match=f"{slope} of this LeakyReLU was 0.1"):
+        setattr(layers[0].activation, slope, 0.2)

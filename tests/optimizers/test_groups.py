@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import operator
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +202,34 @@ def test_the_whole_network_cannot_be_left_out() -> None:
 def test_groups_that_cannot_be(groups: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         network().train_step(*make_data(N, 5, 3, "cross_entropy"), gb.Adam(groups=groups))
+
+
+def test_groups_cannot_change_unseen(tmp_path: Path) -> None:
+    """An optimizer that trains would go on with the old numbers, while its settings say the new ones."""
+    net, rule = network(), gb.Adam(0.05, groups=GROUPS)
+    before = repr(rule)
+    for _ in range(2):
+        for change in (
+            lambda group: group.update(learning_rate_factor=2.0),
+            lambda group: group.setdefault("weight_decay", 2.0),
+            lambda group: operator.setitem(group, "learning_rate_factor", 2.0),
+            lambda group: operator.ior(group, {"trainable": False}),
+            lambda group: group.pop("parameters"),
+            lambda group: group.clear(),
+        ):
+            with pytest.raises(ArgumentError, match="groups of an optimizer cannot be changed"):
+                change(rule.groups[0])
+        with pytest.raises(AttributeError):
+            rule.groups.append({})  # type: ignore[attr-defined]
+        with pytest.raises(AttributeError):
+            rule.groups[0]["parameters"].append("1.*")
+        assert repr(rule) == before
+        fitted(net, rule)
+    for other in (copy.copy(rule), copy.deepcopy(rule), pickle.loads(pickle.dumps(rule))):
+        assert other.groups == rule.groups
+        assert repr(other) == before
+    gb.save(tmp_path / "net.safetensors", net, optimizer=rule)
+    assert gb.load_checkpoint(tmp_path / "net.safetensors", device="cpu").optimizer.settings() == rule.settings()
 
 
 def test_what_a_checkpoint_says_of_training_is_true_or_false(tmp_path: Path) -> None:

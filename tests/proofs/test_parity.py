@@ -159,6 +159,18 @@ def test_the_network_and_the_optimizer_are_left_alone() -> None:
     assert all(np.array_equal(w, before[k]) for k, w in checked.get_weights().items())
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_an_optimizer_that_has_trained_begins_anew(schedule: str) -> None:
+    """Its old moments are no part of what is compared, nor is where its schedule was."""
+    used = gb.Adam(0.01, schedule=schedule)
+    trainer = gb.Trainer(net(), used)
+    for _ in range(2):
+        trainer.fit(X, Y, epochs=9, batch_size=len(X))
+    fresh = gb.Adam(0.01, schedule=gb.schedules.Cosine(total=9) if schedule == "cosine" else None)
+    losses = [gb.check_parity(net(), X, Y, ("cpu", "cpu"), 6, optimizer=rule).losses for rule in (used, fresh)]
+    assert losses[0] == losses[1]
+
+
 def test_the_state_of_tf32_and_the_worst_of_each_layer_are_shown() -> None:
     text = str(gb.check_parity(net(), X, Y, ("cpu", "strict"), 2))
     assert "TF32: cpu float64: has none; strict float64: has none" in text

@@ -22,6 +22,7 @@ from gpubackprop.errors import ArgumentError, ArgumentTypeError, CheckpointError
 from gpubackprop.files import atomic
 from gpubackprop.files.checkpoint import load_checkpoint
 from gpubackprop.training import TrainingInterrupted
+from gpubackprop.training import checkpoints as checkpoints_module
 from gpubackprop.training.checkpoints import Checkpoints, Every, newest, stored
 from tests.files.test_checkpoint import mutate, rewrite
 from tests.small import OPTIMIZERS, assert_same_bits, make_data, make_optimizer
@@ -107,7 +108,6 @@ def test_from_every_step_it_goes_on_to_the_same_bits(name: str, tmp_path: Path) 
     # In the first epoch, between two, in the last, at its end; every one for one rule.
     for path in paths if name == "adam" else paths[:: max(len(paths) // 3, 1)]:
         resumed = gb.Trainer.resume(path, device=CASES[name][0].get("device", "cpu"), callbacks=[Slower()])
-        resumed.net.capture = plain.net.capture
         resumed.continue_fit(X, Y, options["validation_data"])
         assert_same_run(resumed, plain)
 
@@ -269,6 +269,36 @@ def test_the_one_before_is_taken_where_the_newest_is_damaged(tmp_path: Path) -> 
         newest(tmp_path / "none", "cpu")
 
 
+def test_an_earlier_checkpoint_needs_a_folder_without_later_ones(tmp_path: Path) -> None:
+    """The later ones, of the fit that is given up, would be taken for the newest, and those of the new one be removed at once."""
+    whole, options = fit_of("adam", [Each(tmp_path)])
+    whole.fit(X, Y, **options)
+    before = [(path.name, path.read_bytes()) for path in stored(tmp_path)]
+    back = gb.Trainer.resume(stored(tmp_path)[3], device="cpu", callbacks=[Checkpoints(tmp_path)])
+    with pytest.raises(ArgumentError, match=r"holds step-0000000012\.safetensors, later than step 4, from which"):
+        back.continue_fit(X, Y, VALIDATION)
+    assert [(path.name, path.read_bytes()) for path in stored(tmp_path)] == before
+    for path in stored(tmp_path)[4:]:
+        path.unlink()
+    back.continue_fit(X, Y, VALIDATION)
+    assert_same_run(back, whole)
+
+
+def test_names_of_the_fit_are_no_extras(tmp_path: Path) -> None:
+    class Looks(gb.Callback):
+        def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
+            names.update(trainer.state())
+
+    names: set[str] = set()
+    trainer, options = fit_of("early stopping", [Looks(), Each(tmp_path, extra={"mine": 1, "also": X})])
+    trainer.fit(X, Y, **options)
+    assert names >= {"fit", "history", "callback.0.weights.0.weight"}
+    for name in (*names, "order"):
+        with pytest.raises(ArgumentError, match=f"extra: {name} would be overwritten"):
+            Checkpoints(tmp_path, extra={name: 1})
+    assert set(gb.Trainer.resume(stored(tmp_path)[0], device="cpu").extra) == {"mine", "also"}
+
+
 # A forged learning rate that is a number may overflow: then training says so.
 @pytest.mark.filterwarnings("ignore:.*is not finite after:UserWarning")
 @pytest.mark.parametrize("seeds", [range(150), pytest.param(range(150, 3000), marks=pytest.mark.nightly)])
@@ -325,6 +355,12 @@ def test_what_does_not_belong_to_the_checkpoint_is_refused(tmp_path: Path) -> No
         ArgumentError, match="callbacks with a state must be those of the checkpoint, EarlyStopping; got"
     ):
         resumed.continue_fit(X, Y, VALIDATION)
+    for other in ({"monitor": "val_accuracy"}, {"monitor": "val_loss", "mode": "max"}):
+        own, _ = fit_of("adam", [gb.EarlyStopping(), Each(tmp_path / str(len(other)))])
+        own.fit(X, Y, **options)
+        resumed = gb.Trainer.resume(tmp_path / str(len(other)), device="cpu", callbacks=[gb.EarlyStopping(**other)])
+        with pytest.raises(ArgumentError, match="EarlyStopping watched the min of 'val_loss' when"):
+            resumed.continue_fit(X, Y, VALIDATION)
     with pytest.raises(ArgumentError, match="call continue_fit"):
         gb.Trainer.resume(tmp_path / "c", device="cpu").fit(X, Y)
     gb.save(tmp_path / "bare", trainer.net)
@@ -469,6 +505,26 @@ def test_training_goes_on_while_the_disk_is_full(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_whatever_goes_wrong_with_one_checkpoint_the_next_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path, taken: Any) -> None:
+        tried.append(path)
+        if len(tried) == 1:
+            raise MemoryError("no memory for the content")
+        real(path, taken)
+
+    tried: list[Path] = []
+    said: list[str] = []
+    real = checkpoints_module.write
+    monkeypatch.setattr(checkpoints_module, "write", write)
+    trainer, options = fit_of("adam", [Each(tmp_path, "1 epoch", report=said.append)])
+    trainer.fit(X, Y, **options)
+    assert len(said) == 2
+    assert "(MemoryError: no memory for the content); training goes on" in said[0]
+    assert [path.name for path in stored(tmp_path)] == ["step-0000000008.safetensors", "step-0000000012.safetensors"]
+
+
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     said: list[str] = []
     disk = Failing(3, 99)
@@ -565,6 +621,23 @@ def test_the_callback_of_a_fit_that_a_signal_ended_serves_the_next_one(tmp_path:
         trainer.fit(X, Y, **options)
     resumed = gb.Trainer.resume(tmp_path, device="cpu", callbacks=[checkpoints])
     assert len(resumed.continue_fit(X, Y, VALIDATION)) == EPOCHS
+
+
+@pytest.mark.usefixtures("_quiet_handlers")
+def test_a_signal_after_the_last_step_is_heard_once_all_is_saved(tmp_path: Path) -> None:
+    class Late(gb.Callback):
+        def on_fit_end(self, trainer: Any, history: gb.History) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    checkpoints = Checkpoints(tmp_path, "1 epoch")
+    trainer, options = fit_of("adam", [Late(), checkpoints])
+    with pytest.raises(TrainingInterrupted, match="when the fit had ended") as caught:
+        trainer.fit(X, Y, **options)
+    assert (caught.value.signal, trainer.history.stopped) == (signal.SIGTERM, "epochs")
+    trainer.callbacks[:] = [checkpoints]
+    for path in stored(tmp_path):
+        path.unlink()
+    assert trainer.fit(X, Y, **options).stopped == "epochs", "it is told once"
 
 
 @pytest.mark.usefixtures("_quiet_handlers")

@@ -66,6 +66,58 @@ def test_stopped_it_has_the_last_finite_weights_and_says_where(patience: int | N
     assert history.diagnosis in repr(history)
 
 
+@pytest.mark.parametrize("device", ["cpu", "strict", "cuda"])
+@pytest.mark.parametrize("rule", ["adam", "momentum"])
+def test_after_a_fit_that_stopped_the_next_one_begins_with_a_finite_optimizer(
+    device: str,
+    rule: str,
+    gpu: Any,  # noqa: F811
+) -> None:
+    """Adam's v overflows where the gradient does not, and would stop every parameter for ever."""
+    x, y = make_data(N, 5, 3)
+    bad = y.copy()
+    bad[SIZE : 2 * SIZE] = 1e25
+    options: dict[str, Any] = {"epochs": 2, "batch_size": SIZE}
+    trainers = []
+    for wrong in (True, False):
+        optimizer = gb.Adam(0.01) if rule == "adam" else gb.SGD(0.01, momentum=0.9)
+        trainer = gb.Trainer(network(device), optimizer)
+        trainer.fit(x, y, **options)
+        if wrong:
+            optimizer.learning_rate = 0.01 if rule == "adam" else 1e12
+            assert trainer.fit(x, bad if rule == "adam" else y, **options).stopped == "diverged"
+            assert trainer.history["learning_rate"] == [optimizer.learning_rate]
+            trainer.net.epochs, optimizer.learning_rate = 2, 0.01
+        assert trainer.fit(x, y, **options).stopped == "epochs"
+        trainers.append(trainer)
+    assert_same_bits(trainers[0].optimizer.get_state(), trainers[1].optimizer.get_state())
+    assert_same_bits(trainers[0].net.get_weights(), trainers[1].net.get_weights())
+
+
+@pytest.mark.parametrize("device", ["cpu", "strict", "cuda"])
+def test_a_moment_that_overflows_is_told_though_the_loss_is_finite(device: str, gpu: Any) -> None:  # noqa: F811
+    """The square of the gradient is beyond float32, and the step it divides is 0 from then on."""
+    x, y = make_data(N, 5, 3)
+    x[:SIZE] *= 1e12
+    trainer = gb.Trainer(gb.mlp([5, 3], loss="half_squared_error", device=device), gb.Adam(0.01))
+    before = trainer.net.get_weights()
+    history = trainer.fit(x, y, epochs=5, batch_size=SIZE)
+    assert (history.stopped, len(history)) == ("diverged", 1)
+    assert "layer 0, Dense" in str(history.diagnosis)
+    assert "the values of 0.weight (v of Adam)" in str(history.diagnosis)
+    assert_same_bits(trainer.net.get_weights(), before)
+    assert all(np.isfinite(array).all() for array in trainer.optimizer.get_state().values())
+
+
+def test_a_second_fit_that_stops_in_its_first_epoch_has_the_rate_of_its_first_step() -> None:
+    x, y = make_data(N, 5, 3)
+    trainer = gb.Trainer(network(), gb.Adam(0.01, schedule="cosine"))
+    trainer.fit(x, y, epochs=1, batch_size=SIZE)
+    history = trainer.fit(x, np.full_like(y, 3e38), epochs=1, batch_size=SIZE, on_nan="skip")
+    assert (history.stopped, history["learning_rate"]) == ("diverged", [0.01])
+    assert trainer.optimizer.current_learning_rate() == 0.01
+
+
 def test_restored_the_fit_goes_on_with_a_smaller_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, callback = blown_up(on_nan="restore", epochs=4)
     assert trainer.history.stopped == "diverged", "ten times half of 1e30 is not enough"
@@ -148,16 +200,35 @@ class Written(gb.Checkpoints):
         self.flush()
 
 
-def test_a_fit_that_skips_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [3, 6, 9])
+@pytest.mark.parametrize(
+    ("schedule", "warmup"), [("constant", 0.0), ("constant", 1.5), ("cosine", 0.0)], ids=["plain", "warmup", "cosine"]
+)
+def test_a_fit_that_skips_goes_on_from_a_checkpoint(schedule: str, warmup: float, step: int, tmp_path: Path) -> None:
+    """The schedule begins where it began, though the skipped steps are none of the optimizer."""
+    x, y = make_data(N - 3, 5, 3)
+    y[:SIZE] = y[-SIZE + 3 :] = 3e38
+    options: dict[str, Any] = {"epochs": 3, "batch_size": SIZE, "shuffle": False, "on_nan": "skip", "warmup": warmup}
+    rule = gb.Adam(0.01, schedule=schedule)
+    whole = gb.Trainer(network(), rule, callbacks=[Written(tmp_path, "3 steps", keep=9)])
+    whole.fit(x, y, **options)
+    resumed = gb.Trainer.resume(tmp_path / f"step-{step:010}.safetensors", device="cpu")
+    resumed.continue_fit(x, y)
+    for column in ("loss", "learning_rate", "skipped"):
+        assert resumed.history[column] == whole.history[column]
+    assert whole.history["skipped"] == [2 * SIZE - 3] * 3
+    assert_same_bits(resumed.net.get_weights(), whole.net.get_weights())
+
+
+def test_the_gradient_norm_is_the_mean_over_the_steps_that_were_done() -> None:
     x, y = make_data(N, 5, 3)
     y[:SIZE] = 3e38
-    options: dict[str, Any] = {"epochs": 2, "batch_size": SIZE, "shuffle": False, "on_nan": "skip"}
-    whole = gb.Trainer(network(), gb.Adam(0.01), callbacks=[Written(tmp_path, "3 steps", keep=9)])
-    whole.fit(x, y, **options)
-    resumed = gb.Trainer.resume(tmp_path / "step-0000000003.safetensors", device="cpu")
-    assert resumed.continue_fit(x, y)["loss"] == whole.history["loss"]
-    assert resumed.history["skipped"] == [SIZE] * 2
-    assert_same_bits(resumed.net.get_weights(), whole.net.get_weights())
+    options: dict[str, Any] = {"batch_size": SIZE, "epochs": 1, "shuffle": False, "gradient_tolerance": 1e-12}
+    norms = []
+    for first, on_nan in ((0, "skip"), (SIZE, "stop")):
+        net = gb.mlp([5, 6, 3], loss="half_squared_error", device="cpu", seed=2)
+        norms += gb.Trainer(net, gb.SGD(1e-30)).fit(x[first:], y[first:], on_nan=on_nan, **options)["gradient_norm"]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-6)
 
 
 def test_a_fit_without_trouble_is_the_same_whatever_is_asked() -> None:
