@@ -22,6 +22,8 @@ _W0, _W1 = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 _ALL = 2**64 - 1
 ROUNDS = 10
+OUT_OF = 2**16
+"""Numbers that an element's bits can be."""
 PER_BLOCK = 16
 """Elements that share a counter."""
 CHUNK = 8192
@@ -110,7 +112,7 @@ class MaskStream:
         """(seed, layer), on the host."""
         self.p = p
         self.step = step
-        self.threshold = max(round((1 - p) * 2**16), 1)
+        self.threshold = max(round((1 - p) * OUT_OF), 1)
         self._words: _Words | None = None
         self._memory: tuple[Any, ...] = ()
 

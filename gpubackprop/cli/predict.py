@@ -56,7 +56,7 @@ def _csv(model: Model, answers: Array, no_formulas: bool) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     if model.classes:
         writer.writerow(["prediction", *(f"p({printable(name)})" for name in model.classes)])
-        best = answers.argmax(axis=1)
+        best = model.best(answers)
         writer.writerows(
             [cell(model.classes[k]), *(f"{p:.6g}" for p in row)] for k, row in zip(best, answers, strict=True)
         )

@@ -65,13 +65,30 @@ class Model:
         """For each raw row the name of its class, (n,) text, or its values (n, m), float64, in the unit of the targets; for
         several labels a row, 0 or 1 for each (n, m).
 
-        Raises DataError for rows that lack columns, and what `load` raises for a name or a file.
+        Raises DataError for rows that lack columns, or whose classes cannot be told as their numbers are beyond what the network
+        can compute with, and what `load` raises for a name or a file.
         """
         answers = self.answers(self.read(rows), batch_size)
         if self.classes:
-            named: Array = np.array(self.classes)[answers.argmax(axis=1)]
+            named: Array = np.array(self.classes)[self.best(answers)]
             return named
-        return (answers >= 0.5).astype(np.float64) if self.data["task"] == "multilabel" else answers
+        if self.data["task"] != "multilabel":
+            return answers
+        self._check_told(answers)
+        return (answers >= 0.5).astype(np.float64)
+
+    def best(self, answers: Array) -> Array:
+        """Of each row of `answers` the index of its class, (n,) int64. Raises DataError for rows of NaN."""
+        self._check_told(answers)
+        found: Array = answers.argmax(axis=1)
+        return found
+
+    def _check_told(self, answers: Array) -> None:
+        if (untold := np.isnan(answers).any(axis=1)).any():
+            raise DataError(
+                f"row {int(untold.argmax()) + 1}: the network's answer is NaN, of no class ({untold.sum():,} such rows): the "
+                f"row's numbers are too large to compute with in {self.network.dtype.name}; mend the row or leave it out"
+            )
 
     def predict_proba(self, rows: Rows, batch_size: int | None = None) -> Array:
         """For each raw row the probability of each class (n, k), or of each label (n, m); under an error loss, the network's

@@ -56,3 +56,11 @@ def test_refused(p: float) -> None:
 
 def test_settings_make_it_again() -> None:
     assert repr(gb.Dropout(**gb.Dropout(0.25).settings())) == "Dropout(p=0.25)"
+
+
+def test_a_share_that_its_bits_cannot_draw_is_refused() -> None:
+    for p in (0.0, 1e-9, 0.1, 0.999, 1 - 2**-16):
+        gb.Dropout(p)
+    for p in (0.9999, 0.99999, 0.9999999):
+        with pytest.raises(ArgumentError, match="16 random bits"):
+            gb.Dropout(p)

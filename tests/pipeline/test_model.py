@@ -185,3 +185,12 @@ def test_later_rows_are_read_as_those_of_the_data_set_were(tmp_path: Path) -> No
     known, none, nothing = model.predict_proba({"colour": ["NA", "none", None], "size": [0.0, 0.0, 0.0]})
     assert (none == nothing).all()
     assert (known != nothing).all()
+
+
+def test_a_row_whose_answer_is_nan_is_of_no_class(colours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows = gb.load_run(colours / "run", "cpu"), [[0.0, 0.0], [1.0, -1.0]]
+    answers = model.answers(model.read(rows))
+    answers[1] = np.nan
+    monkeypatch.setattr(model, "answers", lambda *arguments: answers)
+    with pytest.raises(DataError, match="row 2: the network's answer is NaN"):
+        model.predict(rows)
