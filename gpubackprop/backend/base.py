@@ -270,6 +270,10 @@ class Backend(ABC):
         """The program that does what `step` does. `step` must depend on shapes only, never on values."""
         return step
 
+    def as_recorded(self, program: Program, step: Callable[[], None]) -> Callable[[], None]:
+        """`step`, of which `record` made the program, to be run with all that its bits depend on as they are in the program."""
+        return step
+
     def capture(self, step: Callable[[], None]) -> Program:
         """The program of a step that was done before, recorded now without being done, with its sums over several processes in
         it. Raises DeviceError, and what the device raises, for what it cannot record."""

@@ -371,6 +371,8 @@ class Engine:
         device. The arguments are those of `train`; nothing waits.
         """
         with self:
+            if self._busy:
+                optimizer.put_off()
             source = Rows(self.backend, x, y, resident=False, weights=weights)
             self.train(source, 0, 1, optimizer, source.n, part, accumulate=False)
             if weights is None and part is None and self.rows_at_once is None:
@@ -392,6 +394,8 @@ class Engine:
             batch = last.batch
             trainable = [layer.trainable for _, layer in self._every]
             if self.training.batch(batch.n) is not batch or not last.holds(optimizer, self.parameters, trainable):
+                return None
+            if self._busy:
                 return None
             done = optimizer.t
             try:
@@ -731,7 +735,7 @@ class Engine:
         program = be.record(step)
         be.copy_in(rng.standard_normal(batch.x.shape), batch.x)
         found = []
-        for run in (program, step):
+        for run in (program, be.as_recorded(program, step)):
             run()
             found.append(self._results(batch, what))
             for array, values in list(zip(held, kept, strict=True))[len(held) - len(self.state) :]:

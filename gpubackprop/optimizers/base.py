@@ -217,6 +217,17 @@ class Optimizer:
         self._span, self._scaling = (start, total), (scale, warmup)
         self._spread = self._settled = None
 
+    def put_off(self) -> None:
+        """Say that the next step is none of the run of `span`, within which it is: its rate is that of the step before."""
+        if self._span is not None and self._span[0] < self.t:
+            self._span = self._span[0] + 1, self._span[1]
+
+    def end_run(self) -> None:
+        """Say that the run of `span` is over, wherever it is: what holds for it holds no longer."""
+        if self._span is not None and self._span[0] < self.t < sum(self._span):
+            self._span = self._span[0], self.t - self._span[0]
+            self._settled = None
+
     def factor(self, step: int) -> float:
         """The schedule's factor of the learning rate at a step, counted from 0.
 

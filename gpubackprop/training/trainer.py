@@ -222,10 +222,11 @@ class Trainer:
         """Steps between two looks at the loss."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy has network and optimizer as they are at one moment, whatever another thread trains."""
+        """A copy has network and optimizer as they are at one moment, whatever another thread trains; it is in no fit."""
         with self.net.engine:
             net, optimizer = copy.deepcopy((self.net, self.optimizer))
-        return {**vars(self), "net": net, "optimizer": optimizer, "ranks": None}
+        gone: dict[str, Any] = {"ranks": None, "_fit": None, "_data": None, "_order": None, "_listening": []}
+        return {**vars(self), **gone, "net": net, "optimizer": optimizer}
 
     def stop(self, reason: str) -> None:
         """End the fit after this epoch; `history.stopped` becomes the first reason that was given. For callbacks."""
@@ -596,6 +597,7 @@ class Trainer:
                     c.on_fit_end(self, self.history)
                 self._fit = self._checkpoint = self._data = self._order = None
                 self._listening = []
+                optimizer.end_run()
         for c in listening:
             if isinstance(c, Checkpoints) and c.interrupts.signal is not None:
                 # It came after the last look: this fit is whole, but whoever asked for an end means what comes next too.

@@ -1,4 +1,6 @@
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import pytest
 import gpubackprop as gb
 from gpubackprop.errors import ArgumentError, ArgumentTypeError
 from gpubackprop.random import host_generator
-from tests.small import assert_same_bits
+from tests.small import assert_same_bits, make_data
 
 
 def blobs(n=90, d=5, classes=3, seed=0):
@@ -430,3 +432,58 @@ print(max(most, own()) - before)
     given = [sys.executable, "-c", code, str(tmp_path / "x.npy")]
     taken = int(subprocess.run(given, capture_output=True, text=True, check=True).stdout)
     assert taken < 48, f"{taken} MB for an array of 57 MB, 229 MB as float32"
+
+
+def test_what_holds_for_a_fit_ends_with_it_however_it_ends() -> None:
+    class Stop(gb.Callback):
+        def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
+            trainer.stop("enough")
+
+    x, y = make_data(64, 4, 2)
+    for callbacks in ([], [Stop()]):
+        net, optimizer = gb.mlp([4, 2], device="cpu", dtype="float64"), gb.SGD(0.01)
+        trainer = gb.Trainer(net, optimizer, callbacks=callbacks)
+        trainer.fit(x, y, epochs=3, batch_size=64, scale_learning_rate="linear", base_batch_size=16)
+        before, (_, gradients) = net.get_weights(), net.loss_and_gradients(x, y)
+        net.train_step(x, y, optimizer)
+        np.testing.assert_allclose(before["0.weight"] - net.get_weights()["0.weight"], 0.01 * gradients["0.weight"])
+        spread = gb.SGD(0.01, schedule="cosine")
+        trainer = gb.Trainer(gb.mlp([4, 2], device="cpu"), spread, callbacks=callbacks)
+        trainer.fit(x, y, epochs=3, batch_size=16)
+        assert spread.current_learning_rate() == pytest.approx(trainer.history["learning_rate"][-1])
+        with pytest.raises(ArgumentError, match="which is over"):
+            trainer.net.train_step(x, y, spread)
+
+
+@pytest.mark.parametrize("options", [{"schedule": "cosine"}, {}])
+def test_a_step_by_hand_between_those_of_a_fit_takes_the_place_of_none(options: dict[str, Any]) -> None:
+    class Extra(gb.Callback):
+        def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
+            for _ in range(2):
+                trainer.net.train_step(x[:8], y[:8], trainer.optimizer)
+
+    x, y = make_data(64, 4, 2)
+    scaled: dict[str, Any] = {} if options else {"scale_learning_rate": "linear", "base_batch_size": 4}
+    rates = []
+    for callbacks in ([], [Extra()]):
+        trainer = gb.Trainer(gb.mlp([4, 2], device="cpu"), gb.SGD(0.001, **options), callbacks=callbacks)
+        rates.append(trainer.fit(x, y, epochs=4, batch_size=16, **scaled)["learning_rate"])
+    assert rates[0] == rates[1]
+
+
+def test_a_copy_of_a_trainer_that_is_in_a_fit_is_in_none() -> None:
+    class Copies(gb.Callback):
+        def on_epoch_end(self, trainer: Any, record: dict[str, Any]) -> None:
+            copies.append(deepcopy(trainer))
+
+    copies: list[gb.Trainer] = []
+    x, y = make_data(16, 4, 2)
+    trainer = gb.Trainer(gb.mlp([4, 2], device="cpu"), "sgd")
+    trainer.callbacks = [Copies()]
+    trainer.fit(x, y, epochs=1)
+    with pytest.raises(ArgumentError, match="no fit is running"):
+        copies[0].state()
+    copies[0].callbacks = trainer.callbacks = []
+    for each in (trainer, copies[0]):
+        each.fit(x, y, epochs=2)
+    assert_same_bits(trainer.net.get_weights(), copies[0].net.get_weights())

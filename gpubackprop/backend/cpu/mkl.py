@@ -76,6 +76,22 @@ def problem() -> str | None:
     return None
 
 
+def _with_threads(run: Callable[[], None], program: Any) -> Callable[[], None]:
+    """`run` with one of MKL's threads, which are its own, where the program takes one of NumPy's."""
+    if not program.one_thread:
+        return run
+    limit = _library().MKL_Set_Num_Threads_Local
+
+    def alone() -> None:
+        before = limit(1)
+        try:
+            run()
+        finally:
+            limit(before)
+
+    return alone
+
+
 class MklBackend(NumpyBackend):
     """NumPy, with MKL for products of more than ABOVE multiplications and for what is added to its output.
 
@@ -124,20 +140,12 @@ class MklBackend(NumpyBackend):
 
     def record(self, step: Callable[[], None]) -> Program:
         program: Any = super().record(step)
-        if not program.one_thread:
-            return program  # type: ignore[no-any-return]
-        # MKL has threads of its own: it takes one where the program takes one of NumPy's.
-        limit = _library().MKL_Set_Num_Threads_Local
-
-        def alone() -> None:
-            before = limit(1)
-            try:
-                program()
-            finally:
-                limit(before)
-
+        alone: Any = _with_threads(program, program)
         alone.__dict__.update(vars(program))
-        return alone
+        return alone  # type: ignore[no-any-return]
+
+    def as_recorded(self, program: Program, step: Callable[[], None]) -> Callable[[], None]:
+        return _with_threads(super().as_recorded(program, step), program)
 
     def dot(self, a: Array, b: Array, out: Array) -> None:
         product = None

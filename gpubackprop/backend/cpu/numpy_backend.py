@@ -151,6 +151,9 @@ class NumpyBackend(Backend):
             "copy, or set recordable = False"
         )
 
+    def as_recorded(self, program: Program, step: Callable[[], None]) -> Callable[[], None]:
+        return with_threads(step, getattr(program, "one_thread", None))
+
     def lanes(self) -> int:
         """How many threads do elementwise work side by side, where there is much."""
         return min(blas_threads() or 1, LANES)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import gpubackprop as gb
-from gpubackprop.backend.cpu import threads
+from gpubackprop.backend.cpu import mkl, threads
 from gpubackprop.backend.cpu.threads import _Turns, takes_one_thread
 
 
@@ -267,3 +267,26 @@ def test_idle_threads_of_openblas_are_told_to_sleep(environment: dict[str, str],
     if found.stdout.strip() == "0 None":
         pytest.skip("NumPy's BLAS is no OpenBLAS with threads of its own")
     assert found.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:mkl"])
+def test_what_a_user_says_can_be_recorded_is_tried_with_the_threads_of_the_program(device: str) -> None:
+    """Sums in another order, of other threads, are no fault of the user's class."""
+
+    class Scale(gb.Layer):
+        recordable = True
+
+        def build(self, width: int) -> int:
+            return width
+
+        def forward(self, be: Any, v: Any, training: bool) -> None:
+            be.xp.multiply(v.x, 0.7, out=v.a)
+
+        def backward(self, be: Any, v: Any, dx: Any, training: bool) -> None:
+            be.xp.multiply(v.delta, 0.7, out=dx)
+
+    if device == "cpu:mkl" and mkl.problem() is not None:
+        pytest.skip("no MKL here")
+    rng = np.random.default_rng(0)
+    net = gb.Network([gb.Dense(784, 128, "relu"), Scale(), gb.Dense(128, 10)], loss="cross_entropy", device=device)
+    net.train_step(rng.standard_normal((32, 784)), rng.integers(0, 10, 32), gb.SGD(0.1))
