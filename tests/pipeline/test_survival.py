@@ -269,6 +269,7 @@ def test_resume_from_the_command() -> None:
     assert len(Path("short/history.jsonl").read_text().splitlines()) == 7
     assert json.loads(Path("short/settings.json").read_text())["settings"]["epochs"] == 7
     assert "done after 7 epochs" in run("train", "--resume", "short")
+    assert json.loads(run("train", "--resume", "short", "--json").splitlines()[-1])["epochs"] == 7
 
 
 @pytest.mark.parametrize(
