@@ -567,7 +567,8 @@ def _same_data(
             loaded = sample.data
         else:
             loaded = model.load_data(source, folder=folder or known["folder"], same=True)
-    if fingerprint(loaded) != known["sha256"]:
+    # The fingerprint is of labels, not of what the classes are called.
+    if fingerprint(loaded) != known["sha256"] or list(loaded.classes) != known["classes"]:
         raise DataError(
             f"{loaded.name}: not the data that the run was trained on; it can go on with the same rows only"
         )

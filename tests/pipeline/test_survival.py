@@ -310,6 +310,8 @@ def test_a_run_on_arrays_goes_on_with_the_same_arrays() -> None:
         gb.resume_run("run")
     with pytest.raises(DataError, match="not the data"):
         gb.resume_run("run", data=gb.data.Dataset("other", x + 1, y, "classification", ("no", "yes")))
+    with pytest.raises(DataError, match="not the data"):
+        gb.resume_run("run", data=gb.data.Dataset("other", x, y, "classification", ("yes", "no")))
     gb.resume_run("run", data=data)
     assert model_of("run") == model_of("whole")
 
