@@ -77,11 +77,11 @@ def check_layer(
     allow_allocations: whether a step may make new arrays, as array expressions without `out=` do.
 
     Checked are: shapes and initial values; gradients of parameters and input in float64, in training and in inference,
-    for batches of 9 rows and of 1, or 2 where the layer mixes rows (`gradcheck`); on "cpu", "strict" and, where there is one,
-    "cuda": that gradients add up when beta is 1, that x, delta and the parameters are left alone, that a smaller batch in the
-    buffers of a larger one and arrays that are not contiguous give the same bits as a batch of their own, that a recorded step
-    does what the layer's Python does; that a steady step on "strict" neither waits nor allocates; and parity of all devices
-    in float32 and float64.
+    for batches of 9 rows and of 1, or 2 where the layer mixes rows (`gradcheck`); that a row does not depend on the others, but
+    in training where the layer says so (`mixes_rows`); on "cpu", "strict" and, where there is one, "cuda": that gradients add
+    up when beta is 1, that x, delta and the parameters are left alone, that a smaller batch in the buffers of a larger one and
+    arrays that are not contiguous give the same bits as a batch of their own, that a recorded step does what the layer's Python
+    does; that a steady step on "strict" neither waits nor allocates; and parity of all devices in float32 and float64.
 
     Raises CheckFailedError with the full list if anything is wrong, whatever the layer raised included.
     """
@@ -97,6 +97,7 @@ def check_layer(
             for n in (ROWS, bench.fewest if training else 1):
                 name = f"gradients, {'training' if training else 'inference'}, {n} row{'s' if n > 1 else ''}"
                 checks.append(_run(name, "cpu", bench.gradients, n, training))
+        checks.append(_run("a row without the others", "cpu", bench.rows_apart))
         for device in devices:
             checks.append(_run("gradients add up when beta is 1", device, bench.accumulation, device))
             checks.append(_run("x, delta and parameters left alone", device, bench.left_alone, device))
@@ -177,6 +178,22 @@ class _Bench:
             report = gradcheck(net, x[:n], y[:n], training=training)
             if not report:
                 yield str(report)
+
+    def rows_apart(self) -> Iterator[str]:
+        layer = self.make()
+        for training in (True, False):
+            if training and (layer.mixes_rows or layer.random):
+                continue
+            # A new network each time: a pass in training may change its state.
+            whole, *halves = (
+                self.net().forward(x, training=training) for x in (self.x, self.x[: ROWS // 2], self.x[ROWS // 2 :])
+            )
+            if not np.allclose(np.concatenate(halves), whole, rtol=1e-12, atol=1e-12):
+                yield (
+                    "a row's output in training depends on the other rows: set mixes_rows = True"
+                    if training
+                    else "a row's output in inference depends on the other rows"
+                )
 
     def accumulation(self, device: str) -> Iterator[str]:
         net = self.net(device, capture=False)

@@ -67,6 +67,31 @@ def test_it_is_a_public_name_and_leaves_the_layer_unbound() -> None:
     gb.Network([layer], device="cpu")
 
 
+class Centred(gb.Layer):
+    """a = x - its mean over the batch, in training or always, and no word of it."""
+
+    def __init__(self, always: bool) -> None:
+        self.always = always
+
+    def forward(self, be: Any, v: Any, training: bool) -> None:
+        v.a[...] = v.x - (be.xp.mean(v.x, axis=0) if training or self.always else 0)
+
+    def backward(self, be: Any, v: Any, dx: Any, training: bool) -> None:
+        dx[...] = v.delta - (be.xp.mean(v.delta, axis=0) if training or self.always else 0)
+
+
+class SaysSo(Centred):
+    mixes_rows = True
+
+
+def test_rows_that_depend_on_each_other_have_to_be_told() -> None:
+    with pytest.raises(CheckFailedError, match="in training depends on the other rows: set mixes_rows = True"):
+        check_layer(lambda: Centred(False), allow_allocations=True)
+    assert check_layer(lambda: SaysSo(False), allow_allocations=True)
+    with pytest.raises(CheckFailedError, match="in inference depends on the other rows"):
+        check_layer(lambda: SaysSo(True), allow_allocations=True)
+
+
 class WrongDerivative(Scale):
     def backward(self, be: Any, v: Any, dx: Any, training: bool) -> None:
         be.xp.copyto(dx, v.delta)

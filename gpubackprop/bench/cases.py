@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import exp, log
+from math import exp, log, nan
 
 import numpy as np
 
@@ -31,7 +31,9 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """Half of what lies between low and high, as a share of the median."""
+        """Half of what lies between low and high, as a share of the median; NaN of one block, which has none."""
+        if len(self.blocks) == 1:
+            return nan
         return (self.high - self.low) / (2 * self.median) if self.median else 0.0
 
     def differs(self, other: Timing) -> bool:

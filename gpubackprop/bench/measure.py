@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from gpubackprop.activations import ACTIVATIONS
 from gpubackprop.backend.base import Backend
 from gpubackprop.backend.cpu.blas_info import blas_threads
 from gpubackprop.backend.select import get_backend
 from gpubackprop.bench.machine import available_cores, ceilings, undisturbed
 from gpubackprop.bench.subject import Contender, Description, build, flops, least_bytes, random_batch
+from gpubackprop.files.manifest import build_layer
+from gpubackprop.layers import kinks_of
+from gpubackprop.layers.stack import walk
 from gpubackprop.network.rows import Rows
 from gpubackprop.optimizers import get_optimizer
 from gpubackprop.proofs.parity import TOLERANCES
@@ -325,6 +327,6 @@ def disagreement(
 
 
 def has_kinks(described: Description) -> bool:
-    """Whether an activation of the network has no derivative at 0."""
-    names = [entry["settings"].get("activation") or "identity" for entry in described["layers"]]
-    return any(not ACTIVATIONS[name].smooth for name in names)
+    """Whether the derivative of a layer of the network, or of its f, jumps somewhere."""
+    layers = [build_layer(entry, {}) for entry in described["layers"]]
+    return any(kinks_of(layer) for _, layer in walk(layers))

@@ -148,6 +148,11 @@ class Result:
         if was_busy(self.machine):
             load, cores = self.machine["load"], self.machine["cores"]
             found.append(f"The machine was busy before this began: load {load} on {cores} cores.")
+        cells = [cell for case in self.cases for cell in case.cells.values()]
+        if any(len(t.blocks) == 1 for cell in cells for t in cell.timings.values()):
+            found.append(
+                "Figures of one round have no spread (±): which is faster may be noise; measure several rounds."
+            )
         return found
 
     def failures(self) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from importlib import import_module
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -120,6 +120,10 @@ def _root(
         print(context.get_help())
 
 
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
+
+
 def main() -> NoReturn:
     """Run the command with the arguments of this process, and exit: 0, 2 for an error, 128 and the signal's number after one."""
     warnings.showwarning = _show_warning
@@ -128,8 +132,9 @@ def main() -> NoReturn:
     if "numpy" not in sys.modules:
         # NumPy's OpenBLAS reads it when it is loaded: its idle threads sleep soon, and leave the cores to elementwise work.
         os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
-    out = sys.stdout = Output(sys.stdout)
-    sys.stderr = Output(sys.stderr)
+    # None: a closed one, whose number the next file that is opened would get, and what C libraries print with it.
+    out = sys.stdout = Output(sys.stdout or _nowhere())
+    sys.stderr = Output(sys.stderr or _nowhere())
     try:
         app()
     except SystemExit as ending:

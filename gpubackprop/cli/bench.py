@@ -21,6 +21,8 @@ from gpubackprop.bench.page import to_html
 from gpubackprop.bench.result import Result
 from gpubackprop.bench.runner import BATCH_SIZES, Progress, benchmark
 from gpubackprop.bench.text import show
+from gpubackprop.cli.options import NEW, OWN, given, refuse
+from gpubackprop.cli.output import FAILED
 from gpubackprop.errors import ArgumentError, DataError
 from gpubackprop.files.atomic import replacing
 from gpubackprop.terminal import Terminal
@@ -32,6 +34,7 @@ STDOUT = "-"
 
 
 def bench(
+    context: typer.Context,
     what: Annotated[
         list[str] | None,
         Argument(
@@ -67,23 +70,20 @@ def bench(
 ) -> None:
     """Time training steps on several devices against each other, and say from which batch size on which one is faster.
 
-    `bench compare A.json B.json` shows two results of --json side by side. Ctrl-C shows what was measured by then.
+    `bench compare A.json B.json` shows two results of --json side by side. Ctrl-C shows what was measured by then. Ends with
+    status 1 if something could not be measured, or its results are wrong.
     """
     outputs = {"--json": json, "--csv": csv, "--plot": plot, "--html": html}
     if what and what[0] == "compare":
-        others = {**outputs, "--layers": layers, "--widths": widths, "--devices": devices}
-        if needless := [name for name, value in others.items() if value and name != "--json"]:
-            raise ArgumentError(
-                f"bench compare reads two results and measures nothing; leave out {' and '.join(needless)}"
-            )
+        refuse(context, given(context) - {"what", "json"}, "bench compare reads two results and measures nothing")
         _compare(what[1:], json)
         return
     if what and len(what) > 1:
         raise ArgumentError(f"bench takes one run folder; got {' '.join(what)}")
-    if what and layers:
-        raise ArgumentError(f"the network is either that of {what[0]} or --layers {layers}; give one of them")
-    network = what[0] if what else _numbers("--layers", layers or LAYERS)
-    _check_writable({name: path for name, path in outputs.items() if path and path != STDOUT})
+    if what:
+        refuse(context, NEW, OWN)
+    network = what[0] if what else _numbers("--layers", LAYERS if layers is None else layers)
+    _check_writable({k: path for k, path in outputs.items() if path is not None and (k, path) != ("--json", STDOUT)})
     if plot or html:
         figure(1, 1, "")  # there is matplotlib
     with _display() as display:
@@ -91,7 +91,7 @@ def bench(
             network,
             devices=devices,
             batch_sizes=_numbers("--batch-sizes", batch_sizes),
-            widths=_numbers("--widths", widths) if widths else None,
+            widths=None if widths is None else _numbers("--widths", widths),
             activation=activation,
             loss=loss,
             optimizer=optimizer,
@@ -109,6 +109,8 @@ def bench(
     _write(result, json, csv, plot, html)
     if result.interrupted:
         raise typer.Exit(INTERRUPTED)
+    if result.failures():
+        raise typer.Exit(FAILED)
 
 
 def _compare(paths: list[str], json: str | None) -> None:
@@ -151,7 +153,7 @@ def _check_writable(outputs: dict[str, str]) -> None:
         folder = Path(path).parent
         if not folder.is_dir():
             raise DataError(f"{name} {path}: there is no folder {folder}; make it first")
-        if Path(path).is_dir() or not os.access(folder, os.W_OK):
+        if path == STDOUT or Path(path).is_dir() or not os.access(folder, os.W_OK):
             raise DataError(f"{name} {path}: cannot be written; name a file in a folder that can be written to")
     doubled = {path for path in outputs.values() if list(outputs.values()).count(path) > 1}
     if doubled:

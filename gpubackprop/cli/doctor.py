@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated
 
 import numpy as np
-from typer import Option
+from typer import Exit, Option
 
 from gpubackprop import __version__, mlp
 from gpubackprop.backend.cpu.blas_info import blas_name, blas_threads
@@ -16,6 +16,7 @@ from gpubackprop.backend.cuda.measurements import FILES
 from gpubackprop.backend.select import fallback_reason, get_backend
 from gpubackprop.bench.machine import version_of
 from gpubackprop.cli.devices import devices
+from gpubackprop.cli.output import FAILED
 from gpubackprop.files import cache
 from gpubackprop.optimizers import SGD
 from gpubackprop.terminal import Terminal
@@ -42,7 +43,10 @@ def doctor(
         ),
     ] = False,
 ) -> None:
-    """Say what this installation runs on, and what keeps it from a GPU; try one training step."""
+    """Say what this installation runs on, and what keeps it from a GPU; try one training step.
+
+    Ends with status 1 if that does not work.
+    """
     console = Terminal()
     if remeasure:
         console.print(f"forgot {cache.forget(f'{FILES}*')} files of measurements", highlight=False)
@@ -68,3 +72,5 @@ def doctor(
     verdict = "works" if after < before else "DOES NOT WORK: the loss should have fallen"
     say(f"20 training steps on {net.backend.name}: loss {before:.4f} -> {after:.4f}: {verdict}")
     say(f"steps there: {net.backend.describe()}")
+    if not after < before:
+        raise Exit(FAILED)

@@ -8,9 +8,10 @@ from typing import Annotated
 import numpy as np
 from rich.console import Console
 from rich.text import Text
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
 from gpubackprop.bench.subject import model_file
+from gpubackprop.cli.options import NEW, OWN, refuse
 from gpubackprop.cli.output import Json, print_json
 from gpubackprop.errors import ArgumentError
 from gpubackprop.files.checkpoint import load
@@ -26,6 +27,7 @@ _WIDTH = 110
 
 
 def explain(
+    context: Context,
     run: Annotated[
         str | None,
         Argument(
@@ -56,6 +58,7 @@ def explain(
     central differences, which know nothing of the chain rule.
     """
     if run is not None:
+        refuse(context, NEW, OWN)
         net = load(model_file(run), device)
     else:
         if output_activation is None:

@@ -7,11 +7,29 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-from typer import Option
+from typer import Context, Option
 
+from gpubackprop.errors import ArgumentError
 from gpubackprop.pipeline.settings import Settings
 
 Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def given(context: Context) -> set[str]:
+    """The names of the options and arguments that stand on the command line."""
+    return {p for p in context.params if getattr(context.get_parameter_source(p), "name", "") == "COMMANDLINE"}
+
+
+def refuse(context: Context, names: set[str], why: str) -> None:
+    """ArgumentError where options of these names are given, which would count for nothing."""
+    if needless := sorted(names & given(context)):
+        raise ArgumentError(f"{why}: leave out {', '.join(f'{name}=...' for name in needless)}")
+
+
+NEW = {"layers", "widths", "activation", "output_activation", "loss", "dropout", "l1", "l2", "task"}
+"""Options about a network that is made for the command, or about its data."""
+OWN = "the network is that of the run"
+"""Why they cannot stand beside a run."""
 
 
 def with_settings(*names: str, before: str, **defaults: Any) -> Callable[[Command], Command]:

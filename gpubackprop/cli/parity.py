@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
 
-from gpubackprop.cli.options import with_settings
+from gpubackprop.cli.options import NEW, OWN, refuse, with_settings
 from gpubackprop.cli.output import Json, show_report
 from gpubackprop.data import NAMES
 from gpubackprop.pipeline.settings import Settings
-from gpubackprop.pipeline.subject import subject
+from gpubackprop.pipeline.subject import is_run, subject
 from gpubackprop.proofs.parity import Device, check_parity
 
 _SETTINGS = ("layers", "activation", "loss", "optimizer", "learning_rate", "momentum", "dropout", "l1", "l2")
@@ -18,6 +18,7 @@ _SETTINGS = ("layers", "activation", "loss", "optimizer", "learning_rate", "mome
 
 @with_settings(*_SETTINGS, before="rows", optimizer="sgd")
 def parity(
+    context: Context,
     data: Annotated[str, Argument(metavar="DATA", help=f"{', '.join(NAMES)}, a file as for train, or a run folder.")],
     devices: Annotated[
         str, Option(help="Two devices, each with a dtype or precision if it matters: cpu,cuda  cpu/float64,cuda/tf32")
@@ -38,8 +39,10 @@ def parity(
 
     The network is a new one for the data, or that of a run folder. Ends with status 1 if there is such a tensor.
     """
+    if is_run(data):
+        refuse(context, NEW, OWN)
     if asked["optimizer"].lower() == "sgd":
-        asked["learning_rate"] = asked["learning_rate"] or 0.01
+        asked["learning_rate"] = 0.01 if asked["learning_rate"] is None else asked["learning_rate"]
         asked["momentum"] = 0.9 if asked["momentum"] is None else asked["momentum"]
     settings = Settings(**asked, schedule="constant", weight_decay=0.0, batch_size=rows, device="cpu", seed=seed)
     net, x, y = subject(data, settings, rows, target, task, folder)

@@ -14,7 +14,7 @@ import typer
 from typer import Argument, Option
 from typer.models import OptionInfo
 
-from gpubackprop.cli.options import with_settings
+from gpubackprop.cli.options import given, refuse, with_settings
 from gpubackprop.cli.output import Json, print_json
 from gpubackprop.data import NAMES, TextFormat
 from gpubackprop.distributed import join
@@ -158,21 +158,18 @@ def train(
         "distributed": ranks,
     }
     interrupted: RunInterruptedError | None = None
-    given = {p for p in context.params if getattr(context.get_parameter_source(p), "name", "") == "COMMANDLINE"}
-    if "data" in given and "sha256" not in given:
+    asked_for = given(context)
+    if "data" in asked_for and "sha256" not in asked_for:
         sha256 = None
     with ranks or nullcontext():
         try:
             if resume is not None:
-                if others := sorted(given - _WITH_RESUME):
-                    raise ArgumentError(
-                        f"a run that goes on keeps its settings: leave out {', '.join(f'{o}=...' for o in others)}"
-                    )
+                refuse(context, asked_for - _WITH_RESUME, "a run that goes on keeps its settings")
                 run = resume_run(
                     resume,
                     more_epochs=asked["epochs"] or 0,
                     data=data,
-                    device=asked["device"] if "device" in given else None,
+                    device=asked["device"] if "device" in asked_for else None,
                     **common,
                 )
             elif data is None:
@@ -222,7 +219,7 @@ def train(
         raise typer.Exit(128 + interrupted.signal)
 
 
-_WITH_RESUME = {"resume", "epochs", "data", "device", "folder", "checkpoint_every", "stop_on"}
+_WITH_RESUME = {"resume", "epochs", "data", "device", "folder", "checkpoint_every", "stop_on", "as_json"}
 
 
 def _signal(name: str) -> int:

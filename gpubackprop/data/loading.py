@@ -61,9 +61,11 @@ def load(
         goals = [target] if isinstance(target, str) else target or ()
         table = read_table(name, text=[*goals, *text], format=format, max_bytes=max_bytes)
         return Dataset.from_frame(table, target, task=task, weight=weight, group=group, name=title_of(name))
-    for option, value in (("target", target), ("weight", weight), ("group", group)):
+    usual = TextFormat()
+    written = {k: v for k, v in vars(format or usual).items() if v != getattr(usual, k)}
+    for option, value in {"target": target, "weight": weight, "group": group, **written}.items():
         if value is not None and (named or name.lower().endswith((".npz", ".npy"))):
-            raise ArgumentError(f"{option} is for tables, not for {name!r}, which has its own target: leave it out")
+            raise ArgumentError(f"{option} is for tables, not for {name!r}, which holds arrays: leave it out")
     if max_bytes is not None:
         raise ArgumentError(
             f"max_bytes is for tables, not for {name!r}, whose size is known before it is read: leave it out"

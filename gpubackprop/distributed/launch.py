@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from gpubackprop.distributed.communicator import Communicator
-from gpubackprop.errors import ArgumentError, ArgumentTypeError
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError
 
 _MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 """What Open MPI, MPICH (and Intel's, and those from it) and MVAPICH2 say to the processes that they start."""
@@ -20,8 +20,8 @@ def join(distributed: str | Communicator | None = "auto") -> Communicator | None
     "auto": as the environment says, in this order: MPI's launchers, torchrun (RANK, WORLD_SIZE, MASTER_ADDR), a job step of
     SLURM of several tasks. A communicator is returned as it is, None for None. The same process gets the same answer each time.
 
-    Raises MissingExtraError under MPI without mpi4py, DeviceError where the processes do not find each other, ArgumentError or
-    ArgumentTypeError for anything else.
+    Raises MissingExtraError under MPI without mpi4py, DeviceError where the processes do not find each other or mpi4py is of
+    another MPI than the launcher, ArgumentError or ArgumentTypeError for anything else.
     """
     if distributed is None or isinstance(distributed, Communicator):
         return distributed
@@ -50,11 +50,22 @@ def _joined() -> Communicator | None:
 
 
 def communicator(environment: Mapping[str, str]) -> Communicator | None:
-    """The communicator that the variables of an environment ask for; None where they tell of one process or of nothing."""
-    if any(_number(environment, name) > 1 for name in _MPI):
+    """The communicator that the variables of an environment ask for; None where they tell of one process or of nothing.
+
+    Raises DeviceError where MPI knows of another number of processes than its launcher says, and what `join` raises.
+    """
+    if told := {name: size for name in _MPI if (size := _number(environment, name)) > 1}:
         from gpubackprop.distributed.mpi import MpiCommunicator
 
-        return MpiCommunicator()
+        world = MpiCommunicator()
+        # A launcher of another MPI than mpi4py's: each process is alone there, and would train and write all by itself.
+        if world.size not in told.values():
+            said = " and ".join(f"{name}={size}" for name, size in told.items())
+            raise DeviceError(
+                f"the launcher says {said}, but mpi4py knows of {world.size}: it belongs to another MPI. Start them by the "
+                "mpiexec of the MPI that mpi4py was built with, or unset the variable to train in this process alone"
+            )
+        return world
     from gpubackprop.distributed.sockets import SocketCommunicator
 
     if "RANK" in environment and "MASTER_ADDR" in environment and _number(environment, "WORLD_SIZE") > 1:

@@ -28,6 +28,7 @@ def twin(
         l1=net.l1,
         l2=net.l2,
         capture=net.capture,
+        compile=net.compile,
     )
     other.engine.write(net.get_weights())
     other.engine.set_count(net.engine.count())

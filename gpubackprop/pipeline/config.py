@@ -61,4 +61,7 @@ def run_options(about: dict[str, Any]) -> dict[str, Any]:
     columns = {k: v for k, v in data["columns"].items() if k != "scale" and v != []}
     named = {k: data[k] for k in ("target", "task", "folder", "weight", "group", "max_bytes", "memory", "sha256")}
     words = {"missing": ",".join(word for word in data["format"]["missing"] if word)}
-    return {"data": data["source"], **named, **data["format"], **words, **columns, **about["settings"]}
+    settings = about["settings"]
+    # As text, since on a command line no words at all are no list.
+    settings = {**settings, "layers": "none" if settings["layers"] == [] else settings["layers"]}
+    return {"data": data["source"], **named, **data["format"], **words, **columns, **settings}

@@ -168,6 +168,10 @@ def train_run(
         read: dict[str, Any] = {"weight": weight, "group": group, "format": format, "max_bytes": max_bytes}
         loaded = load(path, target=target, task=task, folder=folder, text=columns.categorical, **read)
     elif isinstance(data, Dataset):
+        asked = {"target": target, "folder": folder, "weight": weight, "group": group, "format": format}
+        for name, value in {**asked, "max_bytes": max_bytes, "task": None if task == "auto" else task}.items():
+            if value is not None:
+                raise ArgumentError(f"{name} is for a name or a file; of a Dataset it is settled: leave it out")
         loaded = data
         format = loaded.x.format if isinstance(loaded.x, Table) else format
     else:
@@ -442,7 +446,8 @@ def prepare(
 ) -> Model:
     """A model for the data, with its inputs and targets fitted to the training part, not trained yet.
 
-    Raises DataError where the training part has a single class, or no column that could help.
+    Raises DataError where the training part has a single class, or no column that could help, ArgumentError for choices of
+    columns where the data are arrays.
     """
     if data.classes and len(np.unique(part.y)) < 2:
         raise DataError(
@@ -452,11 +457,16 @@ def prepare(
     learning_rate_factor(settings.scale_learning_rate, 1, settings.base_batch_size)
     settings.row_weights(part.y, None if origin.get("sampled") else part.weights, data.task)
     inputs: Encoder | Standardizer | None = None
+    columns = columns or ColumnChoices()
     width = data.x.shape[1]
     if isinstance(part.x, Table):
-        choices = replace(columns or ColumnChoices(), scale=settings.standardize)
+        choices = replace(columns, scale=settings.standardize and columns.scale)
         inputs = Encoder.fit(part.x, part.y, len(data.classes), choices)
         width = len(inputs.inputs)
+    elif made := [k for k, v in vars(columns).items() if v != getattr(ColumnChoices(), k)]:
+        raise ArgumentError(
+            f"{made[0]} is for the columns of a table, and the data set {data.name!r} holds arrays: leave it out"
+        )
     elif settings.standardize:
         inputs = Standardizer(per_feature=not data.image).fit(part.x)
     loss = get_loss(settings.loss or "cross_entropy")
@@ -560,7 +570,8 @@ def _same_data(
             loaded = sample.data
         else:
             loaded = model.load_data(source, folder=folder or known["folder"], same=True)
-    if fingerprint(loaded) != known["sha256"]:
+    # The fingerprint is of labels, not of what the classes are called.
+    if fingerprint(loaded) != known["sha256"] or list(loaded.classes) != known["classes"]:
         raise DataError(
             f"{loaded.name}: not the data that the run was trained on; it can go on with the same rows only"
         )

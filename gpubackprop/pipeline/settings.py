@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -105,7 +105,10 @@ class Settings:
     seed: int = _option(0, "Of the weights, the order, dropout and the held-out rows.", least=0)
 
     def completed(self, data: Dataset) -> Settings:
-        """Values for all that was left open, from the number of rows, the task and the optimizer."""
+        """Values for all that was left open, from the number of rows, the task and the optimizer.
+
+        Raises ArgumentTypeError or ArgumentError for counts that are no whole numbers, or below what the command takes.
+        """
         name, regression, few = self.optimizer.lower(), data.task == "regression", len(data.x) < FEW
         chosen: dict[str, Any] = {
             "loss": _LOSSES[data.task],
@@ -119,19 +122,24 @@ class Settings:
             "epochs": 20 if not few else 100 if regression else min(500, max(100, 4000 * 32 // len(data.x))),
             "validation": 0.0 if few else 0.1,
         }
-        return replace(self, **{k: v for k, v in chosen.items() if getattr(self, k) is None})
+        given = {f.name: (getattr(self, f.name), f.metadata["least"]) for f in fields(self)}
+        counts: dict[str, Any] = {
+            k: whole_number(k, v, least) for k, (v, least) in given.items() if None not in (v, least)
+        }
+        return replace(self, **{k: v for k, v in chosen.items() if getattr(self, k) is None}, **counts)
 
     def rows_a_step(self, rows: int) -> int:
         """The batch size for so many training rows. Raises ArgumentError where it is not a number, as long as it is "auto"."""
         if self.batch_size is None:
             return rows
         try:
-            return min(whole_number("batch_size", int(self.batch_size)), rows)
+            size = int(self.batch_size) if isinstance(self.batch_size, str) else self.batch_size
+            return min(whole_number("batch_size", size), rows)
         except ValueError:
             raise ArgumentError(f'batch_size must be a number of rows, or "auto"; got {self.batch_size!r}') from None
 
     def hidden(self) -> list[int]:
-        """The widths of the hidden layers: (512, 256), or in text "512,256", "none" for no hidden layer.
+        """The widths of the hidden layers: (512, 256), () for none, or in text "512,256", "none" for no hidden layer.
 
         Raises ArgumentError for anything else.
         """
@@ -139,7 +147,7 @@ class Settings:
         if isinstance(given, str):
             given = [] if given.strip().lower() == "none" else given.split(",")  # type: ignore[assignment]
         try:
-            widths = [int(part) for part in given]
+            widths = [int(part) if isinstance(part, str) else whole_number("layers", part) for part in given]
         except (TypeError, ValueError):
             widths = [0]
         if any(width < 1 for width in widths):

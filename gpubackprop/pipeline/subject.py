@@ -17,6 +17,11 @@ from gpubackprop.pipeline.settings import Settings
 from gpubackprop.random import host_generator
 
 
+def is_run(data: str) -> bool:
+    """Whether this is a run folder, or its .safetensors file."""
+    return Path(data).suffix == ".safetensors" or Path(data, MODEL).exists()
+
+
 def subject(
     data: str, settings: Settings, rows: int, target: str | None = None, task: str = "auto", folder: str | None = None
 ) -> tuple[Network, np.ndarray, np.ndarray]:
@@ -25,9 +30,8 @@ def subject(
     data: a run folder (or its .safetensors file), whose network and data set are taken and whose settings count; or a data
     set, for which a network is made with `settings`. Raises what `load` and `load_run` raise.
     """
-    path = Path(data)
-    if path.suffix == ".safetensors" or (path / MODEL).exists():
-        model = load_run(path, settings.device)
+    if is_run(data):
+        model = load_run(data, settings.device)
         loaded = model.load_data(
             model.source("name a data set"), target=target, folder=folder or model.data["folder"], same=True
         )

@@ -34,6 +34,8 @@ ATTEMPTS = 6
 SHOWN = 8
 """Derivatives that a report names."""
 _ROUNDING = 16 * np.finfo(np.float64).eps
+_LOST = 1e-2
+"""Share of an array's largest gradient that rounding may amount to, where the array is to count as checked."""
 
 
 @dataclass(frozen=True)
@@ -169,9 +171,9 @@ def gradcheck(
     * that the backward pass gives the same bits when it is done again, and leaves x and y alone.
 
     method: "central" differences with `eps` (1e-5 by default), right where |analytic - numeric| <= atol + rtol |analytic|,
-    plus what rounding of the loss itself amounts to; or "complex" for a complex step (eps 1e-30 by default), right to
-    1e-12 of an array's largest entry: for layers, activations and losses of this library, and for others that set
-    `complex_step = True`.
+    plus what rounding of the loss itself amounts to, and not checked where that is 1% of an array's largest entry; or "complex"
+    for a complex step (eps 1e-30 by default), right to 1e-12 of an array's largest entry: for layers, activations and losses
+    of this library, and for others that set `complex_step = True`.
     training: with dropout (one and the same mask, as the step counter is held still) and batch statistics, or as in
     prediction.
 
@@ -204,7 +206,7 @@ def gradcheck(
     weights, step = net.get_weights(), net.engine.count()
     try:
         check = kind(net, host[0], host[1], eps, rtol, atol, training)
-        problems = [*_consistency(check), *(_training_step(check) if training else ())]
+        problems = [*_consistency(check), *(_training_step(check) if training else ()), *_lost(check)]
         probes = list(_probes(check, directions, max_entries, host_generator(seed, 7)))
         compared, unchecked, resampled = _compare(check, probes, host_generator(seed, 8))
     finally:
@@ -290,7 +292,11 @@ class _Central:
 
     def tolerance(self, point: _Point, probe: _Probe, analytic: float) -> float:
         """How far the two derivatives may be apart."""
-        return self.atol + self.rtol * abs(analytic) + _ROUNDING * abs(point.loss) / self.eps
+        return self.atol + self.rtol * abs(analytic) + self.rounding(point)
+
+    def rounding(self, point: _Point) -> float:
+        """What rounding of the loss may amount to in a derivative."""
+        return _ROUNDING * abs(point.loss) / self.eps
 
 
 class _ComplexStep(_Central):
@@ -316,9 +322,17 @@ class _ComplexStep(_Central):
         return float(net.engine.value.imag) / self.eps, 0.0, kink
 
     def tolerance(self, point: _Point, probe: _Probe, analytic: float) -> float:
-        largest = {name: float(np.abs(g).max(initial=0.0)) for name, g in point.gradients.items()}
-        # An array whose gradient is all but zero, such as a bias under a batch normalisation, is held to the others.
-        return 1e-12 * max(largest[probe.name], 1e-2 * max(largest.values()), np.finfo(np.float64).tiny)
+        return 1e-12 * max(_sizes(point)[probe.name], np.finfo(np.float64).tiny)
+
+    def rounding(self, point: _Point) -> float:
+        return 0.0
+
+
+def _sizes(point: _Point) -> dict[str, float]:
+    """The largest entry of each array's gradient; one that is all but zero, such as of a bias under a batch normalisation, is
+    held to the others."""
+    largest = {name: float(np.abs(g).max(initial=0.0)) for name, g in point.gradients.items()}
+    return {name: max(size, 1e-2 * max(largest.values())) for name, size in largest.items()}
 
 
 def _at_zero(a: np.ndarray) -> bool:
@@ -370,6 +384,17 @@ def _training_step(check: _Central) -> Iterator[str]:
         )
         if not off <= allowed:
             yield f"train_step() moves {name} by something else than its gradient: off by up to {off:.3g}"
+
+
+def _lost(check: _Central) -> Iterator[str]:
+    """Arrays whose gradients would be right within rounding whatever they were."""
+    rounding = check.rounding(check.point)
+    for name, size in _sizes(check.point).items():
+        if rounding > _LOST * size + check.atol:
+            yield (
+                f"gradient of {name}: not checked, since rounding of the loss {check.point.loss:.3g} divided by eps may be "
+                f'{rounding:.1e} and its largest entries are {size:.1e}; take another eps, targets of size 1, or method="complex"'
+            )
 
 
 def _probes(check: _Central, directions: int, max_entries: int, rng: np.random.Generator) -> Iterator[_Probe]:

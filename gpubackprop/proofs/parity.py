@@ -51,6 +51,9 @@ class Key(NamedTuple):
     name: str
 
 
+_LOSS = Key(None, "loss", "loss")
+
+
 @dataclass(frozen=True)
 class Difference:
     """How far one tensor is off at one step: ||a - b||, with what is allowed, and the entry that is off most."""
@@ -72,10 +75,12 @@ class Difference:
 
 @dataclass
 class ParityReport:
-    """The result of `check_parity`: true in a condition where nothing is beyond the tolerance; print it for the table.
+    """The result of `check_parity`: true in a condition where nothing is beyond the tolerance, and everything was compared; print
+    it for the table.
 
     first: the first tensor beyond it, in order of computation, or None. worst: the largest relative error of each
-    (layer, kind). losses: both losses of each step. kinks: elements that the two devices rounded to different sides of a kink.
+    (layer, kind). unchecked: each (layer, kind) that was compared at no step. losses: both losses of each step. kinks: elements
+    that the two devices rounded to different sides of a kink.
     """
 
     devices: tuple[str, str]
@@ -86,6 +91,7 @@ class ParityReport:
     kinks: int = 0
     first: Difference | None = None
     worst: dict[tuple[int | None, str], Difference] = field(default_factory=dict)
+    unchecked: list[tuple[int | None, str]] = field(default_factory=list)
     losses: list[tuple[float, float]] = field(default_factory=list)
 
     def add(self, step: int, key: Key, a: np.ndarray, b: np.ndarray, allowed: float) -> None:
@@ -103,8 +109,8 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """Whether no tensor was beyond its tolerance."""
-        return self.first is None
+        """Whether no tensor was beyond its tolerance, and each was compared."""
+        return self.first is None and not self.unchecked
 
     def __bool__(self) -> bool:
         return self.passed
@@ -117,7 +123,9 @@ class ParityReport:
 
     def plain(self) -> dict[str, Any]:
         """The same as plain values, for JSON."""
-        found = {k: getattr(self, k) for k in ("passed", "devices", "tolerance", "steps", "losses", "kinks")}
+        found = {
+            k: getattr(self, k) for k in ("passed", "devices", "tolerance", "steps", "losses", "kinks", "unchecked")
+        }
         first = self.first and asdict(self.first)
         return {**found, "first": first, "worst": [asdict(d) for d in self.worst.values()]}
 
@@ -132,8 +140,11 @@ class ParityReport:
             lines.append(f"  first: {self.describe(self.first)}")
         if self.kinks:
             lines.append(
-                f"  {self.kinks:,} pre-activations were rounded to different sides of 0; what follows from them is left out"
+                f"  {self.kinks:,} pre-activations were rounded to different sides of 0; backward, their rows are left out"
             )
+        if self.first is None and self.unchecked:
+            what = ", ".join(f"{kind} of layer {layer}" for layer, kind in self.unchecked)
+            lines.append(f"  never compared, since every row has such a pre-activation: {what}")
         lines.append(f"  TF32: {'; '.join(self.tf32)}")
         return lines
 
@@ -184,8 +195,9 @@ def check_parity(
     Held to each other are, in the order of computation: each layer's output (and running statistics), the loss, from the
     last layer to the first its delta and its gradients, and then the updates; from step 11 on the loss alone. Where a
     pre-activation of ReLU and its like (or a residual of mean_absolute_error) is so close to 0 that the two devices round it
-    to different sides, what depends on it is left out, it is counted in the report's `kinks`, and the second copy goes on from
-    the first one's state; so it does where a gradient is nothing but rounding.
+    to different sides, it is counted in the report's `kinks`, the backward pass and the update of that step are those of the
+    other rows, and the second copy goes on from the first one's state; so it does where a gradient is nothing but rounding. Where
+    no other rows are left, what depends on such a pre-activation is left out; the report is false where that is so at every step.
 
     Raises ArgumentError for settings that cannot be, and DeviceError for a device that is not there.
     """
@@ -236,8 +248,8 @@ class _Side:
         return f"{self.label}: {state}{', but the environment sets ' if forced else ''}{' and '.join(forced)}"
 
     def snapshot(self, x: np.ndarray, y: np.ndarray) -> tuple[StepArrays, list[np.ndarray]]:
-        """All tensors of one forward and backward pass in order of computation, and for each layer which side of its kink
-        f' was taken on (the residual's signs come last)."""
+        """All tensors of one forward and backward pass in order of computation, and for each layer with those inside it which
+        side of their kinks f' was taken on, (n, any) (the residual's signs come last)."""
         net, be = self.net, self.net.backend
         loss, gradients = net.loss_and_gradients(x, y, training=True)
         batch = net.engine.training.batch(len(x))
@@ -247,18 +259,19 @@ class _Side:
             for name in net.engine.state:
                 if name.startswith(f"{i}."):
                     found[Key(i, "forward", name)] = be.to_host(net.engine.state[name])
-        found[Key(None, "loss", "loss")] = np.asarray(loss)
+        found[_LOSS] = np.asarray(loss)
         for i in range(len(net.layers) - 1, -1, -1):
             found[Key(i, "delta", "delta")] = be.delta_to_host(batch.tensors[i].delta)
             for name, gradient in gradients.items():
                 if name.startswith(f"{i}."):
                     found[Key(i, "gradient", name)] = gradient
-        pairs = with_tensors(net.layers, batch.tensors)
-        sides = [np.array([np.sign(be.to_host(v.a) - kink) for kink in kinks_of(layer)]) for layer, v in pairs]
+        kinked: list[list[np.ndarray]] = []
+        for outer, tensors in zip(net.layers, batch.tensors, strict=True):
+            every = with_tensors([outer], [tensors])
+            kinked.append([be.to_host(v.a) - kink for layer, v in every for kink in kinks_of(layer)])
         loss_kinks = () if net.loss_function.smooth or y.ndim == 1 else net.loss_function.kinks
-        residual = be.to_host(batch.outputs) - y if loss_kinks else np.zeros(0)
-        sides.append(np.array([np.sign(residual - kink) for kink in loss_kinks]))
-        return found, sides
+        kinked.append([be.to_host(batch.outputs) - y - kink for kink in loss_kinks])
+        return found, [np.sign(np.hstack([np.zeros((len(x), 0)), *arrays])) for arrays in kinked]
 
     def moved(self, x: np.ndarray, y: np.ndarray, size: float, seed: int) -> StepArrays:
         """The tensors with all weights and x multiplied by 1 + up to `size`; the network is as it was afterwards."""
@@ -301,8 +314,8 @@ def _follow(report: ParityReport, a: _Side, b: _Side, x: np.ndarray, y: np.ndarr
         report.steps = step
         if step > FOLLOWED:
             losses = [side.train_step(x, y)[0] for side in (a, b)]
-            key, allowed = Key(None, "loss", "loss"), LATER * report.tolerance * abs(losses[0])
-            report.add(step, key, np.asarray(losses[0]), np.asarray(losses[1]), allowed)
+            allowed = LATER * report.tolerance * abs(losses[0])
+            report.add(step, _LOSS, np.asarray(losses[0]), np.asarray(losses[1]), allowed)
         else:
             losses = _tensor_by_tensor(report, a, b, x, y, step, unit)
         report.losses.append((losses[0], losses[1]))
@@ -314,45 +327,64 @@ def _tensor_by_tensor(
     report: ParityReport, a: _Side, b: _Side, x: np.ndarray, y: np.ndarray, step: int, unit: float
 ) -> list[float]:
     """One step of both, every tensor compared; the two losses."""
-    pairs = [(side, *side.snapshot(x, y)) for side in (a, b)]
-    sides = [taken for _, _, taken in pairs]
-    flipped = [i for i, (s, t) in enumerate(zip(*sides, strict=True)) if not np.array_equal(s, t)]
-    report.kinks += sum(int(np.sum(sides[0][i] != sides[1][i])) for i in flipped)
-    losses: list[float] = []
-    moved: list[dict[Key, float]] = []
-    for side, tensors, _ in pairs:
-        conditions = side.moved(x, y, unit * step, step)
-        loss, updates = side.train_step(x, y)
-        losses.append(loss)
-        tensors.update(updates)
-        moved.append({key: _moved_norm(tensors, conditions, key) for key in tensors})
-    first, second = pairs[0][1], pairs[1][1]
-    weights, follow = a.net.get_weights(), bool(flipped)
-    topmost = max(flipped, default=-1)
-    for key in first:
-        # What depends on the side of its kink that the topmost flipped layer took is left out.
-        if key.kind not in ("forward", "loss") and (key.layer is None or key.layer <= topmost):
-            continue
-        size, condition = float(np.linalg.norm(first[key])), _CONDITION * max(m[key] for m in moved)
+    pairs, moved, flips = _both(a, b, x, y, unit * step, step)
+    report.kinks += sum(int(np.sum(f)) for f in flips)
+    losses = [float(tensors[_LOSS]) for tensors in pairs]
+    weights, follow = a.net.get_weights(), any(f.any() for f in flips)
+
+    def compare(key: Key) -> bool:
+        size, condition = float(np.linalg.norm(pairs[0][key])), _CONDITION * max(m[key] for m in moved)
         allowed = report.tolerance * size + condition
         if key.kind == "update":
             allowed += 4 * unit * float(np.linalg.norm(weights[key.name]))
+        report.add(step, key, pairs[0][key], pairs[1][key], allowed)
+        return condition > 0.1 * size
+
+    for key in pairs[0]:
+        if key.kind in ("forward", "loss"):
+            compare(key)
+    # Backward, a row that took different sides of a kink would be held to another slope.
+    rows, fewest = np.arange(len(x)), 1 if a.net.engine.mixes_rows is None else 2
+    kept = rows[~np.hstack(flips).any(axis=1)]
+    while fewest <= len(kept) < len(rows):
+        rows = kept
+        pairs, moved, flips = _both(a, b, x[rows], y[rows], unit * step, step)
+        kept = rows[~np.hstack(flips).any(axis=1)]
+    for side, tensors, m in zip((a, b), pairs, moved, strict=True):
+        updates = side.train_step(x[rows], y[rows])[1]
+        tensors.update(updates)
+        m.update({key: _moved_update(tensors, m, key) for key in updates})
+    # Where it could not be left out, what depends on the topmost such layer is.
+    topmost = max((i for i, f in enumerate(flips) if f.any()), default=-1)
+    for key in pairs[0]:
+        if key.kind not in ("forward", "loss") and key.layer is not None and key.layer > topmost:
             # A gradient that is nothing but rounding, as of a bias under a batch normalisation, must not lead the two
             # copies apart through an optimizer that divides by its size.
-            follow |= condition > 0.1 * size
-        report.add(step, key, first[key], second[key], allowed)
+            follow |= compare(key) and key.kind == "update"
+    report.unchecked = [k for k in dict.fromkeys((key.layer, key.kind) for key in pairs[0]) if k not in report.worst]
     if follow:
         b.follow(a)
     return losses
 
 
-def _moved_norm(tensors: StepArrays, moved: StepArrays, key: Key) -> float:
-    """How far rounding moves a tensor; an update moves by the same share as its gradient."""
-    if key.kind != "update":
-        return float(np.linalg.norm(tensors[key] - moved[key]))
+def _both(
+    a: _Side, b: _Side, x: np.ndarray, y: np.ndarray, size: float, seed: int
+) -> tuple[list[StepArrays], list[dict[Key, float]], list[np.ndarray]]:
+    """Of both sides: the tensors of a forward and backward pass, and how far rounding moves each; and for each layer and the
+    loss, which elements lie on different sides of a kink, (n, any)."""
+    (one, taken), (two, others) = (side.snapshot(x, y) for side in (a, b))
+    moved = []
+    for side, tensors in ((a, one), (b, two)):
+        conditions = side.moved(x, y, size, seed)
+        moved.append({key: float(np.linalg.norm(tensors[key] - conditions[key])) for key in tensors})
+    return [one, two], moved, [s != t for s, t in zip(taken, others, strict=True)]
+
+
+def _moved_update(tensors: StepArrays, moved: dict[Key, float], key: Key) -> float:
+    """How far rounding moves an update: by the same share as its gradient."""
     gradient = Key(key.layer, "gradient", key.name)
     size = float(np.linalg.norm(tensors[gradient]))
-    share = float(np.linalg.norm(tensors[gradient] - moved[gradient])) / size if size else 0.0
+    share = moved[gradient] / size if size else 0.0
     return share * float(np.linalg.norm(tensors[key]))
 
 

@@ -36,7 +36,7 @@ class Interrupts:
                 raise ArgumentError(
                     f"{signal.Signals(number).name} cannot be caught: no training can end in order on it"
                 )
-        self.numbers = [*usual, *more]
+        self.numbers = list(dict.fromkeys([*usual, *more]))
         self.signal: int | None = None
         self.forced = False
         """Whether a second signal came."""

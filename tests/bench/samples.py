@@ -19,7 +19,7 @@ MACHINE = {
 
 def timing(seconds: float, spread: float = 0.02) -> Timing:
     """A timing whose 10th and 90th percentile lie `spread` of the median to either side."""
-    return Timing(seconds, seconds * (1 - spread), seconds * (1 + spread), [seconds])
+    return Timing(seconds, seconds * (1 - spread), seconds * (1 + spread), [seconds] * 3)
 
 
 def result(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isnan
+
 import pytest
 
 from gpubackprop.bench.cases import Timing, crossover, winners
@@ -15,7 +17,8 @@ def test_a_timing_is_the_median_with_the_middle_80_percent() -> None:
     t = Timing.of([float(i) for i in range(11)])
     assert (t.median, t.low, t.high) == (5.0, 1.0, 9.0)
     assert t.spread == pytest.approx(0.8)
-    assert Timing.of([2.0]).spread == 0.0
+    assert Timing.of([2.0, 2.0]).spread == 0.0
+    assert isnan(Timing.of([2.0]).spread), "of one there is none"
 
 
 def test_timings_differ_when_their_ranges_have_nothing_in_common() -> None:

@@ -15,7 +15,7 @@ from gpubackprop.backend.select import get_backend
 from gpubackprop.bench import measure
 from gpubackprop.bench.cases import PHASES
 from gpubackprop.bench.measure import Measurement, disagreement, has_kinks
-from gpubackprop.bench.subject import descriptions
+from gpubackprop.bench.subject import describe, descriptions
 
 GRADIENTS = [f"gradient {i}.{k}" for i in "01" for k in ("weight", "bias")]
 
@@ -152,6 +152,11 @@ def test_the_first_wrong_tensor_is_named() -> None:
 def test_which_networks_have_kinks() -> None:
     assert has_kinks(descriptions([3, 4, 2], activation="relu")[0])
     assert not has_kinks(descriptions([3, 4, 2], activation="tanh")[0])
+    inside = gb.Residual([gb.Dense(4, 8, "relu"), gb.Dense(8, 4)])
+    for layer in (inside, gb.PReLU(4), gb.Activation(gb.activations.LeakyReLU(0.2))):
+        assert has_kinks(describe(gb.Network([gb.Dense(4, 4), layer, gb.Dense(4, 2)], device="cpu"))), layer
+    smooth = gb.Activation(gb.activations.Softplus(2.0))
+    assert not has_kinks(describe(gb.Network([gb.Dense(4, 4), smooth], device="cpu")))
 
 
 # -- seconds a call, with a clock that is known ------------------------------------------------------------------------

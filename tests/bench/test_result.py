@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gpubackprop.bench.cases import Timing
 from gpubackprop.bench.result import Result
 from gpubackprop.bench.text import to_text
 from gpubackprop.errors import DataError
@@ -133,6 +134,8 @@ def test_warnings_say_what_to_make_of_it() -> None:
         "Interrupted: this is what had been measured by then.",
         "The machine was busy before this began: load 1.5 on 2 cores.",
     ]
+    found.cases[0].cells["cpu"].timings["step"] = Timing.of([1.0])
+    assert found.warnings()[2].startswith("Figures of one round have no spread")
     found.cases.clear()
     assert found.warnings()[0] == "Interrupted: nothing had been measured yet."
     assert "nothing had been measured" in to_text(found.render())

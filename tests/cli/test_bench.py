@@ -13,9 +13,10 @@ import pytest
 
 import gpubackprop as gb
 from gpubackprop.backend.select import fallback_reason
+from gpubackprop.bench import runner
 from gpubackprop.bench.result import Result
 from tests.bench.samples import result
-from tests.cli.commands import started
+from tests.cli.commands import run, started
 
 COMMAND = [sys.executable, "-W", "error", "-c", "from gpubackprop.cli import main; main()", "bench"]
 ROOT = str(Path(gb.__file__).parent.parent)
@@ -96,10 +97,20 @@ def test_ctrl_c_prints_what_there_is(tmp_path: Path) -> None:
         (["--json", "no/a.json"], "there is no folder no"),
         (["--html", "."], "cannot be written"),
         (["--csv", "a", "--json", "a"], "--json and --csv name the same file"),
-        (["somewhere", "--layers", "6,5"], "give one of them"),
+        (["somewhere", "--layers", "6,5"], "the network is that of the run: leave out --layers"),
+        (["somewhere", "--activation", "gelu", "--loss", "cross_entropy"], "leave out --activation ..., --loss ..."),
+        (["--csv", "-"], "--csv -: cannot be written"),
+        (["--plot", "-"], "--plot -: cannot be written"),
+        (["--html", "-"], "--html -: cannot be written"),
+        (["--csv", ""], "cannot be written"),
+        (["--layers", ""], "--layers must be whole numbers"),
+        (["--widths", ""], "--widths must be whole numbers"),
         (["somewhere", "else"], "takes one run folder"),
         (["compare", "a.json"], "two results"),
-        (["compare", "a.json", "a.json", "--html", "x", "--devices", "cpu"], "leave out --html and --devices"),
+        (
+            ["compare", "a.json", "a.json", "--html", "x", "--batch-sizes", "4"],
+            "leave out --batch-sizes ..., --html ...",
+        ),
         (["compare", "a.json", "none.json"], "none.json: cannot be read"),
         (["compare", "a.json", "b.json"], "have no network, batch size and contender in common"),
     ],
@@ -128,6 +139,12 @@ def test_comparing_marks_what_is_no_noise(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stdout.count(">> slower") == 1
     assert json.loads((tmp_path / "a.json").read_text())["version"] == 1
+
+
+def test_a_contender_that_computes_something_else_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "disagreement", lambda *_: "loss is not finite")
+    quick = ("--layers", "2,3,2", "--devices", "strict", "--batch-sizes", "4", "--repeats", "1", "--seconds", "0.001")
+    assert "failed (2-3-2 at 4): wrong result: loss is not finite" in " ".join(run("bench", *quick, code=1).split())
 
 
 def test_figures_for_another_program(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,20 @@ def test_commands_to_a_terminal_are_shown_as_escapes() -> None:
         assert not {"\x1b", "\x9b"} & set(run(show, "classes", "--device", "cpu"))
     assert "c0\\x1b[2J\\x9b" in run("evaluate", "classes", "--device", "cpu")
     assert "\x1b" not in refused("train", "x\x1b[2J.csv", "--target", "c")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no shell")
+def test_what_is_closed_is_written_to_nowhere() -> None:
+    def closed(number: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+        words = shlex.join([sys.executable, "-m", "gpubackprop", *arguments])
+        return subprocess.run(["sh", "-c", f"{words} {number}>&-"], capture_output=True, text=True, check=False)
+
+    done = closed(1, "train", "xor", *QUICK, "--out", "run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path("run/model.safetensors").exists()
+    assert closed(1, "--version").returncode == 0
+    failed = closed(2, "evaluate", "nothing-there")
+    assert (failed.returncode, failed.stdout) == (2, "")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])

@@ -83,6 +83,14 @@ def test_both_take_a_run_folder(
     assert "4 -> Dense 5 relu" in capsys.readouterr().out
     assert run("parity", folder, "--devices", "cpu,strict", "--steps", "2") == 0
     assert "4 -> Dense 5 relu" in capsys.readouterr().out
+    for words in (
+        ("gradcheck", "--layers", "9"),
+        ("parity", "--dropout", "0.5"),
+        ("explain", "--loss", "cross_entropy"),
+    ):
+        assert run(words[0], folder, *words[1:]) == 2
+        assert f"the network is that of the run: leave out {words[1]} ..." in capsys.readouterr().err
+    assert run("gradcheck", f"{folder}/model.safetensors", "--task", "regression") == 2
 
 
 @pytest.mark.parametrize(
@@ -91,6 +99,7 @@ def test_both_take_a_run_folder(
         (("gradcheck", "--method", "forward"), "method must be"),
         (("parity", "--devices", "cpu"), "devices must be two"),
         (("parity", "--devices", "cpu,cpu/float8"), "float8"),
+        (("parity", "--devices", "cpu,strict", "--learning-rate", "0"), "--learning-rate must be"),
     ],
 )
 def test_errors_are_one_line(

@@ -10,6 +10,7 @@ import pytest
 
 import gpubackprop as gb
 from gpubackprop.backend.select import fallback_reason
+from gpubackprop.cli import doctor
 from tests.cli.commands import refused, run
 
 pytest.importorskip("sklearn", reason="the data extra is not installed")
@@ -174,6 +175,11 @@ def test_devices_and_doctor_say_what_is_there():
     assert "works" in text
     if fallback_reason():
         assert fallback_reason() in text
+
+
+def test_doctor_ends_with_1_where_a_device_does_not_train(monkeypatch):
+    monkeypatch.setattr(doctor, "SGD", lambda rate: gb.SGD(1e-30))
+    assert "DOES NOT WORK" in run("doctor", "--device", "cpu", code=1)
 
 
 def test_classes_cannot_command_a_terminal_or_a_spreadsheet(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gpubackprop.data import NAMES, load
+from gpubackprop.data import NAMES, TextFormat, load
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DataError
 
 
@@ -49,6 +49,8 @@ def test_options_that_do_not_apply(tmp_path: Path) -> None:
     for source, options, message in (
         ("iris", {"target": "species"}, "target is for tables"),
         ("a.npz", {"target": "y"}, "target is for tables"),
+        ("iris", {"format": TextFormat(decimal=",")}, "decimal is for tables"),
+        ("a.npy", {"format": TextFormat(missing=("", "-999"))}, "missing is for tables"),
         ("iris", {"folder": tmp_path}, "folder is for"),
         ("iris", {"task": "regression"}, "'iris' is classification"),
         ("diabetes", {"task": "classification"}, "'diabetes' is regression"),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +13,8 @@ import pytest
 import gpubackprop as gb
 from gpubackprop.distributed import launch, mpi, sockets
 from gpubackprop.distributed.communicator import Communicator
-from gpubackprop.errors import ArgumentError, ArgumentTypeError, MissingExtraError
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, DeviceError, MissingExtraError
+from tests.distributed.launching import environment, needs_mpi
 
 STEP = {"SLURM_JOB_ID": "10042", "SLURM_STEP_ID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3"}
 
@@ -18,7 +23,7 @@ STEP = {"SLURM_JOB_ID": "10042", "SLURM_STEP_ID": "1", "SLURM_STEP_NUM_TASKS": "
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What communicators are asked for, without making one."""
     asked: list[Any] = []
-    monkeypatch.setattr(mpi, "MpiCommunicator", lambda: asked.append("MPI"))
+    monkeypatch.setattr(mpi, "MpiCommunicator", lambda: asked.append("MPI") or SimpleNamespace(size=2))
     monkeypatch.setattr(sockets, "SocketCommunicator", lambda *arguments: asked.append(arguments))
     return asked
 
@@ -30,7 +35,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         ({"OMP_NUM_THREADS": "4"}, []),
         ({"PMI_SIZE": "1", "PMI_RANK": "0"}, []),
         ({"PMI_SIZE": "2", "PMI_RANK": "0"}, ["MPI"]),
-        ({"OMPI_COMM_WORLD_SIZE": "8", **STEP}, ["MPI"]),
+        ({"OMPI_COMM_WORLD_SIZE": "2", **STEP}, ["MPI"]),
+        ({"OMPI_COMM_WORLD_SIZE": "8", "PMI_SIZE": "2"}, ["MPI"]),
         ({"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "a", "MASTER_PORT": "29500"}, []),
         (
             {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "4000"},
@@ -46,6 +52,23 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_who_started_this_process(environment: dict[str, str], wanted: list[Any], made: list[Any]) -> None:
     launch.communicator(environment)
     assert made == wanted
+
+
+@pytest.mark.parametrize("name", ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"])
+def test_a_launcher_of_another_mpi(name: str, made: list[Any]) -> None:
+    with pytest.raises(DeviceError, match=f"the launcher says {name}=4, but mpi4py knows of 2"):
+        launch.communicator({name: "4"})
+
+
+@needs_mpi
+def test_processes_that_would_each_train_alone_are_refused(tmp_path: Path) -> None:
+    # What Open MPI's launcher sets, or MPICH's: the one that mpi4py is not of is one that it knows nothing of.
+    alone = {**environment(), "OMPI_COMM_WORLD_SIZE": "2", "MV2_COMM_WORLD_SIZE": "2"}
+    words = [sys.executable, "-m", "gpubackprop", "train", "xor", "--out", "run"]
+    done = subprocess.run(words, env=alone, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "but mpi4py knows of 1" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_variable_that_holds_no_number() -> None:

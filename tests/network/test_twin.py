@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import pytest
 
 import gpubackprop as gb
 from gpubackprop.backend.base import Backend
@@ -39,6 +40,16 @@ def test_the_original_is_left_alone() -> None:
     twin(original).train_step(X, Y, gb.SGD(0.5))
     assert all(np.array_equal(w, before[k]) for k, w in original.get_weights().items())
     assert int(original.step) == 0
+
+
+def test_a_twin_takes_compiled_steps_where_the_network_does() -> None:
+    pytest.importorskip("numba")
+    compiled = net(compile=True)
+    for other in (twin(compiled), twin(compiled, "cpu", dtype="float32"), twin(compiled, "cpu", dtype=np.complex128)):
+        assert other.engine.describe() == compiled.engine.describe()
+    assert not twin(net()).compile
+    assert gb.gradcheck(compiled, X, Y)
+    assert gb.gradcheck(compiled, X, Y, method="complex", training=False)
 
 
 def test_another_type() -> None:

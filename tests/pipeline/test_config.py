@@ -85,6 +85,12 @@ def test_a_run_from_python_is_repeated_too() -> None:
     assert same("a", "b")
 
 
+def test_a_network_without_hidden_layers_is_repeated_too() -> None:
+    gb.train_run("xor", layers=[], epochs=2, device="cpu", out="a")
+    run(*REPEAT, "--out", "b")
+    assert same("a", "b")
+
+
 def test_options_given_win_over_the_file() -> None:
     Path("c.toml").write_text('data = "xor"\nlayers = [4, 3]\nlearning-rate = 0.1\nepochs = 9\nstandardize = false\n')
     run("train", "--config", "c.toml", "--epochs", "2", "--out", "a", "--device", "cpu")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import gpubackprop as gb
+from gpubackprop.data import TextFormat
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DataError
 from gpubackprop.pipeline.run_folder import CHECKPOINTS, FILES
 from gpubackprop.pipeline.runs import RunInterruptedError
@@ -85,6 +86,13 @@ def test_an_interrupt_keeps_what_was_reached_and_goes_on() -> None:
         ({"test": 2}, "^test must be a share"),
         ({"momentum": 0.5}, "^momentum is for sgd"),
         ({"learning_rate": -1.0}, "^learning_rate must be"),
+        ({"epochs": 0}, "^epochs must be at least 1"),
+        ({"layers": [4.9]}, "^layers must be widths"),
+        ({"layers": [True]}, "^layers must be widths"),
+        ({"columns": gb.ColumnChoices(drop=("petal length (cm)",))}, "^drop is for the columns of a table"),
+        ({"columns": gb.ColumnChoices(scale=False)}, "^scale is for the columns of a table"),
+        ({"columns": gb.ColumnChoices(categorical=("a",))}, "^categorical is for the columns"),
+        ({"format": TextFormat(decimal=",")}, "^decimal is for tables, not for 'iris'"),
         ({"loss": "cross_entropy", "task": "regression"}, "^task is 'regression'"),
     ],
 )
@@ -93,6 +101,29 @@ def test_errors_name_arguments(arguments: dict[str, Any], message: str) -> None:
         gb.train_run("iris", **arguments)
     assert "--" not in str(caught.value)
     assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"epochs": 2.5}, {"epochs": True}, {"batch_size": 2.9}, {"batch_size": True}, {"patience": 1.5}]
+)
+def test_numbers_of_another_kind_are_not_cut(settings: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentTypeError, match=f"^{next(iter(settings))} must be a whole number"):
+        gb.train_run("iris", **{**QUICK, **settings})
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("option", ["target", "task", "folder", "weight", "group"])
+def test_what_a_dataset_already_says_cannot_be_asked_of_it(option: str) -> None:
+    data = gb.data.load("iris")
+    with pytest.raises(ArgumentError, match=f"^{option} is for a name or a file"):
+        gb.train_run(data, **{option: "regression", **QUICK})
+
+
+def test_columns_of_a_table_that_keep_their_scale() -> None:
+    Path("t.csv").write_text("a,b,y\n" + "".join(f"{i * 100 + 3},{i * i},{i * 1.7:.2f}\n" for i in range(60)))
+    run = gb.train_run("t.csv", target="y", columns=gb.ColumnChoices(scale=False), **QUICK)
+    np.testing.assert_allclose(run.model.prepare(run.model.read("t.csv"))[:, 0], np.arange(60) * 100 + 3)
+    assert run.model.targets is not None, "the target is standardised still"
 
 
 def test_a_folder_that_is_taken() -> None:

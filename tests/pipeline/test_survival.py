@@ -269,6 +269,7 @@ def test_resume_from_the_command() -> None:
     assert len(Path("short/history.jsonl").read_text().splitlines()) == 7
     assert json.loads(Path("short/settings.json").read_text())["settings"]["epochs"] == 7
     assert "done after 7 epochs" in run("train", "--resume", "short")
+    assert json.loads(run("train", "--resume", "short", "--json").splitlines()[-1])["epochs"] == 7
 
 
 @pytest.mark.parametrize(
@@ -309,6 +310,8 @@ def test_a_run_on_arrays_goes_on_with_the_same_arrays() -> None:
         gb.resume_run("run")
     with pytest.raises(DataError, match="not the data"):
         gb.resume_run("run", data=gb.data.Dataset("other", x + 1, y, "classification", ("no", "yes")))
+    with pytest.raises(DataError, match="not the data"):
+        gb.resume_run("run", data=gb.data.Dataset("other", x, y, "classification", ("yes", "no")))
     gb.resume_run("run", data=data)
     assert model_of("run") == model_of("whole")
 

@@ -183,6 +183,35 @@ def test_kinks_that_cannot_be_left_are_reported() -> None:
     assert "at a kink at every point" in str(report)
 
 
+class TwiceTanh(gb.activations.Activation):
+    """tanh, with twice its derivative."""
+
+    name = "twice_tanh"
+
+    def forward(self, be: Any, z: Any, a: Any) -> None:
+        be.xp.tanh(z, out=a)
+
+    def times_derivative(self, be: Any, a: Any, delta: Any) -> None:
+        delta *= 2 * (1 - a * a)
+
+
+@pytest.mark.parametrize(("eps", "shift"), [(1e-16, 0.0), (1e-30, 0.0), (None, 1e11)])
+def test_a_wrong_gradient_does_not_pass_where_rounding_hides_it(eps: float | None, shift: float) -> None:
+    checked = gb.mlp([4, 5, 3], activation=TwiceTanh(), loss="half_squared_error", dtype="float64", device="cpu")
+    y = np.random.default_rng(0).standard_normal((6, 3)) + shift
+    report = gb.gradcheck(checked, np.random.default_rng(1).standard_normal((6, 4)), y, eps=eps)
+    assert not report
+    assert any("gradient of 0.weight: not checked, since rounding of the loss" in p for p in report.problems)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e6])
+def test_targets_of_any_usual_size_can_be_checked(scale: float) -> None:
+    checked = gb.mlp([4, 5, 3], activation="tanh", loss="mean_squared_error", dtype="float64", device="cpu")
+    rng = np.random.default_rng(0)
+    report = gb.gradcheck(checked, rng.standard_normal((6, 4)), scale * rng.standard_normal((6, 3)))
+    assert report, str(report)
+
+
 class Restless(gb.Layer):
     """a = x; each backward pass differs from the one before."""
 

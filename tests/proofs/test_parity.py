@@ -114,24 +114,112 @@ def test_gradients_that_are_nothing_but_rounding_raise_no_alarm() -> None:
         assert report, str(report)
 
 
-def test_pre_activations_on_either_side_of_a_kink_are_counted() -> None:
-    checked = net("float64", "relu", capture=False)
+class Above(NumpyBackend):
+    """A CPU on which the first unit of the layer (5, 7) is a rounding error above 0 where it is 0, in some rows."""
+
+    def __init__(self, rows: slice) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def affine(self, x: Any, W: Any, b: Any, f: Any, z: Any, out: Any) -> None:
+        super().affine(x, W, b, f, z, out)
+        if W.shape == (5, 7):
+            out[np.isin(x[:, 0], X[self.rows, 0]), 0] += 1e-17
+
+
+def at_a_kink(*above: gb.Layer) -> gb.Network:
+    """The first unit of its first layer is exactly 0."""
+    layers = [gb.Dense(5, 7, "relu"), *above, gb.Dense(7, 3)]
+    checked = gb.Network(layers, loss="cross_entropy", dtype="float64", device="cpu", seed=2, capture=False)
     weights = checked.get_weights()
-    # Exactly 0 on one device, a rounding error above it on the other.
     weights["0.weight"][:, 0] = 0
     checked.set_weights(weights)
+    return checked
 
-    class Above(NumpyBackend):
-        def affine(self, x: Any, W: Any, b: Any, f: Any, z: Any, out: Any) -> None:
-            super().affine(x, W, b, f, z, out)
-            if W.shape == (5, 7):
-                out[3, 0] += 1e-17
 
-    report = gb.check_parity(checked, X, Y, ("cpu", Above()), 3)
+def test_pre_activations_on_either_side_of_a_kink_are_counted() -> None:
+    report = gb.check_parity(at_a_kink(), X, Y, ("cpu", Above(slice(3, 4))), 3)
     assert report, str(report)
-    assert report.kinks >= 1
+    assert report.kinks == 3
     assert "different sides of 0" in str(report)
-    assert (0, "gradient") not in report.worst or report.worst[0, "gradient"].relative_error < 1e-12
+    assert report.worst[0, "gradient"].relative_error < 1e-12, "of the other rows"
+
+
+def test_what_could_not_be_compared_at_any_step_is_named_and_is_no_parity() -> None:
+    inside = gb.Residual([gb.Dense(7, 7, "tanh"), gb.Dense(7, 7)])
+    report = gb.check_parity(at_a_kink(inside), X, Y, ("cpu", Above(slice(None))), 3)
+    assert not report
+    assert report.first is None
+    assert report.unchecked == [(0, "delta"), (0, "gradient"), (0, "update")], "but the layers above"
+    assert "never compared, since every row has such a pre-activation: delta of layer 0," in str(report)
+    assert report.plain()["unchecked"] == report.unchecked
+
+
+def test_layers_above_a_residual_with_a_kink_inside_are_compared() -> None:
+    inner = gb.Residual([gb.Dense(5, 7, "relu"), gb.Dense(7, 5)])
+    layers = [gb.Dense(5, 5), inner, gb.Dense(5, 3)]
+    checked = gb.Network(layers, loss="cross_entropy", dtype="float64", device="cpu", capture=False)
+    weights = checked.get_weights()
+    weights["1.0.weight"][:, 0] = 0
+    checked.set_weights(weights)
+
+    class Every(Above):
+        def affine(self, x: Any, W: Any, b: Any, f: Any, z: Any, out: Any) -> None:
+            NumpyBackend.affine(self, x, W, b, f, z, out)
+            out[:, 0] += 1e-17 * (W.shape == (5, 7))
+
+    report = gb.check_parity(checked, X, Y, ("cpu", Every(slice(None))), 3)
+    assert (2, "gradient") in report.worst
+    assert (0, "gradient") in report.unchecked
+
+
+class WrongInFloat32(gb.Layer):
+    """a = 2 x, whose backward pass is wrong in float32: dx = 0."""
+
+    def forward(self, be: Any, v: Any, training: bool) -> None:
+        v.a[...] = 2 * v.x
+
+    def backward(self, be: Any, v: Any, dx: Any, training: bool) -> None:
+        dx[...] = 2 * v.delta if v.delta.dtype == np.float64 else 0
+
+
+def test_a_row_at_a_kink_hides_nothing_below_it() -> None:
+    # 1e-50 is 0 in float32, so some ReLU takes another side at every step.
+    x, y = RNG.standard_normal((16, 3)), RNG.standard_normal((16, 2))
+    x[0] = 1e-50
+    below = [gb.Dense(3, 4, "tanh", bias=False), WrongInFloat32(), gb.Dense(4, 6, "relu", bias=False)]
+    checked = gb.Network([*below, gb.Dense(6, 2)], device="cpu", dtype="float64")
+    report = gb.check_parity(checked, x, y, (("cpu", "float64"), ("cpu", "float32")))
+    assert report.kinks
+    assert report.first is not None
+    assert (report.first.layer, report.first.kind) == (0, "delta")
+
+
+class Coarse(NumpyBackend):
+    """A CPU that rounds what it multiplies to bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.precision = "bf16"
+
+    def affine(self, x: Any, W: Any, b: Any, f: Any, z: Any, out: Any) -> None:
+        super().affine(_bf16(x), _bf16(W), b, f, z, out)
+
+
+def _bf16(a: np.ndarray) -> np.ndarray:
+    return ((a.view(np.uint32) + np.uint32(0x8000)) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+@pytest.mark.parametrize("norm", [gb.BatchNorm, gb.LayerNorm])
+def test_a_relu_network_in_low_precision_is_compared_all_the_way_down(norm: Any) -> None:
+    layers = [gb.Dense(40, 200), norm(200), gb.Activation("relu"), gb.Dropout(0.2), gb.Dense(200, 100, "relu")]
+    layers.append(gb.Dense(100, 3))
+    checked = gb.Network(layers, loss="cross_entropy", dtype="float32", device="cpu", seed=2, capture=False)
+    x, y = RNG.standard_normal((200, 40), np.float32), RNG.integers(0, 3, 200)
+    report = gb.check_parity(checked, x, y, ("cpu", Coarse()))
+    assert report, str(report)
+    assert report.kinks > 100
+    assert (0, "gradient") in report.worst
 
 
 def test_after_ten_steps_only_losses_are_compared() -> None:
