@@ -155,16 +155,18 @@ def as_number(text: str) -> float | None:
 
 
 def levels(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
-    """Codes (n,) of a column's cells, -1 for missing ones, and the texts that they stand for, in the order of their coming.
+    """Codes (n,) of a column's cells, -1 for missing ones and NaN, and the texts that they stand for, in the order of their coming.
 
     Whole numbers are written without a point, whatever their type, so that 1 in one file is 1.0 in another.
     """
     column = without_levels(column)
     if pa.types.is_floating(column.type):
         values = column.to_numpy(zero_copy_only=False)
-        whole = np.isfinite(values) & (np.abs(values) < 2**53)
-        if (np.rint(values[whole]) == values[whole]).all():
-            column = pa.array(np.where(whole, values, 0).astype(np.int64), mask=~whole)
+        finite = np.isfinite(values)
+        if (np.abs(values[finite]) < 2.0**63).all() and (np.rint(values[finite]) == values[finite]).all():
+            column = pa.array(np.where(finite, values, 0).astype(np.int64), mask=~finite)
+        else:
+            column = pa.array(values, from_pandas=True)
     if pa.types.is_boolean(column.type):
         column = pc.if_else(column, "True", "False")
     if not is_text(column.type):

@@ -97,7 +97,10 @@ class Dataset:
             table, x = table[kept], x[kept]
             columns = [table.column(goal) for goal in goals]
         targets = read_target_columns(columns, task, where, table.format.decimal)
-        classes = tuple(goals) if targets.task == "classification" and len(goals) > 1 else targets.classes
+        classes = targets.classes
+        if len(goals) > 1:
+            # Of one-hot columns, those that occur are known by their places.
+            classes = tuple(goals[int(place)] for place in classes)
         return cls(
             name,
             x,

@@ -105,6 +105,8 @@ def read_target_columns(columns: Sequence[Any], task: str, where: str, decimal: 
         values, notes = _values(column, task, where, decimal)
         return Targets(values[:, None], "regression", (), tuple(notes))
     codes, names = cells.levels(column)
+    if (codes < 0).any():
+        raise _no_target(column, int(np.argmax(codes < 0)), where)
     writing = cells.find_writing(column, decimal) if decimal == "," else None
     thousands = writing is not None and writing.decimal == ","
     plain = [None if thousands and "." in name else cells.as_number(name) for name in names]
@@ -168,9 +170,12 @@ def _values(column: pa.Array, task: str, where: str, decimal: str | None) -> tup
 
 def _finite(values: Array, column: pa.Array, where: str) -> Array:
     if not np.isfinite(values).all():
-        row = int(np.argmin(np.isfinite(values)))
-        raise DataError(f"{where}: row {row + 1} holds {column[row].as_py()}, which is no target; remove the row")
+        raise _no_target(column, int(np.argmin(np.isfinite(values))), where)
     return values
+
+
+def _no_target(column: pa.Array, row: int, where: str) -> DataError:
+    return DataError(f"{where}: row {row + 1} holds {column[row].as_py()}, which is no target; remove the row")
 
 
 def _guess(raw: Array) -> Task:

@@ -101,6 +101,13 @@ def test_numbers_of_every_type() -> None:
         np.testing.assert_array_equal(cells.numbers(column), expected)
 
 
+@pytest.mark.parametrize("values", [[0.5, np.nan, 2.0**53, 0.5], [1.0, np.nan, 2.0**53, 1.0]])
+def test_no_number_is_missing_but_nan(values: list[float]) -> None:
+    codes, found = cells.levels(pa.array(values))
+    assert codes.tolist() == [0, -1, 1, 0]
+    assert [float(level) for level in found] == [values[0], 2.0**53]
+
+
 def test_levels() -> None:
     for column, codes, names in (
         (pa.array(["b", None, "a", "b"]), [0, -1, 1, 0], ["b", "a"]),

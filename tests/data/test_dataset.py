@@ -54,6 +54,11 @@ def test_one_hot_columns_name_their_classes() -> None:
     assert (data.task, data.classes, data.y.tolist()) == ("classification", ("cat", "dog"), [0, 1, 1])
 
 
+def test_a_one_hot_column_without_a_row_gives_its_name_to_no_other() -> None:
+    data = Dataset.from_frame({"x": [1, 2, 3], "cat": [1, 0, 0], "dog": [0, 0, 0], "eel": [0, 1, 1]}, "cat,dog,eel")
+    assert (data.classes, data.y.tolist()) == (("cat", "eel"), [0, 1, 1])
+
+
 def test_bad_targets() -> None:
     frame = pd.DataFrame({"a": [1.5, 2], "b": [2.5, 3], "n": [None, None]})
     for target, message in (

@@ -154,6 +154,18 @@ def test_what_is_asked(values: pa.Array, message: str) -> None:
         assert read_target_columns([values], "classification", "y").task == "classification"
 
 
+@pytest.mark.parametrize("task", ["auto", "classification"])
+def test_large_whole_numbers_are_classes_like_small_ones(task: str) -> None:
+    targets = read_target_columns([pa.array([1.0, 1e16, 1e16, 1.0])], task, "t")
+    assert (targets.classes, targets.values.tolist()) == (("1", "10000000000000000"), [0, 1, 1, 0])
+
+
+@pytest.mark.parametrize("values", [[1.0, float("nan")], [1.5, float("nan")], [1.0, float("inf")]])
+def test_a_cell_without_a_class_is_refused(values: list[float]) -> None:
+    with pytest.raises(DataError, match="row 2 holds (nan|inf), which is no target"):
+        read_target_columns([pa.array(values)], "classification", "t")
+
+
 def test_several_columns() -> None:
     x, y = column("1,5", "2,5", "3"), column(1, 2, 3)
     assert read_target_columns([x, y], "auto", "y").values.tolist() == [[1.5, 1], [2.5, 2], [3, 3]]
