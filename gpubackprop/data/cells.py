@@ -46,7 +46,9 @@ MOSTLY = 0.9
 
 def is_text(kind: pa.DataType) -> bool:
     """Whether an Arrow type holds text, in levels or not."""
-    return "string" in str(kind)
+    # By name: older versions of Arrow have no string_view. A list or struct of text is none.
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return str(kind) in ("string", "large_string", "string_view")
 
 
 def is_number(kind: pa.DataType) -> bool:
@@ -157,9 +159,12 @@ def as_number(text: str) -> float | None:
 def levels(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
     """Codes (n,) of a column's cells, -1 for missing ones and NaN, and the texts that they stand for, in the order of their coming.
 
-    Whole numbers are written without a point, whatever their type, so that 1 in one file is 1.0 in another.
+    Whole numbers are written without a point, whatever their type, so that 1 in one file is 1.0 in another. Raises DataError
+    for lists, structs and maps.
     """
     column = without_levels(column)
+    if pa.types.is_nested(column.type):
+        raise DataError(f"cells of type {column.type} are no levels; make text of them, or a column for each of their parts")
     if pa.types.is_floating(column.type):
         values = column.to_numpy(zero_copy_only=False)
         finite = np.isfinite(values)

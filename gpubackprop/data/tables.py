@@ -309,7 +309,7 @@ def arrow_parts(content: Any, row_groups: Sequence[int] | None = None) -> tuple[
         return reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
     # Text as codes and a dictionary: a page of one long text, repeated, must not be written out.
     reader = parquet.ParquetFile(content)
-    if coded := [field.name for field in reader.schema_arrow if "string" in str(field.type)]:
+    if coded := [field.name for field in reader.schema_arrow if cells.is_text(field.type)]:
         content.seek(0)
         reader = parquet.ParquetFile(content, metadata=reader.metadata, read_dictionary=coded)
     rows = 1 << 16 if row_groups is None else max(256, _PART // (8 * max(1, len(reader.schema_arrow))))

@@ -149,10 +149,11 @@ def _values(column: pa.Array, task: str, where: str, decimal: str | None) -> tup
     if cells.is_time(kind) or "time" in str(kind):
         raise DataError(f"{where}: holds dates or times ({column[0].as_py()}); make numbers of them, or {_QUESTION}")
     if not cells.is_text(kind):
-        if "int" in str(kind) or str(kind) == "bool":
+        if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
             return column.to_numpy(zero_copy_only=False), []
         return _finite(cells.numbers(column), column, where), []
-    if task == "multilabel" and cells.is_yes_or_no(column):
+    flags = cells.is_yes_or_no(column)
+    if flags and (task == "multilabel" or all(level.lower() in ("true", "false") for level in cells.levels(column)[1])):
         return cells.yes_or_no(column), []
     writing = cells.find_writing(column, decimal)
     if writing is None:

@@ -103,8 +103,8 @@ class Model:
     def score(self, rows: Rows, y: Data | None = None, batch_size: int | None = None) -> dict[str, float]:
         """{"accuracy", "loss"}, or {"r2", "mean_absolute_error" (in the unit of the targets), "loss"}, of raw rows.
 
-        y: the names of the classes (n,), or values (n, m) or (n,); left out where `rows` is a data set, a name or a file,
-        which has its own. Raises DataError for classes that the network does not know, and what `predict` raises.
+        y: the names of the classes (n,), or values (n, m) or (n,), of a data frame by the names of its columns; left out where
+        `rows` is a data set, a name or a file, which has its own. Raises DataError for classes that the network does not know, and what `predict` raises.
         """
         if y is not None:
             return self.scores(self.read(rows), self._target(y), batch_size)
@@ -136,7 +136,7 @@ class Model:
         if not isinstance(self.inputs, Encoder):
             return []
         table = self._table(x)
-        known = {*self.features, *self.data["targets"]}
+        known = {*self.features, *self.data["targets"], self.data.get("weight"), self.data.get("group")}
         unused = [name for name in table.names if name not in known]
         new = [f"not used, since training had no such columns: {listed(unused)}"] if unused else []
         return [*new, *table.notes, *self.inputs.remarks(table)]
@@ -199,7 +199,7 @@ class Model:
         return {"r2": r2(answers, y), "mean_absolute_error": mean_absolute_error(answers, y), "loss": loss}
 
     def match(self, data: Dataset) -> tuple[Array | Table, Array]:
-        """x and y of other data with the labels that the network knows; x_test and y_test where there are such.
+        """x and y of other data with the labels, or the order of the targets, that the network knows; x_test and y_test where there are such.
 
         Raises DataError for missing columns, classes never seen, and another number of targets.
         """
@@ -222,6 +222,8 @@ class Model:
             y = np.array([self.classes.index(name) for name in data.classes], np.int64)[y]
         elif y.ndim != 2 or y.shape[1] != self.network.widths[-1]:
             raise DataError(f"{data.name}: expected {self.network.widths[-1]} targets a row, as in training")
+        elif list(data.targets) != (names := self.data["targets"]) and {*data.targets} == {*names}:
+            y = y[:, [data.targets.index(name) for name in names]]
         return x, y
 
     def rows_to_judge(self, data: str | None = None, target: str | None = None, folder: str | None = None) -> Part:
@@ -251,7 +253,8 @@ class Model:
     def _held_out(self, data: Dataset) -> Part | None:
         """The rows that training held out, where it was trained on these data."""
         known = self.data
-        if fingerprint(data) != known["sha256"]:
+        # The fingerprint is of labels, not of what the classes are called.
+        if fingerprint(data) != known["sha256"] or list(data.classes) != known["classes"]:
             return None
         return divide(data, test=known["test"], validation=known["validation"], seed=known["seed"]).test
 
@@ -324,6 +327,9 @@ class Model:
         return {"text": self.text, "format": self.format(), "max_bytes": self.data.get("max_bytes")}
 
     def _target(self, y: Data | None) -> Array:
+        names = self.data["targets"]
+        if len(names) > 1 and not self.classes and is_frame(y) and {*names} <= {*(frame := table_from(y)).names}:
+            y = np.stack([frame.column(name).to_numpy(zero_copy_only=False) for name in names], axis=1)
         raw = np.asarray(y)
         if not self.classes:
             if raw.ndim not in (1, 2) or raw.dtype.kind not in "fiub":

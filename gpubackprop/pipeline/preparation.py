@@ -35,8 +35,14 @@ class Part:
 
     def some(self, rows: int, seed: int) -> Part:
         """So many of its rows, drawn at random, or all."""
-        chosen = np.sort(host_generator(seed, 14).permutation(len(self.x))[:rows])
+        chosen = drawn(len(self.x), rows, seed)
         return Part(self.x[chosen], self.y[chosen], f"{len(chosen):,} rows of {self.what}")
+
+
+def drawn(n: int, rows: int, seed: int) -> Array:
+    """So many of n rows, drawn at random, in their order, or all: indices."""
+    chosen: Array = np.sort(host_generator(seed, 14).permutation(n)[:rows])
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ def divide(data: Dataset, *, test: float, validation: float, seed: int) -> Parts
 
     test: the share of all rows that is held out, where the data set has no official test part; 0: judge by the
     training rows. validation: the share of what is left then; 0: none. Classes keep their proportions in each part,
-    and so do the tenths of a regression's first target. Fewer than 20 rows are not divided.
+    and so do combinations of several labels a row (those that occur once, as one) and the tenths of a regression's first
+    target. Fewer than 20 rows are not divided.
 
     Raises ArgumentError for shares outside [0, 1), or that leave a part without rows.
     """
@@ -93,7 +100,10 @@ def _part(data: Dataset, rows: Array, what: str) -> Part:
 def _strata(data: Dataset, rows: Array) -> Array:
     y: Array = data.y[rows]
     if data.task == "multilabel":
-        return np.unique(y, axis=0, return_inverse=True)[1].reshape(-1)
+        _, codes, counts = np.unique(y, axis=0, return_inverse=True, return_counts=True)
+        codes = codes.reshape(-1)
+        # A class of one row is never held out: what occurs once is one class together.
+        return np.where(counts[codes] == 1, -1, codes)
     return y if data.task == "classification" else np.searchsorted(np.quantile(y[:, 0], _TENTHS), y[:, 0])
 
 

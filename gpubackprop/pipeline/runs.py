@@ -39,7 +39,7 @@ from gpubackprop.pipeline.encoder import ColumnChoices, Encoder, described
 from gpubackprop.pipeline.large import Held, encode_all, is_large, rows_together
 from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.pictures import draw_confusion, draw_predictions
-from gpubackprop.pipeline.preparation import FEWEST, Part, Parts, baseline, divide, fingerprint, outputs_for, told
+from gpubackprop.pipeline.preparation import FEWEST, Part, Parts, baseline, divide, drawn, fingerprint, outputs_for, told
 from gpubackprop.pipeline.report import Report, report
 from gpubackprop.pipeline.run_folder import CHECKPOINTS, ENCODED, HISTORY, MODEL, RunFolder, read_settings, versions
 from gpubackprop.pipeline.settings import Settings, SettingsOptions
@@ -68,6 +68,8 @@ SAMPLED = 100_000
 """Rows of a table that is streamed which are drawn at random to look at, and to hold out some."""
 MOST_PARAMETERS = 10_000_000
 """Of a network whose gradient's noise is measured after training without being asked."""
+SHOWN_ROWS = 1000
+"""Training rows that the score after each epoch is of, where none are watched."""
 MEASURED_ROWS = 4096
 """Rows that batch sizes and the gradient's noise are measured on."""
 
@@ -496,10 +498,15 @@ def fit(
     stream: Stream | None = None,
 ) -> History:
     """Train the model on the training part, or on a stream, or go on with that, watching the validation part if there is one."""
-    few = parts.train if stream is None else parts.train.some(1000, settings.seed)
+    few = parts.train if stream is None else parts.train.some(SHOWN_ROWS, settings.seed)
     x, y = model.prepare_training(few), model.prepare_targets(few.y)
     watched = parts.validation and model.prepared(parts.validation)
-    trainer.callbacks[:] = callbacks if watched else [_TrainingScore(x[:1000], y[:1000]), *callbacks]
+    if watched:
+        shown: Callback = _InTheUnitOfTheTarget(model.targets)
+    else:
+        rows = drawn(len(x), SHOWN_ROWS, settings.seed)
+        shown = _TrainingScore(x[rows], y[rows])
+    trainer.callbacks[:] = [shown, *callbacks]
     options: dict[str, Any] = {"validation_data": watched, "verbose": False}
     data: Any = (stream, None)
     if stream is None:
@@ -513,7 +520,7 @@ def fit(
 
 
 class _TrainingScore(Callback):
-    """Without a validation part: the score on the (first thousand) training rows, so that there is one to look at."""
+    """Without a validation part: the score on (a thousand of) the training rows, so that there is one to look at."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
         self.x, self.y = x, y
@@ -521,6 +528,19 @@ class _TrainingScore(Callback):
     def on_epoch_end(self, trainer: Training, record: dict[str, Any]) -> None:
         scores = evaluate(trainer.net, self.x, self.y)
         record.update({k: v for k, v in scores.items() if k in ("accuracy", "r2")})
+
+
+class _InTheUnitOfTheTarget(Callback):
+    """With a validation part: its mean absolute error in the unit of the target, not of the standardised one; of several targets,
+    whose units differ, none."""
+
+    def __init__(self, scale: Standardizer | None) -> None:
+        self.scale = scale
+
+    def on_epoch_end(self, trainer: Training, record: dict[str, Any]) -> None:
+        if self.scale is not None and (error := record.pop("val_mean_absolute_error", None)) is not None:
+            if self.scale.width == 1:
+                record["val_mean_absolute_error"] = error * float(self.scale.scale[0])
 
 
 class _HistoryFile(LogFile):

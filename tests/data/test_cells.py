@@ -108,6 +108,15 @@ def test_no_number_is_missing_but_nan(values: list[float]) -> None:
     assert [float(level) for level in found] == [values[0], 2.0**53]
 
 
+def test_text_inside_of_other_cells_is_no_text() -> None:
+    for kind in (pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())):
+        assert cells.is_text(kind)
+    for kind in (pa.list_(pa.string()), pa.struct([("string", pa.int8())]), pa.map_(pa.string(), pa.int8())):
+        assert not cells.is_text(kind)
+        with pytest.raises(DataError, match="are no levels"):
+            cells.levels(pa.nulls(1, kind))
+
+
 def test_levels() -> None:
     for column, codes, names in (
         (pa.array(["b", None, "a", "b"]), [0, -1, 1, 0], ["b", "a"]),

@@ -176,6 +176,15 @@ def test_several_columns() -> None:
         read_target_columns([column("a", "b"), y], "auto", "y")
 
 
+def test_true_and_false_in_text_are_the_targets_that_they_are_otherwise() -> None:
+    flags = [column("True", "False", "True"), column("false", "true", "false")]
+    one_hot = read_target_columns(flags, "auto", "y")
+    assert (one_hot.task, one_hot.values.tolist()) == ("classification", [0, 1, 0])
+    assert read_target_columns(flags[:1], "regression", "y").values.tolist() == [[1], [0], [1]]
+    with pytest.raises(DataError, match="holds text"):
+        read_target_columns([column("yes", "no")], "regression", "y")
+
+
 def test_regression_on_text_is_refused() -> None:
     with pytest.raises(DataError, match="holds text"):
         read_target_columns([column("a", "b")], "regression", "y")

@@ -187,6 +187,40 @@ def test_later_rows_are_read_as_those_of_the_data_set_were(tmp_path: Path) -> No
     assert (known != nothing).all()
 
 
+def test_targets_are_matched_by_name(tmp_path: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    x = np.random.default_rng(0).normal(size=(100, 2))
+    frame = pd.DataFrame({"u": x[:, 0], "v": x[:, 1], "a": x[:, 0], "b": 50 - 9 * x[:, 1]})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    data = [gb.Dataset.from_frame(frame, names) for names in ("a,b", "b,a")]
+    model = gb.train_run(data[0], out=tmp_path / "run", **QUICK).model
+    right = pytest.approx(model.score(data[0]))
+    assert model.score(data[1]) == right
+    for y in (frame[["b", "a"]], frame[["a", "b"]].to_numpy()):
+        assert model.score(frame, y) == right
+    judged = model.rows_to_judge(str(tmp_path / "t.csv"), "b,a")
+    assert model.scores(judged.x, judged.y) == right
+
+
+def test_rows_with_other_classes_are_not_the_training_data(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=100)
+    table = {"u": x, "y": np.where(x > 0, "dog", "cat")}
+    model = gb.train_run(gb.Dataset.from_frame(table, "y"), out=tmp_path / "run", **QUICK).model
+    lines = [f"{u!r},{'eel' if u > 0 else 'dog'}" for u in x.tolist()]
+    (tmp_path / "t.csv").write_text("\n".join(["u,y", *lines]))
+    with pytest.raises(DataError, match="knows no class 'eel'"):
+        model.rows_to_judge(str(tmp_path / "t.csv"))
+
+
+def test_the_weight_of_training_rows_is_no_column_that_training_had_not(tmp_path: Path) -> None:
+    lines = [f"{0.1 * i},1,{i % 5},{'no' if i % 2 else 'yes'}" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(["u,w,who,y", *lines]))
+    model = gb.train_run(
+        tmp_path / "t.csv", target="y", weight="w", group="who", out=tmp_path / "run", **{**QUICK, "epochs": 1}
+    ).model
+    assert model.remarks(model.read(tmp_path / "t.csv")) == []
+
+
 def test_a_row_whose_answer_is_nan_is_of_no_class(colours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, rows = gb.load_run(colours / "run", "cpu"), [[0.0, 0.0], [1.0, -1.0]]
     answers = model.answers(model.read(rows))

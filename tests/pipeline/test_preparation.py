@@ -20,6 +20,14 @@ def dataset(n: int, task: str = "classification", official: bool = False) -> Dat
     return Dataset("numbers", x, y, task, ("a", "b") if task == "classification" else (), (), *test)  # type: ignore[arg-type]
 
 
+def test_combinations_of_labels_that_occur_once_are_held_out_too() -> None:
+    y = np.array([[n >> k & 1 for k in range(7)] for n in range(100)], np.float64)
+    y[:40] = 0
+    data = Dataset("labels", np.arange(100.0)[:, None], y, "multilabel", targets=tuple("abcdefg"))
+    test = divide(data, test=0.2, validation=0.0, seed=0).test
+    assert (len(test.x), (test.x >= 40).sum()) == (20, 12)
+
+
 @pytest.mark.parametrize("task", ["classification", "regression"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_row_is_in_one_part(task: str, seed: int) -> None:
