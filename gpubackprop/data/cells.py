@@ -157,14 +157,17 @@ def as_number(text: str) -> float | None:
 
 
 def levels(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
-    """Codes (n,) of a column's cells, -1 for missing ones and NaN, and the texts that they stand for, in the order of their coming.
+    """Codes (n,) of a column's cells, -1 for missing ones and NaN, and the texts that they stand for, in the order of their
+    coming.
 
     Whole numbers are written without a point, whatever their type, so that 1 in one file is 1.0 in another. Raises DataError
     for lists, structs and maps.
     """
     column = without_levels(column)
     if pa.types.is_nested(column.type):
-        raise DataError(f"cells of type {column.type} are no levels; make text of them, or a column for each of their parts")
+        raise DataError(
+            f"cells of type {column.type} are no levels; make text of them, or a column for each of their parts"
+        )
     if pa.types.is_floating(column.type):
         values = column.to_numpy(zero_copy_only=False)
         finite = np.isfinite(values)

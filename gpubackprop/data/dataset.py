@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from gpubackprop.data import cells
 from gpubackprop.data.tables import Table, table_from
 from gpubackprop.data.targets import Task, check_task, read_target_columns
 from gpubackprop.data.text_tables import TextFormat, listed
-from gpubackprop.errors import ArgumentError, DataError
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, DataError
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,13 +70,16 @@ class Dataset:
         weight: a column of what each row counts. group: a column whose equal values mark rows that no split may part. Rows
         without a target are left out, which the notes say.
 
-        Raises ArgumentTypeError for what is no data frame, DataError for columns that are not there or cannot be used.
+        Raises ArgumentTypeError for what is no data frame or no name, DataError for columns that are not there or cannot be used.
         """
         check_task(task)
         table = table_from(frame, format)
         if target is None:
             raise DataError(f"{name}: say which column to predict, target=NAME; the columns are {listed(table.names)}")
-        goals = [table.find(goal, name) for goal in table.split([target] if isinstance(target, str) else target)]
+        asked = [target] if isinstance(target, str) or not isinstance(target, Iterable) else [*target]
+        if not all(isinstance(goal, str) for goal in asked):
+            raise ArgumentTypeError(f"target is {target!r}; expected the name of a column, as text, or a list of names")
+        goals = [table.find(goal, name) for goal in table.split(asked)]
         if len(set(goals)) < len(goals):
             raise DataError(f"{name}: target {target!r} names a column twice")
         extra = [table.find(column, name) for column in (weight, group) if column is not None]
@@ -96,6 +99,9 @@ class Dataset:
             )
             table, x = table[kept], x[kept]
             columns = [table.column(goal) for goal in goals]
+        groups = None if group is None else cells.levels(table.column(table.find(group, name)))[0]
+        if groups is not None and (without := int((groups < 0).sum())):
+            notes.append(f"{without:,} rows have no {group}: they are one group, which no split parts")
         targets = read_target_columns(columns, task, where, table.format.decimal)
         classes = targets.classes
         if len(goals) > 1:
@@ -110,7 +116,7 @@ class Dataset:
             tuple(x.names),
             targets=tuple(goals),
             weights=None if weight is None else _weights(table, table.find(weight, name), name),
-            groups=None if group is None else cells.levels(table.column(table.find(group, name)))[0],
+            groups=groups,
             notes=(*notes, *targets.notes),
         )
 

@@ -170,7 +170,9 @@ def table_from(frame: Any, format: TextFormat | None = None) -> Table:
                 f"frame is a {type(frame).__name__}; expected a data frame of pandas, polars or pyarrow, a dictionary of "
                 "columns, or anything with __arrow_c_stream__"
             )
-    except (pa.ArrowException, ValueError) as error:
+    except ArgumentTypeError:
+        raise
+    except (pa.ArrowException, ValueError, TypeError) as error:
         raise DataError(f"the data frame cannot be read: {str(error).splitlines()[0]}") from error
     return from_arrow("the data frame", table.schema, table.to_batches(), format or TextFormat(), lambda size: None)
 

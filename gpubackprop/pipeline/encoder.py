@@ -78,7 +78,7 @@ class Column:
 class ColumnChoices:
     """What the user decides of columns, by their names. drop: to leave out. only: to use, and no others (None: all). keep: to
     use although they seem to carry nothing. categorical, numeric: to take for such. log: numbers to take the logarithm of.
-    scale: numbers to mean 0 and variance 1."""
+    scale: numbers to mean 0 and variance 1. One name may come without a tuple around it."""
 
     drop: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
@@ -87,6 +87,11 @@ class ColumnChoices:
     numeric: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
     scale: bool = True
+
+    def __post_init__(self) -> None:
+        for option, names in [*vars(self).items()]:
+            if isinstance(names, str):
+                object.__setattr__(self, option, (names,))
 
     def found_in(self, table: Table) -> ColumnChoices:
         """The same with the table's own names; ArgumentError for one that it does not have."""

@@ -104,7 +104,8 @@ class Model:
         """{"accuracy", "loss"}, or {"r2", "mean_absolute_error" (in the unit of the targets), "loss"}, of raw rows.
 
         y: the names of the classes (n,), or values (n, m) or (n,), of a data frame by the names of its columns; left out where
-        `rows` is a data set, a name or a file, which has its own. Raises DataError for classes that the network does not know, and what `predict` raises.
+        `rows` is a data set, a name or a file, which has its own. Raises DataError for classes that the network does not know,
+        and what `predict` raises.
         """
         if y is not None:
             return self.scores(self.read(rows), self._target(y), batch_size)
@@ -199,7 +200,8 @@ class Model:
         return {"r2": r2(answers, y), "mean_absolute_error": mean_absolute_error(answers, y), "loss": loss}
 
     def match(self, data: Dataset) -> tuple[Array | Table, Array]:
-        """x and y of other data with the labels, or the order of the targets, that the network knows; x_test and y_test where there are such.
+        """x and y of other data with the labels, or the order of targets, that the network knows; x_test and y_test where there
+        are such.
 
         Raises DataError for missing columns, classes never seen, and another number of targets.
         """

@@ -39,7 +39,17 @@ from gpubackprop.pipeline.encoder import ColumnChoices, Encoder, described
 from gpubackprop.pipeline.large import Held, encode_all, is_large, rows_together
 from gpubackprop.pipeline.model import Model
 from gpubackprop.pipeline.pictures import draw_confusion, draw_predictions
-from gpubackprop.pipeline.preparation import FEWEST, Part, Parts, baseline, divide, drawn, fingerprint, outputs_for, told
+from gpubackprop.pipeline.preparation import (
+    FEWEST,
+    Part,
+    Parts,
+    baseline,
+    divide,
+    drawn,
+    fingerprint,
+    outputs_for,
+    told,
+)
 from gpubackprop.pipeline.report import Report, report
 from gpubackprop.pipeline.run_folder import CHECKPOINTS, ENCODED, HISTORY, MODEL, RunFolder, read_settings, versions
 from gpubackprop.pipeline.settings import Settings, SettingsOptions
@@ -501,12 +511,12 @@ def fit(
     few = parts.train if stream is None else parts.train.some(SHOWN_ROWS, settings.seed)
     x, y = model.prepare_training(few), model.prepare_targets(few.y)
     watched = parts.validation and model.prepared(parts.validation)
-    if watched:
-        shown: Callback = _InTheUnitOfTheTarget(model.targets)
-    else:
+    trainer.callbacks[:] = callbacks
+    if not watched:
         rows = drawn(len(x), SHOWN_ROWS, settings.seed)
-        shown = _TrainingScore(x[rows], y[rows])
-    trainer.callbacks[:] = [shown, *callbacks]
+        trainer.callbacks.insert(0, _TrainingScore(x[rows], y[rows]))
+    elif model.targets is not None:
+        trainer.callbacks.insert(0, _InTheUnitOfTheTarget(model.targets))
     options: dict[str, Any] = {"validation_data": watched, "verbose": False}
     data: Any = (stream, None)
     if stream is None:
@@ -531,16 +541,17 @@ class _TrainingScore(Callback):
 
 
 class _InTheUnitOfTheTarget(Callback):
-    """With a validation part: its mean absolute error in the unit of the target, not of the standardised one; of several targets,
-    whose units differ, none."""
+    """With a validation part: its mean absolute error in the unit of the target, as all else that people see, not of the
+    standardised one; of several targets, which have a scale each, none."""
 
-    def __init__(self, scale: Standardizer | None) -> None:
+    def __init__(self, scale: Standardizer) -> None:
         self.scale = scale
 
     def on_epoch_end(self, trainer: Training, record: dict[str, Any]) -> None:
-        if self.scale is not None and (error := record.pop("val_mean_absolute_error", None)) is not None:
-            if self.scale.width == 1:
-                record["val_mean_absolute_error"] = error * float(self.scale.scale[0])
+        if self.scale.width == 1:
+            record["val_mean_absolute_error"] *= float(self.scale.scale[0])
+        else:
+            del record["val_mean_absolute_error"]
 
 
 class _HistoryFile(LogFile):

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from gpubackprop.data import Dataset, Table, TextFormat, load
-from gpubackprop.errors import ArgumentError, DataError
+from gpubackprop.errors import ArgumentError, ArgumentTypeError, DataError
 
 FRAME = {"a": [1, 2, 3, 4], "who": ["x", "y", "x", "y"], "y": ["no", "yes", None, "no"], "w": [1.0, 2.0, 0.0, 1.0]}
 
@@ -74,6 +74,17 @@ def test_bad_targets() -> None:
         Dataset.from_frame({"a": [1.5, 2], "b": [2.5, 3], "w": [-1, 2]}, "a", weight="w")
     with pytest.raises(DataError, match="has no column 'v'"):
         Dataset.from_frame(frame, "a", weight="v")
+
+
+@pytest.mark.parametrize("target", [3, [3], ("a", 3)])
+def test_names_are_text(target) -> None:
+    with pytest.raises(ArgumentTypeError, match=r"target is .* expected the name of a column"):
+        Dataset.from_frame(pd.DataFrame({"a": [1.5, 2], 3: [2.5, 3]}), target)
+
+
+def test_rows_without_a_group_are_one_group_and_told_of() -> None:
+    data = Dataset.from_frame({"a": [1, 2, 3], "who": ["x", None, None], "y": [1.5, 2, 4]}, "y", group="who")
+    assert data.notes == ("2 rows have no who: they are one group, which no split parts",)
 
 
 def test_a_file_gives_what_its_frame_gives(tmp_path) -> None:

@@ -341,6 +341,13 @@ def test_arrow_files(tmp_path: Path, write, pack) -> None:
     assert read_table(write("t.feather", pack((tmp_path / "t").read_bytes()))).columns.to_pydict() == COLUMNS
 
 
+def test_text_inside_of_other_cells_stays_there(tmp_path: Path) -> None:
+    columns = {"a": [1, 2], "tags": [["x"], ["y", "z"]], "place": [{"town": "x"}, {"town": "y"}]}
+    pq.write_table(pa.table(columns), tmp_path / "t")
+    assert read_table(tmp_path / "t").columns.to_pydict() == columns
+    assert table_from(pa.table(columns)).columns.to_pydict() == columns
+
+
 def test_parquet_truncated_at_every_byte(tmp_path: Path, write) -> None:
     pq.write_table(pa.table(COLUMNS), tmp_path / "t")
     content = (tmp_path / "t").read_bytes()

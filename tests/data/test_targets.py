@@ -162,7 +162,7 @@ def test_large_whole_numbers_are_classes_like_small_ones(task: str) -> None:
 
 @pytest.mark.parametrize("values", [[1.0, float("nan")], [1.5, float("nan")], [1.0, float("inf")]])
 def test_a_cell_without_a_class_is_refused(values: list[float]) -> None:
-    with pytest.raises(DataError, match="row 2 holds (nan|inf), which is no target"):
+    with pytest.raises(DataError, match=r"row 2 holds (nan|inf), which is no target"):
         read_target_columns([pa.array(values)], "classification", "t")
 
 

@@ -209,6 +209,8 @@ def test_columns_known_by_their_places_must_all_be_there() -> None:
         (np.arange(N) ** 1.5, "a copy of other"),
         (Y[:, 0], "a copy of the target"),
         ([[1, 2]] * N, "values of type list"),
+        ([["a", "b"]] * N, "values of type list"),
+        ([{"a": "b"}] * N, "values of type struct"),
     ],
 )
 def test_columns_that_carry_nothing_are_left_out_and_listed(column: Any, reason: str) -> None:
@@ -252,6 +254,7 @@ def test_choices() -> None:
     assert encoder.text == []
     assert "20 cells that are no finite numbers taken as missing" in encoder.columns[3].becomes
     assert Encoder.fit(rows, Y, choices=ColumnChoices(only=("text, #0",))).names == ["id", "text"]
+    assert ColumnChoices(drop="name") == ColumnChoices(drop=("name",))  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="drop=nam: has no column 'nam'; did you mean name"):
         Encoder.fit(rows, Y, choices=ColumnChoices(drop=("nam",)))
 

@@ -12,6 +12,7 @@ import pytest
 import gpubackprop as gb
 from gpubackprop.data import TextFormat
 from gpubackprop.errors import ArgumentError, ArgumentTypeError, DataError
+from gpubackprop.pipeline.preparation import divide
 from gpubackprop.pipeline.run_folder import CHECKPOINTS, FILES
 from gpubackprop.pipeline.runs import RunInterruptedError
 
@@ -124,6 +125,29 @@ def test_columns_of_a_table_that_keep_their_scale() -> None:
     run = gb.train_run("t.csv", target="y", columns=gb.ColumnChoices(scale=False), **QUICK)
     np.testing.assert_allclose(run.model.prepare(run.model.read("t.csv"))[:, 0], np.arange(60) * 100 + 3)
     assert run.model.targets is not None, "the target is standardised still"
+
+
+def test_the_error_after_each_epoch_is_in_the_unit_of_the_target() -> None:
+    x = np.random.default_rng(0).normal(size=(100, 3))
+    table = {"u": x[:, 0], "v": x[:, 1], "a": 1e5 * x[:, 0], "b": x[:, 2]}
+    options: dict[str, Any] = {**QUICK, "validation": 0.2}
+    data = gb.Dataset.from_frame(table, "a")
+    run = gb.train_run(data, out="run", **options)
+    watched = divide(data, test=0.2, validation=0.2, seed=0).validation
+    assert watched is not None
+    right = run.model.scores(watched.x, watched.y)["mean_absolute_error"]
+    assert run.history["val_mean_absolute_error"][-1] == pytest.approx(right, rel=1e-5)
+    further = gb.resume_run("run", data=data, more_epochs=1).history["val_mean_absolute_error"]
+    assert further[:3] == run.history["val_mean_absolute_error"]
+    assert further[3] > 1e4
+    run = gb.train_run(gb.Dataset.from_frame(table, "a,b"), **options)
+    assert [name for name in run.history.records[-1] if name.startswith("val_")] == ["val_loss", "val_r2"]
+
+
+def test_the_score_after_each_epoch_is_of_rows_from_everywhere() -> None:
+    table = {"u": np.random.default_rng(0).normal(size=3000), "y": np.arange(3000) // 1500}
+    run = gb.train_run(gb.Dataset.from_frame(table, "y"), **QUICK)
+    assert 0.4 < run.history["accuracy"][-1] < 0.6
 
 
 def test_a_folder_that_is_taken() -> None:
