@@ -409,6 +409,8 @@ def test_types_of_data_frames() -> None:
     for frame in ([1, 2], np.zeros((2, 2)), "text"):
         with pytest.raises(ArgumentTypeError, match="expected a data frame"):
             table_from(frame)
+    with pytest.raises(DataError, match="Sparse pandas data"):
+        table_from(pd.DataFrame({"a": pd.arrays.SparseArray([0.0, 1.0])}))
     with pytest.raises(DataError, match="cannot be read"):
         table_from(pd.DataFrame({"o": [object(), 1]}))
     with pytest.raises(DataError, match="columns but no rows"):
