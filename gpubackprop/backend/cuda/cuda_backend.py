@@ -602,7 +602,8 @@ class CudaBackend(CupyBackend):
 
     def set_scale_state(self, saved: Mapping[str, np.ndarray]) -> None:
         if self.loss_scale is not None and _SCALE in saved:
-            self.loss_scale.set_state(saved[_SCALE])
+            with self:
+                self.loss_scale.set_state(saved[_SCALE])
 
     # -- rows -------------------------------------------------------------------------------------------------------
 
