@@ -39,7 +39,7 @@ class Model:
     targets: the standardisation of regression targets (None: as they are). data: what the training data were: "source",
     "target", "task", "folder", "weight", "group", "max_bytes", "memory", "format", "name", "classes", "features", "targets",
     "sha256", of a table that is streamed "sampled" and "window" (rows) and "text" (columns), and how they were divided: "test",
-    "validation", "seed".
+    "validation", "seed", "rare_together".
     """
 
     network: Network
@@ -258,7 +258,13 @@ class Model:
         # The fingerprint is of labels, not of what the classes are called.
         if fingerprint(data) != known["sha256"] or list(data.classes) != known["classes"]:
             return None
-        return divide(data, test=known["test"], validation=known["validation"], seed=known["seed"]).test
+        shares = {name: known[name] for name in ("test", "validation", "seed")}
+        return divide(data, **shares, rare_together=self.rare_together).test
+
+    @property
+    def rare_together(self) -> bool:
+        """Which rule of `divide` held out the rows."""
+        return bool(self.data.get("rare_together", False))
 
     def source(self, remedy: str) -> str:
         """The name or file that the network was trained on; DataError, with a remedy, where that was none."""

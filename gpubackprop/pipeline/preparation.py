@@ -54,13 +54,14 @@ class Parts:
     test: Part
 
 
-def divide(data: Dataset, *, test: float, validation: float, seed: int) -> Parts:
+def divide(data: Dataset, *, test: float, validation: float, seed: int, rare_together: bool = True) -> Parts:
     """The parts of a data set, the same for the same data, shares and seed.
 
     test: the share of all rows that is held out, where the data set has no official test part; 0: judge by the
     training rows. validation: the share of what is left then; 0: none. Classes keep their proportions in each part,
     and so do combinations of several labels a row (those that occur once, as one) and the tenths of a regression's first
-    target. Fewer than 20 rows are not divided.
+    target. Fewer than 20 rows are not divided. rare_together: False for runs of older versions, which never held out a
+    combination that occurs once.
 
     Raises ArgumentError for shares outside [0, 1), or that leave a part without rows.
     """
@@ -72,22 +73,22 @@ def divide(data: Dataset, *, test: float, validation: float, seed: int) -> Parts
     if data.x_test is not None and data.y_test is not None:
         judged = Part(data.x_test, data.y_test, f"the official test part, {len(data.x_test):,} rows")
     elif len(rows) >= FEWEST and test > 0:
-        rows, held = _split(data, rows, test, seed)
+        rows, held = _split(data, rows, test, seed, rare_together)
         how = "at random" if data.groups is None else "in whole groups"
         whole = f"{len(rows):,} rows"
         judged = _part(data, held, f"{len(held):,} of {len(data.x):,} rows, held out {how}")
     watched: Part | None = None
     if len(rows) >= FEWEST and validation > 0:
-        rows, held = _split(data, rows, validation, seed)
+        rows, held = _split(data, rows, validation, seed, rare_together)
         watched, whole = _part(data, held, f"{len(held):,} rows"), f"{len(rows):,} rows"
     train = _part(data, rows, whole)
     itself = replace(train, what=f"the {len(rows):,} training rows themselves: none were held out")
     return Parts(train, watched, judged or itself)
 
 
-def _split(data: Dataset, rows: Array, share: float, seed: int) -> tuple[Array, Array]:
+def _split(data: Dataset, rows: Array, share: float, seed: int, rare_together: bool) -> tuple[Array, Array]:
     groups = None if data.groups is None else data.groups[rows]
-    kept, held = split(len(rows), share, seed=seed, labels=_strata(data, rows), groups=groups)
+    kept, held = split(len(rows), share, seed=seed, labels=_strata(data, rows, rare_together), groups=groups)
     return rows[kept], rows[held]
 
 
@@ -97,13 +98,13 @@ def _part(data: Dataset, rows: Array, what: str) -> Part:
     return Part(data.x[chosen], data.y[chosen], what, None if data.weights is None else data.weights[chosen])
 
 
-def _strata(data: Dataset, rows: Array) -> Array:
+def _strata(data: Dataset, rows: Array, rare_together: bool) -> Array:
     y: Array = data.y[rows]
     if data.task == "multilabel":
         _, codes, counts = np.unique(y, axis=0, return_inverse=True, return_counts=True)
         codes = codes.reshape(-1)
         # A class of one row is never held out: what occurs once is one class together.
-        return np.where(counts[codes] == 1, -1, codes)
+        return np.where(counts[codes] == 1, -1, codes) if rare_together else codes
     return y if data.task == "classification" else np.searchsorted(np.quantile(y[:, 0], _TENTHS), y[:, 0])
 
 

@@ -297,7 +297,8 @@ def resume_run(
         settings = replace(settings, epochs=(settings.epochs or 0) + more_epochs)
         about["settings"] = asdict(settings)
         loaded, sample = _same_data(model, data, folder)
-        parts = divide(loaded, test=settings.test, validation=settings.validation or 0.0, seed=settings.seed)
+        shares = {"test": settings.test, "validation": settings.validation or 0.0}
+        parts = divide(loaded, **shares, seed=settings.seed, rare_together=model.rare_together)
         held = None if sample is None else Held(sample, parts, model.data["group"])
         interrupts = Interrupts(stop_on)
         training = _Training(
@@ -493,6 +494,7 @@ def prepare(
         "targets": list(data.targets),
         "sha256": fingerprint(data),
         **{k: getattr(settings, k) for k in ("test", "validation", "seed")},
+        "rare_together": True,
     }
     scale = Standardizer().fit(part.y) if settings.standardize and data.task == "regression" else None
     return Model(net, inputs, scale, description)
