@@ -144,9 +144,10 @@ class Steps:
         if with_delta:
             be.unscale(self.parameters.G)
         for name, W in self.parameters.views.items() if l1 or l2 else ():
-            if W.ndim > 1 and with_delta and not (update and name in self.parameters.frozen):
-                be.add_penalty_gradient(W, l1, l2, self.parameters.gradients[name])
-            elif W.ndim > 1 and not with_delta:
+            if with_delta:
+                if W.ndim > 1 and not (update and name in self.parameters.frozen):
+                    be.add_penalty_gradient(W, l1, l2, self.parameters.gradients[name])
+            elif W.ndim > 1:
                 be.add_penalty(W, l1, l2, self.value)
 
     def update(self, optimizer: Optimizer) -> None:
