@@ -94,11 +94,11 @@ class _Elementwise(Loss):
 
     def terms(self, be: Backend, a: Array, y: Array, v: Tensors) -> None:
         """v.t = the terms; v.d may keep what `slopes` needs."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define terms(be, a, y, v)")
 
     def slopes(self, be: Backend, a: Array, y: Array, v: Tensors) -> None:
         """v.d = their derivatives by a, after `terms`; v.t is free by then."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define slopes(be, a, y, v)")
 
     def value_and_delta(
         self, be: Backend, a: Array, y: Array, v: Tensors, value: Array, delta: Array | None, rows: int
